@@ -1,0 +1,57 @@
+// Files are hostile: only regular files are opened, sizes are known before anything is allocated, writes are atomic.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <span>
+#include <string>
+#include <string_view>
+
+namespace thimble {
+
+namespace fs = std::filesystem;
+
+// A read-only mapping of a whole regular file. Throws Error (bad_input) when missing, not regular, or empty while `required`.
+class MappedFile {
+ public:
+  explicit MappedFile(const fs::path&);
+  MappedFile(MappedFile&&) noexcept;
+  MappedFile& operator=(MappedFile&&) noexcept;
+  ~MappedFile();
+  std::span<const std::byte> bytes() const { return {data_, size_}; }
+  std::string_view text() const { return {reinterpret_cast<const char*>(data_), size_}; }
+  const fs::path& path() const { return path_; }
+  void will_read(int64_t begin, int64_t n) const;   // read ahead
+  void done_with(int64_t begin, int64_t n) const;   // its pages may leave memory
+
+ private:
+  const std::byte* data_ = nullptr;
+  size_t size_ = 0;
+  fs::path path_;
+};
+
+std::string read_text(const fs::path&, int64_t limit = int64_t{256} << 20);  // throws when larger than the limit
+
+// Written aside, fsynced, renamed: a reader sees the old file or the new one, never half of one. Throws on a full disk.
+void write_atomically(const fs::path&, std::string_view bytes);
+
+// A file that is being written piece by piece and appears under its name only at commit().
+class AtomicFile {
+ public:
+  explicit AtomicFile(const fs::path&);
+  ~AtomicFile();  // an uncommitted file leaves nothing behind
+  AtomicFile(const AtomicFile&) = delete;
+  AtomicFile& operator=(const AtomicFile&) = delete;
+  void write(const void* data, int64_t bytes);
+  void commit();
+
+ private:
+  fs::path path_, aside_;
+  int fd_ = -1;
+};
+
+// "1.5 GiB", "420.9 MiB"; parse_bytes accepts "24GiB", "24G", "24 GB" (decimal), "123456".
+std::string human_bytes(int64_t);
+int64_t parse_bytes(std::string_view text, std::string_view where);
+
+}  // namespace thimble

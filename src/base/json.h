@@ -1,0 +1,39 @@
+// JSON in and out. nlohmann-json does the parsing; here stand the limits and the typed reads with an error that names the key.
+#pragma once
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "base/error.h"
+
+namespace thimble {
+
+using Json = nlohmann::ordered_json;  // keeps the order of keys, so that what we write reads as it was written
+
+// Throws Error (bad_input) naming `where` on a syntax error, nesting deeper than `max_depth`, duplicate keys, a BOM or bad UTF-8.
+Json parse_json(std::string_view text, std::string_view where, int max_depth = 64);
+
+[[noreturn]] void fail_field(std::string_view where, std::string_view key, std::string_view expected, const Json* found);
+
+// require: the key must be there; value_or: absent or null gives `otherwise`. A wrong type is an error that names the key.
+template <class T> T read_as(const Json& value, std::string_view key, std::string_view where);
+template <> int64_t read_as(const Json&, std::string_view, std::string_view);
+template <> double read_as(const Json&, std::string_view, std::string_view);
+template <> bool read_as(const Json&, std::string_view, std::string_view);
+template <> std::string read_as(const Json&, std::string_view, std::string_view);
+
+template <class T>
+T require(const Json& object, std::string_view key, std::string_view where) {
+  const auto it = object.find(std::string(key));
+  if (it == object.end()) fail_field(where, key, "this key", nullptr);
+  return read_as<T>(*it, key, where);
+}
+
+template <class T>
+T value_or(const Json& object, std::string_view key, T otherwise, std::string_view where) {
+  const auto it = object.find(std::string(key));
+  return it == object.end() || it->is_null() ? otherwise : read_as<T>(*it, key, where);
+}
+
+}  // namespace thimble
