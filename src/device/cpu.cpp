@@ -1,0 +1,142 @@
+// The cpu device: tiers are anonymous mappings, touched when reserved so that no page fault comes later; each copy lane is a thread.
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <condition_variable>
+#include <cstring>
+#include <deque>
+#include <mutex>
+#include <thread>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "device/device.h"
+
+namespace thimble {
+namespace {
+
+Storage map_memory(Tier tier, int64_t bytes) {
+  if (bytes == 0) return {};
+  int fd = -1;
+  if (tier == Tier::disk) {
+    char path[] = "/var/tmp/thimble-XXXXXX";
+    fd = ::mkstemp(path);
+    if (fd < 0 || ::unlink(path) != 0 || ::posix_fallocate(fd, 0, bytes) != 0) {
+      if (fd >= 0) ::close(fd);
+      throw Error(Fault::does_not_fit, {.what = "cannot reserve the planned bytes on disk", .where = "/var/tmp", .expected = human_bytes(bytes) + " free"});
+    }
+  }
+  const int flags = tier == Tier::disk ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE;
+  void* p = ::mmap(nullptr, size_t(bytes), PROT_READ | PROT_WRITE, flags, fd, 0);
+  if (fd >= 0) ::close(fd);
+  if (p == MAP_FAILED)
+    throw Error(Fault::does_not_fit, {.what = fmt::format("cannot reserve the planned bytes of the {} tier", name_of(tier)),
+                                      .expected = human_bytes(bytes) + " of free memory", .found = std::strerror(errno),
+                                      .fix = "close other programs or name a smaller budget"});
+  return Storage(p, bytes, [](void* data, int64_t n) { ::munmap(data, size_t(n)); });
+}
+
+// Copies in order, beside the computation. The compute side runs in the calling thread, so its own moments have always passed.
+class CopyThread {
+ public:
+  CopyThread() : thread_([this] { work(); }) {}
+  ~CopyThread() {
+    { const std::lock_guard lock(mutex_); stopping_ = true; }
+    changed_.notify_all();
+    thread_.join();
+  }
+  // `before`, if any, is a lane whose ticket `after` must have passed when the copy starts.
+  Ticket enqueue(void* to, const void* from, int64_t bytes, CopyThread* before, Ticket after) {
+    { const std::lock_guard lock(mutex_); queue_.push_back({to, from, bytes, before, after}); }
+    changed_.notify_all();
+    return ++issued_;
+  }
+  void wait(Ticket t) {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return done_ >= t; });
+  }
+
+ private:
+  struct Job { void* to; const void* from; int64_t bytes; CopyThread* before; Ticket after; };
+  void work() {
+    std::unique_lock lock(mutex_);
+    for (;;) {
+      changed_.wait(lock, [&] { return stopping_ || !queue_.empty(); });
+      if (queue_.empty()) return;
+      const Job job = queue_.front();
+      queue_.pop_front();
+      lock.unlock();
+      if (job.before) job.before->wait(job.after);
+      std::memcpy(job.to, job.from, size_t(job.bytes));
+      lock.lock();
+      ++done_;
+      changed_.notify_all();
+    }
+  }
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<Job> queue_;
+  Ticket issued_ = 0, done_ = 0;
+  bool stopping_ = false;
+  std::thread thread_;  // last: it starts when all else is there
+};
+
+class CpuDevice final : public Device {
+ public:
+  explicit CpuDevice(DeviceSpec spec) : Device(std::move(spec), false) {}
+  Storage reserve(Tier tier, int64_t bytes) override { return map_memory(tier, bytes); }
+  Ticket copy(Lane lane, void* to, const void* from, int64_t bytes, Ticket after) override {
+    CopyThread& other = lanes_[after % 2];
+    CopyThread* before = &other == &lanes_[size_t(lane)] ? nullptr : &other;  // a lane keeps its own order
+    return lanes_[size_t(lane)].enqueue(to, from, bytes, before, after / 2) * 2 + Ticket(lane);
+  }
+  Ticket now() override { return 0; }
+  void wait(Ticket t) override { lanes_[size_t(t % 2)].wait(t / 2); }
+
+ private:
+  CopyThread lanes_[2];  // by Lane; a ticket is 2 * count + lane. Copies out never wait for copies in, so no two wait for each other
+};
+
+class PhantomDevice final : public Device {
+ public:
+  explicit PhantomDevice(DeviceSpec spec) : Device(std::move(spec), true) {}
+  Storage reserve(Tier, int64_t bytes) override {
+    void* p = ::mmap(nullptr, size_t(bytes), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    check(p != MAP_FAILED, "a phantom's address space can be reserved");
+    return Storage(p, bytes, [](void* data, int64_t n) { ::munmap(data, size_t(n)); });
+  }
+  Ticket copy(Lane, void*, const void*, int64_t, Ticket) override { return 0; }
+  Ticket now() override { return 0; }
+  void wait(Ticket) override {}
+};
+
+}  // namespace
+
+std::unique_ptr<Device> cpu_device(DeviceSpec spec) { return std::make_unique<CpuDevice>(std::move(spec)); }
+std::unique_ptr<Device> phantom_device(DeviceSpec spec) { return std::make_unique<PhantomDevice>(std::move(spec)); }
+
+std::string cpu_instructions() {
+  __builtin_cpu_init();
+  unsigned a, b, c, d;
+  asm volatile("cpuid" : "=a"(a), "=b"(b), "=c"(c), "=d"(d) : "a"(7), "c"(0));
+  const bool amx = (d >> 22) & (d >> 24) & 1;
+  asm volatile("cpuid" : "=a"(a), "=b"(b), "=c"(c), "=d"(d) : "a"(7), "c"(1));
+  const bool avx512_bf16 = (a >> 5) & 1;
+  if (amx) return "AMX bf16";
+  if (avx512_bf16) return "AVX512 bf16";
+  if (__builtin_cpu_supports("avx512f")) return "AVX-512";
+  return __builtin_cpu_supports("avx2") ? "AVX2" : "no AVX2";
+}
+
+DeviceSpec this_cpu() {
+  DeviceSpec spec;
+  const std::string has = cpu_instructions();
+  const bool matrix_bf16 = has == "AMX bf16" || has == "AVX512 bf16";
+  spec.name = "cpu (" + has + ")";
+  spec.compute = matrix_bf16 ? DType::bf16 : DType::f32;
+  spec.flops = has == "AMX bf16" ? 2e12 : has == "AVX512 bf16" ? 5e11 : has == "AVX-512" ? 1.5e11 : 7e10;
+  return spec;
+}
+
+}  // namespace thimble

@@ -1,0 +1,94 @@
+// Slots are chosen by program order alone (least recently used), so phantom and real take the same slots and log the same copies.
+#include "device/ring.h"
+
+namespace thimble {
+
+Ring::Ring(Stream& stream, Arena& device, const char* name, int slots, int64_t slot_bytes) : stream_(stream), name_(name) {
+  check(slots > 0, "a ring has at least one slot");
+  for (int i = 0; i < slots; ++i) slots_.push_back({.bytes = device.take(Use::ring, name, DType::u8, {slot_bytes})});
+}
+
+Ring::Slot* Ring::find(int item) {
+  for (Slot& s : slots_)
+    if (s.item == item) return &s;
+  return nullptr;
+}
+
+Ring::Slot* Ring::take_slot(int item) {
+  Slot* oldest = nullptr;
+  for (Slot& s : slots_)
+    if (!s.held && (!oldest || s.last_use < oldest->last_use)) oldest = &s;
+  if (!oldest) return nullptr;
+  oldest->item = item;
+  oldest->last_use = ++clock_;
+  oldest->arrives = 0;
+  return oldest;
+}
+
+void Ring::prefetch(int item, Tensor home) {
+  if (find(item)) return;
+  Slot* s = take_slot(item);
+  if (!s) return;
+  check(home.bytes() <= s->bytes.bytes(), "an item fits its ring's slot");
+  stream_.ledger.copied(Tier::pinned, Tier::device, name_, item, home.bytes());
+  const Ticket after = s->leaves ? s->leaves : s->freed;
+  s->arrives = stream_.device.copy(Lane::in, s->bytes.data, home.data, home.bytes(), after);
+  s->leaves = 0;
+}
+
+Tensor Ring::acquire(int item, Tensor home) {
+  prefetch(item, home);
+  Slot* s = find(item);
+  check(s, "a ring has a free slot for what is acquired");
+  stream_.ledger.waited(name_, item);
+  stream_.device.wait(s->arrives);
+  stream_.device.wait(s->leaves);  // the caller may write into it
+  s->held = true;
+  s->last_use = ++clock_;
+  return {s->bytes.data, home.dtype, home.shape};
+}
+
+Tensor Ring::acquire_to_fill(int item, int64_t bytes) {
+  Slot* s = find(item);
+  if (!s) s = take_slot(item);
+  check(s, "a ring has a free slot for what is filled");
+  check(bytes <= s->bytes.bytes(), "an item fits its ring's slot");
+  stream_.ledger.waited(name_, item);
+  stream_.device.wait(s->leaves);
+  s->leaves = 0;
+  s->held = true;
+  s->last_use = ++clock_;
+  return {s->bytes.data, DType::u8, {bytes}};
+}
+
+void Ring::release(int item) {
+  Slot* s = find(item);
+  check(s && s->held, "what is released was acquired");
+  s->held = false;
+  s->freed = stream_.device.now();
+}
+
+void Ring::release(int item, Tensor write_back) {
+  release(item);
+  Slot* s = find(item);
+  stream_.ledger.copied(Tier::device, Tier::pinned, name_, item, write_back.bytes());
+  s->leaves = stream_.device.copy(Lane::out, write_back.data, s->bytes.data, write_back.bytes(), s->freed);
+}
+
+void Ring::drain() {
+  for (Slot& s : slots_) {
+    stream_.device.wait(s.leaves);
+    stream_.device.wait(s.arrives);
+    s.leaves = s.arrives = 0;
+  }
+}
+
+void Ring::forget() {
+  drain();
+  for (Slot& s : slots_) {
+    check(!s.held, "nobody holds a slot of a ring that forgets");
+    s.item = -1;
+  }
+}
+
+}  // namespace thimble

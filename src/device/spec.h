@@ -1,0 +1,36 @@
+// What a machine is, as far as a plan must know it: kind, preferred type of matrix products, caps, rates.
+// A real device fills it in from itself; a phantom is given one, so that a laptop plans an H200.
+#pragma once
+#include <cstdint>
+#include <string>
+
+#include "base/dtype.h"
+
+namespace thimble {
+
+enum class DeviceKind : uint8_t { cpu, cuda };
+
+// Where bytes can lie. On the cpu device all but disk are RAM, cut into the sizes that the budget names.
+enum class Tier : uint8_t { device, pinned, host, disk };
+constexpr int tier_count = 4;
+constexpr const char* name_of(Tier t) {
+  constexpr const char* names[] = {"device", "pinned", "host", "disk"};
+  return names[int(t)];
+}
+
+struct DeviceSpec {
+  DeviceKind kind = DeviceKind::cpu;
+  std::string name = "cpu";
+  DType compute = DType::f32;      // type of activations: bf16 where the matrix units take it, else f32
+  double flops = 1e11;             // matrix products in `compute`, per second
+  double memory_bandwidth = 1e10;  // bytes per second, read or written
+  double link_bandwidth = 5e9;     // between the device tier and pinned, each way
+  int64_t matmul_workspace = 0;    // cap on what one matrix product may take as scratch from the arena
+  bool operator==(const DeviceSpec&) const = default;
+};
+
+// Every allocation of an arena begins at a multiple of this: a cache line, a vector, a cuBLASLt operand.
+constexpr int64_t alignment = 256;
+constexpr int64_t aligned(int64_t bytes) { return (bytes + alignment - 1) / alignment * alignment; }
+
+}  // namespace thimble

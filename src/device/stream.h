@@ -1,0 +1,47 @@
+// The one seam between the engine and a device: everything that computes goes through launch().
+#pragma once
+#include <chrono>
+
+#include "device/arena.h"
+#include "device/profile.h"
+
+namespace thimble {
+
+#ifdef THIMBLE_CUDA
+constexpr bool has_cuda = true;
+#else
+constexpr bool has_cuda = false;
+#endif
+
+struct Stream {
+  Device& device;
+  Ledger& ledger;
+  Arena& arena;                // scratch of ops: taken before launch(), by the device's spec, inside a Scope
+  Profile* profile = nullptr;  // where set, each op is timed
+
+  Tensor scratch(const char* name, DType dtype, Shape shape) const { return arena.take(Use::scratch, name, dtype, shape); }
+};
+
+// Records the work, then runs the half that the device asks for. `on_cuda` is a generic lambda, [&](auto& cuda) { x_cuda(cuda, ...); },
+// which a build without CUDA never instantiates.
+template <class Cpu, class Cuda>
+void launch(Stream& s, Work work, Cpu&& on_cpu, Cuda&& on_cuda) {
+  s.ledger.ran(work);
+  if (s.device.is_phantom()) return;  // shapes were checked, bytes taken, nothing runs
+  const Profile::Timer timer(s.profile, work);
+  switch (s.device.kind()) {
+    case DeviceKind::cpu: on_cpu(); return;
+    case DeviceKind::cuda:
+      if constexpr (has_cuda) on_cuda(*s.device.native());
+      else throw Error(Fault::usage, {.what = "this program was built without CUDA", .fix = "build the `cuda` preset, or use the cpu device"});
+  }
+}
+
+// The CUDA half of an op that has none yet: a clear refusal, in one place.
+struct NoCudaYet {
+  template <class C>
+  void operator()(C&) const { throw Error(Fault::usage, {.what = "an op has no CUDA half yet", .fix = "use the cpu device"}); }
+};
+inline constexpr NoCudaYet no_cuda_yet;
+
+}  // namespace thimble

@@ -1,0 +1,21 @@
+// Causal attention with grouped key/value heads, blocked: no (T, S) matrix is ever in memory (Dao et al. 2022, online softmax).
+// T queries, S keys, H query heads, K key/value heads (H a multiple of K), D head dim. q y (T, H, D); k v (S, K, D); lse (H, T) f32.
+// Query t stands at key position first + t and sees keys start[t] .. first + t: with start[t] = the first token of its document,
+// documents packed into one row do not see each other. start (T) i32.
+#pragma once
+#include "device/stream.h"
+
+namespace thimble::ops {
+
+struct AttentionShape {
+  Tensor start;        // (T) i32, 0 <= start[t] <= first + t
+  int64_t first = 0;   // keys before the first query: the length of the cache
+  float scale = 0;     // of q.k; 1/sqrt(D) as a rule
+};
+// y, lse overwritten. lse = log of the softmax's sum per head and query, what backward needs; may be null.
+void attention(Stream&, Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v, const AttentionShape&);
+// dq dk dv overwritten. first must be 0 and S == T.
+struct AttentionGrad { Tensor dq, dk, dv; };
+void attention_backward(Stream&, const AttentionGrad&, Tensor dy, Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v, const AttentionShape&);
+
+}  // namespace thimble::ops

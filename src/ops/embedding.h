@@ -1,0 +1,10 @@
+// Rows of a table by token id.              ids (T) i32, checked on the host before; table (V, C) any float; y dy (T, C); dtable (V, C) f32
+#pragma once
+#include "device/stream.h"
+
+namespace thimble::ops {
+
+void embedding(Stream&, Tensor y, Tensor ids, Tensor table);             // y overwritten
+void embedding_backward(Stream&, Tensor dtable, Tensor dy, Tensor ids);  // dtable added to, in the order of the tokens
+
+}  // namespace thimble::ops

@@ -1,0 +1,21 @@
+// y (M, N) = a . b, or y += a . b; either operand may be stored transposed. f32 or bf16 each; sums are f32.
+// On the cpu oneDNN computes it: in f32 when both are f32, in bf16 when both are bf16 and the spec prefers it; a mixed pair is
+// first brought to a's type, in scratch. On cuda cuBLASLt, within the spec's workspace cap.
+#pragma once
+#include "device/stream.h"
+
+namespace thimble::ops {
+
+enum class Trans : uint8_t { no, yes };
+
+struct MatmulArgs {
+  Tensor y;                       // (M, N), f32 or bf16
+  Tensor a; Trans ta = Trans::no; // (M, K), or (K, M) when transposed
+  Tensor b; Trans tb = Trans::no; // (K, N), or (N, K) when transposed
+  float scale = 1;                // of the product
+  bool add = false;               // added to y instead of overwriting it
+  const char* name = "matmul";    // as the profile shows it
+};
+void matmul(Stream&, const MatmulArgs&);
+
+}  // namespace thimble::ops

@@ -1,0 +1,47 @@
+// A matrix as it is stored: dense numbers, or codes and scales of a packed format. One row in one table says all about a format.
+// Formats know how to pack, unpack and multiply with a few tokens; ops/linear.h decides which of these a product uses.
+#pragma once
+#include <array>
+#include <span>
+#include <string_view>
+
+#include "device/stream.h"
+
+namespace thimble::quant {
+
+enum class FormatId : uint8_t { dense, nf4, nf4_dq };
+
+// The parts of a matrix (N, K) = (out, in): dense: {values}; nf4: {codes, absmax}; nf4_dq: {codes, absmax, nested absmax, offset}.
+struct Weight {
+  FormatId format = FormatId::dense;
+  Shape shape;                    // (N, K), whatever the parts look like
+  std::array<Tensor, 4> parts{};
+  const Tensor& dense() const { return parts[0]; }
+};
+
+struct Part {
+  std::string_view suffix;  // of the file's tensor name: "" for dense, ".absmax" ...
+  DType dtype;
+  Shape shape;
+};
+
+struct Format {
+  FormatId id;
+  std::string_view name;                                              // as in options and files: "dense", "nf4", "nf4_dq"
+  void (*parts)(const Shape& matrix, DType dense, std::array<Part, 4>& out, int& count);
+  void (*pack)(Stream&, const Weight& out, Tensor dense);            // out.parts overwritten
+  void (*unpack)(Stream&, Tensor dense, const Weight&);              // dense (N, K) f32 or bf16, overwritten
+  // y (T, N) = x (T, K) . w^T for a few tokens (T <= few_tokens), straight from the packed bytes; y overwritten, f32 sums
+  void (*multiply_few)(Stream&, Tensor y, Tensor x, const Weight&);
+  int64_t few_tokens;
+};
+
+std::span<const Format> formats();
+const Format& format(FormatId);
+const Format& format(std::string_view name);   // throws Error (usage) naming the nearest
+
+// The parts of one matrix, in order; `dense` is the dtype that a dense weight is stored in.
+std::array<Part, 4> parts_of(FormatId, const Shape& matrix, DType dense, int& count);
+int64_t bytes_of(FormatId, const Shape& matrix, DType dense);  // sum of aligned parts: what a slab gives the matrix
+
+}  // namespace thimble::quant

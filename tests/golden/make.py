@@ -1,0 +1,44 @@
+"""Makes the goldens of tests/golden with PyTorch, transformers, PEFT and bitsandbytes on a CPU; see README.md.
+One sub-command per golden, `all` for every one: python make.py all --stories PATH/TO/stories260K"""
+import argparse
+import os
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")     # one thread: sums keep their order, so a remake is bit-equal
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import torch
+
+import llama_odd
+import stories
+import token_goldens
+from golden_io import HERE
+
+GOLDENS = {                                       # in an order in which each finds what it needs
+    "llama-odd": lambda a: [llama_odd.make_model(a.out, tied) for tied in (True, False)],
+    "lora": lambda a: llama_odd.make_lora(a.out),
+    "train30": lambda a: llama_odd.make_train30(a.out),
+    "stories": lambda a: stories.make_stories(a.out, a.stories),
+    "peft-stories": lambda a: stories.make_peft_stories(a.out, a.stories),
+    "tokens": lambda a: token_goldens.make_tokens(a.out, a.stories),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("golden", choices=[*GOLDENS, "all"])
+    parser.add_argument("--out", type=Path, default=HERE, help="folder to write to")
+    parser.add_argument("--stories", type=Path, help="the stories260K folder: for stories, peft-stories, tokens")
+    args = parser.parse_args()
+    args.out = args.out.resolve()
+    if args.golden in ("stories", "peft-stories", "tokens", "all") and args.stories is None:
+        parser.error(f"{args.golden} needs --stories")
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    for name, make in GOLDENS.items():
+        if args.golden in (name, "all"):
+            make(args)
+
+
+if __name__ == "__main__":
+    main()
