@@ -29,9 +29,10 @@ struct Format {
   FormatId id;
   std::string_view name;                                              // as in options and files: "dense", "nf4", "nf4_dq"
   void (*parts)(const Shape& matrix, DType dense, std::array<Part, 4>& out, int& count);
-  void (*pack)(Stream&, const Weight& out, Tensor dense);            // out.parts overwritten
-  void (*unpack)(Stream&, Tensor dense, const Weight&);              // dense (N, K) f32 or bf16, overwritten
-  // y (T, N) = x (T, K) . w^T for a few tokens (T <= few_tokens), straight from the packed bytes; y overwritten, f32 sums
+  void (*pack)(Stream&, const Weight& out, Tensor dense);            // out.parts overwritten; dense (N, K) f32, bf16 or f16
+  void (*unpack)(Stream&, Tensor dense, const Weight&);              // dense (N, K) f32, bf16 or f16, overwritten
+  // y (T, N) = x (T, K) . w^T for a few tokens (T <= few_tokens), straight from the packed bytes; y overwritten, f32 sums.
+  // The sum of one (token, row) has one order, whatever T, N and the thread count are.
   void (*multiply_few)(Stream&, Tensor y, Tensor x, const Weight&);
   int64_t few_tokens;
 };
@@ -43,5 +44,9 @@ const Format& format(std::string_view name);   // throws Error (usage) naming th
 // The parts of one matrix, in order; `dense` is the dtype that a dense weight is stored in.
 std::array<Part, 4> parts_of(FormatId, const Shape& matrix, DType dense, int& count);
 int64_t bytes_of(FormatId, const Shape& matrix, DType dense);  // sum of aligned parts: what a slab gives the matrix
+
+// Throws unless the weight's parts have the types and sizes that its format's row says.
+void check_parts(const Weight&, std::source_location at = std::source_location::current());
+int64_t bytes_of(const Weight&);  // of all parts, without padding: what a product reads
 
 }  // namespace thimble::quant

@@ -2,6 +2,7 @@
 Safetensors only, because that and JSON are the two formats which the C++ tests read."""
 import importlib.metadata
 import json
+import re
 from pathlib import Path
 
 import torch
@@ -28,9 +29,11 @@ def save_tensors(path: Path, tensors: dict[str, torch.Tensor], **more) -> None:
     print(f"{path.stat().st_size:8d}  {path.relative_to(path.parent.parent)}  {len(plain)} tensors")
 
 
-def save_json(path: Path, value: dict, compact: bool = False) -> None:
+def save_json(path: Path, value: dict) -> None:
+    """Indented, but a list of numbers on one line; ASCII only, so that no editor or checkout changes a text."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(value, ensure_ascii=False, indent=None if compact else 1)
+    text = json.dumps(value, ensure_ascii=True, indent=1)
+    text = re.sub(r"\[\n\s*([-\d,\s]+?)\n\s*\]", lambda found: "[" + " ".join(found[1].split()) + "]", text)
     path.write_text(text + "\n", encoding="utf-8", newline="\n")
     print(f"{path.stat().st_size:8d}  {path.relative_to(path.parent.parent)}")
 

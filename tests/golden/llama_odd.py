@@ -1,7 +1,6 @@
 """Two random 2-layer Llamas at odd shapes, with logits, loss, all gradients, PEFT LoRA and 30 optimizer steps.
 Odd, so that a kernel which assumes multiples of 4, 8 or 64, or head_dim = hidden / heads, fails here first."""
 import json
-import shutil
 from pathlib import Path
 
 import torch
@@ -144,7 +143,7 @@ def lora_config() -> LoraConfig:
                       task_type="CAUSAL_LM")
 
 
-def randomise_adapter(model: PeftModel, seed: int) -> None:
+def randomise_adapter(model: PeftModel, seed: int, b_std: float) -> None:
     """A as PEFT draws it, U(-1, 1) / sqrt(in); B is not zero, so that A has gradients."""
     draw = generator(seed)
     with torch.no_grad():
@@ -152,7 +151,7 @@ def randomise_adapter(model: PeftModel, seed: int) -> None:
             if "lora_A" in name:
                 weight.copy_((2 * torch.rand(weight.shape, generator=draw) - 1) / weight.shape[1] ** 0.5)
             elif "lora_B" in name:
-                weight.copy_(0.1 * torch.randn(weight.shape, generator=draw))
+                weight.copy_(b_std * torch.randn(weight.shape, generator=draw))
 
 
 def save_adapter(model: PeftModel, folder: Path, base_name: str, seed: int) -> None:
@@ -179,7 +178,7 @@ def with_adapter(base: LlamaForCausalLM, folder: Path) -> PeftModel:
 def make_lora(out: Path) -> None:
     base_folder, folder, seed = out / "llama_odd_untied", out / "lora_odd_untied", SEEDS["lora"]
     fresh = get_peft_model(load_model(base_folder), lora_config())
-    randomise_adapter(fresh, seed)
+    randomise_adapter(fresh, seed, b_std=0.1)
     save_adapter(fresh, folder, "llama_odd_untied", seed)
     given = load_file(base_folder / "reference.safetensors")
     ids, targets = given["ids"].long(), given["targets"].long()

@@ -1,0 +1,43 @@
+// All that one rank owns: its device, its ledger, one arena per tier, its compute stream. Layers get a Rank& and nothing else of the machine.
+#pragma once
+#include "device/stream.h"
+
+namespace thimble::comm {
+
+struct Capacity {
+  int64_t device = 0, pinned = 0, host = 0;
+};
+// For a phantom: more than any plan takes. It is address space, not memory.
+inline constexpr Capacity boundless{int64_t{1} << 42, int64_t{1} << 42, int64_t{1} << 42};
+
+class Rank {
+ public:
+  Rank(Device& d, const Capacity& c)
+      : device(d), memory(d, Tier::device, c.device, ledger), pinned(d, Tier::pinned, c.pinned, ledger), host(d, Tier::host, c.host, ledger),
+        stream{d, ledger, memory} {}
+  Rank(const Rank&) = delete;
+  Rank& operator=(const Rank&) = delete;
+
+  Device& device;
+  Ledger ledger;
+  Arena memory, pinned, host;
+  Stream stream;
+
+  DType compute() const { return device.spec().compute; }  // the type of activations
+  bool is_phantom() const { return device.is_phantom(); }
+
+  // Whole tensors between pinned memory and the device, finished when it returns (to) or when the compute stream gets there (from).
+  void upload(const char* name, Tensor to, Tensor from_pinned) {
+    check(to.bytes() == from_pinned.bytes(), "an upload keeps the number of bytes");
+    ledger.copied(Tier::pinned, Tier::device, name, 0, to.bytes());
+    device.wait(device.copy(Lane::in, to.data, from_pinned.data, to.bytes(), device.now()));
+  }
+  void download(const char* name, Tensor to_pinned, Tensor from) {
+    check(from.bytes() == to_pinned.bytes(), "a download keeps the number of bytes");
+    ledger.copied(Tier::device, Tier::pinned, name, 0, from.bytes());
+    device.wait(device.copy(Lane::out, to_pinned.data, from.data, from.bytes(), device.now()));
+    device.synchronize();
+  }
+};
+
+}  // namespace thimble::comm

@@ -1,0 +1,119 @@
+// A trie, walked from each byte that can begin a token. Contents are short by decree, so the walk is linear in the text.
+#include "data/added_tokens.h"
+
+#include <algorithm>
+#include <set>
+
+#include "data/utf8.h"
+
+namespace thimble::data {
+namespace {
+
+constexpr size_t longest_content = 1024;
+constexpr size_t most_tokens = 1 << 20;
+
+bool word_before(std::string_view text, size_t at) {
+  size_t begin = at;
+  while (begin > 0 && (text[--begin] & 0xc0) == 0x80) {}
+  return at > 0 && is_word(code_point_at(text, begin).value);
+}
+bool word_after(std::string_view text, size_t at) { return at < text.size() && is_word(code_point_at(text, at).value); }
+
+size_t blanks_before(std::string_view text, size_t at, size_t floor) {
+  while (at > floor) {
+    size_t begin = at - 1;
+    while (begin > 0 && (text[begin] & 0xc0) == 0x80) --begin;
+    if (begin < floor || !is_whitespace(code_point_at(text, begin).value)) break;
+    at = begin;
+  }
+  return at;
+}
+size_t blanks_after(std::string_view text, size_t at) {
+  while (at < text.size()) {
+    const CodePoint c = code_point_at(text, at);
+    if (!is_whitespace(c.value)) break;
+    at += size_t(c.bytes);
+  }
+  return at;
+}
+
+}  // namespace
+
+std::vector<AddedToken> read_added_tokens(const Json& list, std::string_view where) {
+  std::vector<AddedToken> tokens;
+  if (list.is_null()) return tokens;
+  if (!list.is_array() || list.size() > most_tokens) fail_field(where, "added_tokens", fmt::format("a list of at most {} tokens", most_tokens), &list);
+  std::set<int64_t> ids;
+  std::set<std::string_view> contents;
+  tokens.reserve(list.size());  // `contents` looks into it
+  for (const Json& entry : list) {
+    if (!entry.is_object()) fail_field(where, "added_tokens", "objects", &entry);
+    const auto id = require<int64_t>(entry, "id", where);
+    if (id < 0 || id > INT32_MAX) fail_field(where, "added_tokens.id", "an id from 0 to 2147483647", &entry);
+    tokens.push_back({.id = int32_t(id), .content = require<std::string>(entry, "content", where),
+                      .special = value_or(entry, "special", false, where), .normalized = value_or(entry, "normalized", false, where),
+                      .lstrip = value_or(entry, "lstrip", false, where), .rstrip = value_or(entry, "rstrip", false, where),
+                      .single_word = value_or(entry, "single_word", false, where)});
+    const std::string& content = tokens.back().content;
+    if (content.empty() || content.size() > longest_content) fail_field(where, "added_tokens.content", fmt::format("1 to {} bytes of text", longest_content), &entry);
+    if (!ids.insert(id).second) fail_field(where, "added_tokens.id", "an id that no other added token has", &entry);
+    if (!contents.insert(content).second) fail_field(where, "added_tokens.content", "a content that no other added token has", &entry);
+  }
+  return tokens;
+}
+
+TokenFinder::TokenFinder(const std::vector<AddedToken>& tokens, bool normalized, const Normalizer& normalizer) : ends_{-1} {
+  for (const AddedToken& t : tokens) {
+    if (t.normalized != normalized) continue;
+    const std::string sought = normalized ? normalizer.apply(t.content) : t.content;
+    if (sought.empty()) continue;
+    begins_[static_cast<unsigned char>(sought[0])] = true;
+    int32_t node = 0;
+    for (const char c : sought) {
+      const auto [step, is_new] = steps_.try_emplace(uint64_t(node) << 8 | static_cast<unsigned char>(c), int32_t(ends_.size()));
+      if (is_new) ends_.push_back(-1);
+      node = step->second;
+    }
+    ends_[size_t(node)] = int32_t(tokens_.size());
+    tokens_.push_back(t);
+  }
+}
+
+int32_t TokenFinder::longest_at(std::string_view text, size_t at, size_t& length) const {
+  int32_t best = -1, node = 0;
+  for (size_t i = at; i < text.size(); ++i) {
+    const auto step = steps_.find(uint64_t(node) << 8 | static_cast<unsigned char>(text[i]));
+    if (step == steps_.end()) break;
+    node = step->second;
+    if (ends_[size_t(node)] >= 0) best = ends_[size_t(node)], length = i + 1 - at;
+  }
+  return best;
+}
+
+std::vector<Section> TokenFinder::cut(std::string_view text, bool with_special) const {
+  std::vector<Section> sections;
+  size_t done = 0;
+  for (size_t at = 0; at < text.size() && !tokens_.empty();) {
+    size_t length = 0;
+    const int32_t found = begins_[static_cast<unsigned char>(text[at])] ? longest_at(text, at, length) : -1;
+    if (found < 0) {
+      ++at;
+      continue;
+    }
+    const AddedToken& t = tokens_[size_t(found)];
+    size_t begin = at, end = at + length;
+    at = end;
+    if (t.special && !with_special) continue;
+    if (t.single_word && (word_before(text, begin) || word_after(text, end))) continue;
+    if (t.lstrip) begin = blanks_before(text, begin, done);
+    if (t.rstrip) end = blanks_after(text, end);
+    if (begin > done) sections.push_back({-1, {done, begin}});
+    sections.push_back({t.id, {begin, end}});
+    done = end;
+    at = std::max(at, done);
+  }
+  if (done < text.size()) sections.push_back({-1, {done, text.size()}});
+  return sections;
+}
+
+}  // namespace thimble::data

@@ -1,0 +1,172 @@
+// The stages in their order: added tokens, normalizer, pre-tokenizer, BPE, post-processor; and the decoder.
+#include "data/tokenizer.h"
+
+#include <algorithm>
+#include <array>
+
+#include "base/log.h"
+#include "data/utf8.h"
+
+namespace thimble::data {
+namespace {
+
+const Json nothing;
+
+const Json& part(const Json& file, const char* key) {
+  const auto it = file.find(key);
+  return it == file.end() ? nothing : *it;
+}
+
+std::vector<int32_t> special_ids(const std::vector<AddedToken>& added, const TokenizerFile& file) {
+  const Json& model = part(file.rest, "model");
+  const auto unknown = model.is_object() ? value_or<std::string>(model, "unk_token", "", file.where) : "";
+  std::vector<int32_t> ids;
+  for (const AddedToken& t : added)
+    if (t.special && t.content != unknown) ids.push_back(t.id);  // the unknown token does come from text
+  return ids;
+}
+
+Vocabulary vocabulary_of(const std::vector<AddedToken>& added, const Vocabulary& base, const std::string& where) {
+  std::vector<std::pair<std::string, int64_t>> entries;
+  const int64_t limit = 2 * (base.size() + int64_t(added.size())) + (1 << 16);
+  for (const AddedToken& t : added) {
+    const auto as_word = base.find(t.content);
+    const std::string* as_id = base.token(t.id);
+    if ((as_word && *as_word != t.id) || (as_id && *as_id != t.content) || t.id >= limit)
+      throw Error(Fault::bad_input, {.what = "an added token contradicts the vocabulary", .where = where,
+                                     .expected = as_word ? fmt::format("id {}", *as_word) : as_id ? fmt::format("the content \"{}\"", *as_id) : fmt::format("an id below {}", limit),
+                                     .found = fmt::format("\"{}\" with id {}", t.content, t.id)});
+    entries.emplace_back(t.content, t.id);
+  }
+  return Vocabulary(std::move(entries), where, limit);
+}
+
+Json read_json(const fs::path& path) {
+  return fs::exists(path) ? parse_json(read_text(path, 16 << 20), path.string()) : Json();
+}
+
+}  // namespace
+
+std::unique_ptr<Tokenizer> Tokenizer::open(const fs::path& folder) {
+  const fs::path path = folder / "tokenizer.json";
+  if (!fs::exists(path)) {
+    const bool sentencepiece = fs::exists(folder / "tokenizer.model");
+    throw Error(Fault::bad_input, {.what = "the model folder has no tokenizer.json", .where = folder.string(), .expected = "tokenizer.json",
+                                   .found = sentencepiece ? "tokenizer.model, a SentencePiece file" : "no such file",
+                                   .fix = "download tokenizer.json from where the model comes from"});
+  }
+  Json config = read_json(folder / "tokenizer_config.json");
+  auto tokenizer = std::make_unique<Tokenizer>(read_tokenizer_file(path), config);
+  const Json model = read_json(folder / "config.json");
+  const auto from_model = [&](const char* key) -> std::optional<int32_t> {
+    if (!model.is_object() || !model.contains(key)) return std::nullopt;
+    const Json& v = model[key].is_array() && !model[key].empty() ? model[key][0] : model[key];
+    if (!v.is_number_integer() || !tokenizer->token(int32_t(std::clamp<int64_t>(v.get<int64_t>(), -1, INT32_MAX)))) return std::nullopt;
+    return int32_t(v.get<int64_t>());
+  };
+  if (!tokenizer->bos_ && !(config.is_object() && config.contains("bos_token"))) tokenizer->bos_ = from_model("bos_token_id");
+  if (!tokenizer->eos_ && !(config.is_object() && config.contains("eos_token"))) tokenizer->eos_ = from_model("eos_token_id");
+  return tokenizer;
+}
+
+Tokenizer::Tokenizer(TokenizerFile file, const Json& config)
+    : where_(file.where),
+      added_(read_added_tokens(part(file.rest, "added_tokens"), where_)),
+      bpe_(file, special_ids(added_, file)),
+      normalizer_(Normalizer::read(part(file.rest, "normalizer"), where_)),
+      pre_tokenizer_(PreTokenizer::read(part(file.rest, "pre_tokenizer"), where_)),
+      post_processor_(PostProcessor::read(part(file.rest, "post_processor"), where_)),
+      decoder_(Decoder::read(part(file.rest, "decoder"), where_)),
+      raw_(added_, false, normalizer_),
+      normalized_(added_, true, normalizer_),
+      added_vocabulary_(vocabulary_of(added_, bpe_.vocabulary(), where_)) {
+  size_ = std::max(bpe_.vocabulary().size(), added_vocabulary_.size());
+  special_.resize(size_t(size_));
+  for (const AddedToken& t : added_) special_[size_t(t.id)] = t.special;
+  if (config.is_object()) read_config(config);
+  check_ids();
+}
+
+// bos and eos are named by their text: "<s>", or an object with `content` in older files.
+std::optional<int32_t> Tokenizer::named_token(const Json& config, const char* key) const {
+  const Json& v = part(config, key);
+  if (v.is_null()) return std::nullopt;
+  const auto text = v.is_object() ? require<std::string>(v, "content", "tokenizer_config.json") : read_as<std::string>(v, key, "tokenizer_config.json");
+  const auto id = token_id(text);
+  if (!id) log_warning("tokenizer_config.json: {} is \"{}\", which is not in the vocabulary; ignored", key, text);
+  return id;
+}
+
+// tokenizer.json says itself what is added. Llama's own class, and files without a template, follow the add_*_token flags.
+void Tokenizer::read_config(const Json& config) {
+  bos_ = named_token(config, "bos_token");
+  eos_ = named_token(config, "eos_token");
+  const auto kind = value_or<std::string>(config, "tokenizer_class", "", "tokenizer_config.json");
+  const bool by_flags = !post_processor_.has_template || kind.starts_with("Llama") || kind.starts_with("CodeLlama") || kind.starts_with("Gemma");
+  const auto follow = [&](const char* key, std::vector<int32_t>& ids, std::optional<int32_t> id) {
+    if (!by_flags || part(config, key).is_null()) return;
+    ids.clear();
+    if (value_or(config, key, false, "tokenizer_config.json") && id) ids.push_back(*id);
+  };
+  follow("add_bos_token", post_processor_.before, bos_);
+  follow("add_eos_token", post_processor_.after, eos_);
+}
+
+void Tokenizer::check_ids() const {
+  for (const auto* ids : {&post_processor_.before, &post_processor_.after})
+    for (const int32_t id : *ids)
+      if (!token(id))
+        throw Error(Fault::bad_input, {.what = "the post-processor adds a token that does not exist", .where = where_,
+                                       .expected = fmt::format("ids below {}", size_), .found = fmt::format("{}", id)});
+}
+
+std::optional<int32_t> Tokenizer::token_id(std::string_view token) const {
+  const auto id = added_vocabulary_.find(token);
+  return id ? id : bpe_.vocabulary().find(token);
+}
+
+const std::string* Tokenizer::token(int32_t id) const {
+  const std::string* added = added_vocabulary_.token(id);
+  return added ? added : bpe_.vocabulary().token(id);
+}
+
+std::vector<int32_t> Tokenizer::encode(std::string_view text, bool add_special, bool parse_special) const {
+  if (const size_t bad = first_invalid_utf8(text); bad != text.npos)
+    throw Error(Fault::bad_input, {.what = "a text is not valid UTF-8", .where = fmt::format("byte {}", bad), .expected = "UTF-8",
+                                   .found = fmt::format("byte 0x{:02X}", static_cast<unsigned char>(text[bad])), .fix = "convert the text: iconv -f ENCODING -t UTF-8"});
+  std::vector<int32_t> ids;
+  ids.reserve(text.size() / 3 + 8);
+  if (add_special) ids = before();
+  Bpe::Scratch scratch;
+  for (const Section& s : raw_.cut(text, parse_special)) {
+    if (s.token >= 0) ids.push_back(s.token);
+    else encode_text(text.substr(s.span.begin, s.span.end - s.span.begin), s.span.begin == 0, parse_special, ids, scratch);
+  }
+  if (add_special) ids.insert(ids.end(), after().begin(), after().end());
+  return ids;
+}
+
+void Tokenizer::encode_text(std::string_view text, bool at_start, bool parse_special, std::vector<int32_t>& ids, Bpe::Scratch& scratch) const {
+  const std::string normal = normalizer_.empty() ? std::string() : normalizer_.apply(text);
+  const std::string_view now = normalizer_.empty() ? text : std::string_view(normal);
+  for (const Section& s : normalized_.cut(now, parse_special)) {
+    if (s.token >= 0) {
+      ids.push_back(s.token);
+      continue;
+    }
+    const Pieces pieces = pre_tokenizer_.apply(now.substr(s.span.begin, s.span.end - s.span.begin), at_start && s.span.begin == 0);
+    for (size_t i = 0; i < pieces.count(); ++i) bpe_.encode(pieces[i], ids, scratch);
+  }
+}
+
+std::string Tokenizer::decode(std::span<const int32_t> ids, bool skip_special) const {
+  std::vector<std::string> tokens;
+  tokens.reserve(ids.size());
+  for (const int32_t id : ids) {
+    const std::string* t = token(id);
+    if (t && !(skip_special && is_special(id))) tokens.push_back(*t);
+  }
+  return decoder_.apply(std::move(tokens));
+}
+
+}  // namespace thimble::data

@@ -1,0 +1,65 @@
+// Text to token ids and back, as a model folder's tokenizer.json says: BPE, byte-level or with byte fallback.
+// Checked id by id against the reference tokenizers; immutable after opening, so threads share one.
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/file.h"
+#include "data/added_tokens.h"
+#include "data/bpe.h"
+#include "data/decoder.h"
+#include "data/normalizer.h"
+#include "data/post_processor.h"
+#include "data/pre_tokenizer.h"
+
+namespace thimble::data {
+
+class Tokenizer {
+ public:
+  // Reads tokenizer.json; and, where they are there, tokenizer_config.json for bos, eos and the add_bos_token of old files, and
+  // config.json for bos and eos where the former names none.
+  static std::unique_ptr<Tokenizer> open(const fs::path& folder);
+  // `config`: the object of tokenizer_config.json, or null.
+  Tokenizer(TokenizerFile file, const Json& config);
+
+  // add_special: <s> and the like, as the model expects a text to begin and end. parse_special: "<|im_end|>" in the text becomes
+  // that token; with false, text can become no special token whatever it says. Throws Error (bad_input) on invalid UTF-8.
+  std::vector<int32_t> encode(std::string_view text, bool add_special = true, bool parse_special = true) const;
+  // Ids that are no token give no text. The result is valid UTF-8; bytes that are no text become U+FFFD.
+  std::string decode(std::span<const int32_t> ids, bool skip_special = true) const;
+
+  int64_t vocab_size() const { return size_; }  // the largest id plus one
+  std::optional<int32_t> bos() const { return bos_; }
+  std::optional<int32_t> eos() const { return eos_; }
+  std::optional<int32_t> token_id(std::string_view token) const;
+  const std::string* token(int32_t id) const;  // as the file spells it; nothing where there is no such id
+  bool is_special(int32_t id) const { return id >= 0 && size_t(id) < special_.size() && special_[size_t(id)]; }
+  const std::vector<int32_t>& before() const { return post_processor_.before; }  // what add_special puts in front
+  const std::vector<int32_t>& after() const { return post_processor_.after; }    // and behind
+
+ private:
+  void read_config(const Json& config);
+  void check_ids() const;
+  void encode_text(std::string_view text, bool at_start, bool parse_special, std::vector<int32_t>& ids, Bpe::Scratch&) const;
+  std::optional<int32_t> named_token(const Json& config, const char* key) const;
+
+  std::string where_;
+  std::vector<AddedToken> added_;
+  Bpe bpe_;
+  Normalizer normalizer_;
+  PreTokenizer pre_tokenizer_;
+  PostProcessor post_processor_;
+  Decoder decoder_;
+  TokenFinder raw_, normalized_;
+  Vocabulary added_vocabulary_;
+  std::vector<bool> special_;
+  int64_t size_ = 0;
+  std::optional<int32_t> bos_, eos_;
+};
+
+}  // namespace thimble::data

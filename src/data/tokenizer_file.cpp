@@ -1,0 +1,137 @@
+// One pass over the events of the JSON parser, with limits on depth, on keys of an object and on the two lists.
+#include "data/tokenizer_file.h"
+
+namespace thimble::data {
+namespace {
+
+constexpr size_t max_depth = 64;
+constexpr size_t max_keys = 4096;         // of one object outside the vocabulary
+constexpr size_t max_vocab = 1 << 22;     // the largest vocabularies have 262k entries
+constexpr size_t max_merges = 1 << 22;
+constexpr int64_t max_bytes = int64_t{256} << 20;
+
+// The events of nlohmann's parser: a value, or the start or the end of a list or an object; false would stop it.
+class Reader {
+ public:
+  explicit Reader(TokenizerFile& file) : file_(file) {}
+
+  bool null() { return value(nullptr); }
+  bool boolean(bool b) { return value(b); }
+  bool number_integer(int64_t n) { return number(n); }
+  bool number_unsigned(uint64_t n) { return n > uint64_t(INT64_MAX) ? value(n) : number(int64_t(n)); }
+  bool number_float(double x, const std::string&) { return value(x); }
+  bool string(std::string& s) {
+    if (in_ == In::merges) return merge_as_text(s);
+    if (in_ == In::pair) return pair_.push_back(std::move(s)), true;
+    return value(std::move(s));
+  }
+  bool binary(Json::binary_t&) { fail("binary data", "JSON"); }
+
+  bool start_object(size_t) {
+    if (in_ != In::elsewhere) fail(inside(), "an object");
+    if (at_member("vocab")) return in_ = In::vocab, true;
+    return open(Json::object());
+  }
+  bool end_object() {
+    if (in_ == In::vocab) return in_ = In::elsewhere, true;
+    open_.pop_back();
+    keys_.pop_back();
+    return true;
+  }
+  bool start_array(size_t) {
+    if (in_ == In::merges) return in_ = In::pair, pair_.clear(), true;
+    if (in_ != In::elsewhere) fail(inside(), "a list");
+    if (at_member("merges")) return in_ = In::merges, true;
+    if (at_member("vocab"))  // the vocabulary of a Unigram model is a list
+      throw Error(Fault::bad_input, {.what = "this tokenizer's model is not supported", .where = file_.where,
+                                     .expected = "a BPE model, whose vocabulary is an object", .found = "a vocabulary that is a list (Unigram)"});
+    return open(Json::array());
+  }
+  bool end_array() {
+    if (in_ == In::merges) return in_ = In::elsewhere, true;
+    if (in_ == In::pair) return merge_as_pair();
+    open_.pop_back();
+    keys_.pop_back();
+    return true;
+  }
+  bool key(std::string& k) {
+    if (in_ == In::vocab) return word_ = std::move(k), true;
+    Json& object = *open_.back();
+    if (object.size() >= max_keys) fail("an object", fmt::format("more than {} keys", max_keys));
+    if (object.contains(k)) fail("a key that stands once in its object", "'" + k.substr(0, 80) + "' twice");
+    object[k] = nullptr;
+    keys_.back() = std::move(k);
+    return true;
+  }
+  bool parse_error(size_t at, const std::string&, const Json::exception& e) {
+    throw Error(Fault::bad_input, {.what = "cannot parse JSON", .where = fmt::format("{}, byte {}", file_.where, at), .expected = "valid JSON", .found = e.what()});
+  }
+
+ private:
+  enum class In { elsewhere, vocab, merges, pair };
+
+  [[noreturn]] void fail(std::string_view expected, std::string_view found) {
+    throw Error(Fault::bad_input, {.what = "a tokenizer file has the wrong form", .where = file_.where, .expected = std::string(expected), .found = std::string(found)});
+  }
+  std::string_view inside() const { return in_ == In::vocab ? "model.vocab: ids by token" : "model.merges: pairs of tokens"; }
+  bool at_member(std::string_view name) const { return open_.size() == 2 && keys_[0] == "model" && keys_[1] == name && open_.back()->is_object(); }
+
+  Json& place(Json v) {
+    if (open_.empty()) return file_.rest = std::move(v);
+    if (open_.back()->is_array()) return open_.back()->emplace_back(std::move(v));
+    return open_.back()->at(keys_.back()) = std::move(v);
+  }
+  bool open(Json v) {
+    if (open_.size() >= max_depth) fail(fmt::format("at most {} levels", max_depth), "deeper nesting");
+    open_.push_back(&place(std::move(v)));
+    keys_.emplace_back();
+    return true;
+  }
+  bool value(Json v) {
+    if (in_ != In::elsewhere) fail(inside(), v.dump());
+    place(std::move(v));
+    return true;
+  }
+  bool number(int64_t n) {
+    if (in_ != In::vocab) return value(n);
+    if (file_.vocab.size() >= max_vocab) fail(fmt::format("at most {} entries in model.vocab", max_vocab), "more");
+    file_.vocab.emplace_back(std::move(word_), n);
+    return true;
+  }
+  bool merge_as_text(std::string_view s) {
+    const size_t blank = s.find(' ');
+    if (blank == s.npos || s.find(' ', blank + 1) != s.npos) fail("a merge of two tokens with one blank between", "\"" + std::string(s.substr(0, 80)) + "\"");
+    return add_merge(std::string(s.substr(0, blank)), std::string(s.substr(blank + 1)));
+  }
+  bool merge_as_pair() {
+    if (pair_.size() != 2) fail("a merge of two tokens", fmt::format("{} tokens", pair_.size()));
+    in_ = In::merges;
+    return add_merge(std::move(pair_[0]), std::move(pair_[1]));
+  }
+  bool add_merge(std::string left, std::string right) {
+    if (file_.merges.size() >= max_merges) fail(fmt::format("at most {} merges", max_merges), "more");
+    file_.merges.emplace_back(std::move(left), std::move(right));
+    return true;
+  }
+
+  TokenizerFile& file_;
+  In in_ = In::elsewhere;
+  std::vector<Json*> open_;         // the objects and lists that are not closed yet; a parent does not grow while a child is open
+  std::vector<std::string> keys_;   // beside open_: the key being read
+  std::string word_;                // the key being read within the vocabulary
+  std::vector<std::string> pair_;
+};
+
+}  // namespace
+
+TokenizerFile parse_tokenizer_file(std::string_view text, std::string where) {
+  TokenizerFile file{.where = std::move(where)};
+  Reader reader(file);
+  Json::sax_parse(text.begin(), text.end(), &reader);
+  if (!file.rest.is_object()) fail_field(file.where, "tokenizer.json", "an object", &file.rest);
+  return file;
+}
+
+TokenizerFile read_tokenizer_file(const fs::path& path) { return parse_tokenizer_file(read_text(path, max_bytes), path.string()); }
+
+}  // namespace thimble::data

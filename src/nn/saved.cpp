@@ -1,0 +1,77 @@
+// Shapes of the saved tensors, and where each lies while a step runs.
+#include "nn/saved.h"
+
+namespace thimble::nn {
+
+const char* name_of(SavedName n) {
+  constexpr const char* names[saved_count] = {"input", "normed (attention)", "rstd (attention)", "q", "k", "v", "xa_q", "xa_k", "xa_v", "attended", "lse",
+                                              "xa_o", "middle", "normed (mlp)", "rstd (mlp)", "gate", "up", "xa_gate", "xa_up", "act", "xa_down"};
+  return names[n];
+}
+
+Shape SavedShapes::shape(SavedName n) const {
+  const int64_t heads = layer.heads * layer.head_dim, kv = layer.kv_heads * layer.head_dim;
+  const auto adapter = [&](int param) { return lora.on(param) ? Shape{tokens, lora.rank} : Shape{0}; };
+  switch (n) {
+    case input: case normed_attention: case middle: case normed_mlp: return {tokens, hidden};
+    case rstd_attention: case rstd_mlp: return {tokens};
+    case q: case attended: return {tokens, heads};
+    case k: case v: return {tokens, kv};
+    case lse: return {layer.heads, tokens};
+    case gate: case up: case act: return {tokens, layer.ffn};
+    case xa_q: return adapter(q_proj);
+    case xa_k: return adapter(k_proj);
+    case xa_v: return adapter(v_proj);
+    case xa_o: return adapter(o_proj);
+    case xa_gate: return adapter(gate_proj);
+    case xa_up: return adapter(up_proj);
+    case xa_down: return adapter(down_proj);
+  }
+  return {0};
+}
+
+void Saved::place_kept(Arena& stack) {
+  for (int i = 0; i < saved_count; ++i) {
+    const auto n = SavedName(i);
+    if (n == input || how_[n] != Save::keep || shapes_.shape(n).count() == 0) continue;  // the decoder places inputs
+    entries_[n].tensor = stack.take(Use::activations, name_of(n), shapes_.dtype(n), shapes_.shape(n));
+  }
+}
+
+int64_t Saved::offloaded_bytes() const {
+  int64_t sum = 0;
+  for (int i = 0; i < saved_count; ++i)
+    if (how_[size_t(i)] == Save::offload) sum += shapes_.bytes(SavedName(i));
+  return sum;
+}
+
+void Saved::place_offloaded(Tensor slot) {
+  auto* at = static_cast<std::byte*>(slot.data);
+  for (int i = 0; i < saved_count; ++i) {
+    const auto n = SavedName(i);
+    if (how_[n] != Save::offload || shapes_.shape(n).count() == 0) continue;
+    entries_[n].tensor = Tensor{at, shapes_.dtype(n), shapes_.shape(n)};
+    at += shapes_.bytes(n);
+  }
+  check(at <= static_cast<std::byte*>(slot.data) + slot.bytes(), "a layer's offloaded tensors fit its slot");
+}
+
+void Saved::offloaded_is_back(Tensor slot) {
+  place_offloaded(slot);
+  for (int i = 0; i < saved_count; ++i)
+    if (how_[size_t(i)] == Save::offload && entries_[size_t(i)].tensor) entries_[size_t(i)].ready = true;
+}
+
+void Saved::forget_temporaries() {
+  for (int i = 0; i < saved_count; ++i)
+    if (how_[size_t(i)] != Save::keep) entries_[size_t(i)] = {};
+}
+
+Tensor Saved::make(comm::Rank& rank, SavedName n) {
+  Held& e = entries_[n];
+  if (!e.tensor) e.tensor = rank.memory.take(Use::activations, name_of(n), shapes_.dtype(n), shapes_.shape(n));
+  e.ready = true;
+  return e.tensor;
+}
+
+}  // namespace thimble::nn

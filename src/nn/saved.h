@@ -1,0 +1,90 @@
+// What forward leaves for backward, tensor by tensor, and how: kept on the stack, recomputed, or sent to pinned memory and fetched back.
+// A tensor that is not there when backward asks for it is made again by the function that made it first.
+#pragma once
+#include <array>
+
+#include "comm/rank.h"
+#include "nn/params.h"
+
+namespace thimble::nn {
+
+enum class Save : uint8_t { keep, recompute, offload };
+
+// Every tensor of a layer that backward may want, in the order in which forward makes them. T tokens.
+enum SavedName : uint8_t {
+  input,                                   // (T, C) what the layer reads
+  normed_attention, rstd_attention,        // (T, C), (T)
+  q, k, v,                                 // (T, H D), (T, K D), (T, K D); q and k turned by RoPE
+  xa_q, xa_k, xa_v,                        // (T, R) x . A^T of the adapters
+  attended, lse,                           // (T, H D), (H, T)
+  xa_o,
+  middle,                                  // (T, C) after attention and its residual
+  normed_mlp, rstd_mlp,
+  gate, up,                                // (T, F)
+  xa_gate, xa_up,
+  act,                                     // (T, F) silu(gate) * up
+  xa_down,
+};
+constexpr int saved_count = 21;
+const char* name_of(SavedName);
+constexpr SavedName xa_of(int param) {
+  switch (param) {
+    case q_proj: return xa_q;
+    case k_proj: return xa_k;
+    case v_proj: return xa_v;
+    case o_proj: return xa_o;
+    case gate_proj: return xa_gate;
+    case up_proj: return xa_up;
+    default: return xa_down;
+  }
+}
+
+using LayerSave = std::array<Save, saved_count>;
+constexpr LayerSave all(Save how) {
+  LayerSave s{};
+  for (auto& x : s) x = how;
+  return s;
+}
+
+// Sizes that a layer's tensors depend on.
+struct SavedShapes {
+  int64_t tokens = 0, hidden = 0;
+  LayerSpec layer;
+  LoraSpec lora;
+  DType compute = DType::f32;
+  Shape shape(SavedName) const;        // count 0: the layer does not have it
+  DType dtype(SavedName n) const { return n == rstd_attention || n == rstd_mlp || n == lse ? DType::f32 : compute; }
+  int64_t bytes(SavedName n) const { return aligned(shape(n).count() * size_of(dtype(n))); }
+};
+
+class Saved {
+ public:
+  Saved(const SavedShapes& shapes, const LayerSave& how) : shapes_(shapes), how_(how) {}
+
+  // Gives places to what is kept (from the stack) and to what is offloaded (from `slot`, in order); before the layer runs.
+  void place_kept(Arena&);
+  void place_offloaded(Tensor slot);
+  int64_t offloaded_bytes() const;
+  // After forward: temporaries are forgotten (their scope has ended); what is offloaded waits for place_offloaded in backward.
+  void forget_temporaries();
+  void offloaded_is_back(Tensor slot);
+
+  bool ready(SavedName n) const { return entries_[n].ready; }
+  Tensor operator[](SavedName n) const { check(entries_[n].ready, "a saved tensor is read once it was made"); return entries_[n].tensor; }
+  // Where to write it: its kept place, or a temporary of the innermost scope. From now on it counts as made.
+  Tensor make(comm::Rank&, SavedName);
+  void forget(SavedName n) { entries_[n] = {}; }
+  // It lies elsewhere (a cache, the previous layer's output).
+  void set(SavedName n, Tensor t) { entries_[n] = {t, true}; }
+
+  const SavedShapes& shapes() const { return shapes_; }
+  Save how(SavedName n) const { return how_[n]; }
+
+ private:
+  struct Held { Tensor tensor; bool ready = false; };
+  SavedShapes shapes_;
+  LayerSave how_;
+  std::array<Held, saved_count> entries_{};
+};
+
+}  // namespace thimble::nn

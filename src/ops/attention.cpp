@@ -1,0 +1,155 @@
+// Attention: the contracts of both directions, and forward on the cpu. A tile of rows walks over its keys, tile by tile; scores are kept
+// as (key, row), so that maxima and sums over keys are plain vector operations, sixteen rows at a time.
+#include "ops/attention.h"
+
+#include <cmath>
+
+#include "base/threads.h"
+#include "ops/attention_rows.h"
+
+namespace thimble::ops {
+namespace {
+
+constexpr float minus_infinity = -std::numeric_limits<float>::infinity();
+
+template <class X>
+struct Forward {
+  AttentionSizes size;
+  float scale;
+  X* y;
+  float* lse;  // may be null
+  const X *q, *k, *v;
+};
+
+// The state of the online softmax of one tile of rows.
+struct Running {
+  alignas(64) float most[tile_rows], sum[tile_rows], shrink[tile_rows];
+};
+
+// scores (keys, rows) become exp(score - new maximum), unseen ones 0; `shrink` is what the old sums must be multiplied by.
+void softmax_step(float* scores, Running& run, const Sight& sight, int64_t key, int64_t keys, int64_t rows) {
+  const bool masked = !sight.all_see(key, keys);
+  for (int64_t r = 0; r < rows; r += lanes) {
+    Floats most = load(run.most + r);
+    Ints low, high;
+    std::memcpy(&low, sight.low + r, sizeof low);
+    std::memcpy(&high, sight.high + r, sizeof high);
+    for (int64_t j = 0; j < keys; ++j) {
+      float* at = scores + j * tile_rows + r;
+      Floats x = load(at);
+      if (masked) {
+        const int32_t position = int32_t(key + j);
+        x = (low <= position) & (high >= position) ? x : splat(minus_infinity);
+        store(at, x);
+      }
+      most = max(x, most);
+    }
+    const Floats shift = most == minus_infinity ? Floats{} : most;  // a row that has seen nothing yet
+    const Floats shrink = exp(load(run.most + r) - shift);
+    Floats part{};
+    for (int64_t j = 0; j < keys; ++j) {
+      float* at = scores + j * tile_rows + r;
+      const Floats p = exp(load(at) - shift);
+      store(at, p);
+      part += p;
+    }
+    store(run.most + r, most);
+    store(run.shrink + r, shrink);
+    store(run.sum + r, load(run.sum + r) * shrink + part);
+  }
+}
+
+void shrink_rows(float* total, int64_t width, const Running& run, int64_t rows) {
+  for (int64_t i = 0; i < rows; ++i) {
+    if (run.shrink[i] == 1.0f) continue;
+    for (int64_t d = 0; d < width; d += lanes) store(total + i * width + d, load(total + i * width + d) * run.shrink[i]);
+  }
+}
+
+template <class X>
+void attend(const Forward<X>& f, int64_t group, int64_t tile) {
+  const AttentionSizes& size = f.size;
+  const int64_t begin = tile * tile_rows, rows = std::min(tile_rows, size.rows() - begin), width = size.width(), dim = size.dim;
+  alignas(64) float query[tile_floats], keys[tile_floats], total[tile_floats], scores[score_floats];
+  const Sight sight(size, begin, rows);
+  Running run;
+  std::fill_n(run.most, tile_rows, minus_infinity);
+  std::fill_n(run.sum, tile_rows, 0.0f);
+  std::fill_n(total, tile_rows * width, 0.0f);
+  load_columns(query, rows, dim, f.scale, [&](int64_t i) { return f.q + size.query(group, begin + i); });
+  for (int64_t key = sight.begin_key; key < sight.end_key; key += tile_rows) {
+    const int64_t n = std::min(tile_rows, sight.end_key - key);
+    load_rows(keys, width, n, dim, 1, [&](int64_t j) { return f.k + size.key(group, key + j); });
+    tile_product(scores, tile_rows, keys, {width, 1}, query, tile_rows, n, rows, dim, false);
+    softmax_step(scores, run, sight, key, n, rows);
+    shrink_rows(total, width, run, rows);
+    load_rows(keys, width, n, dim, 1, [&](int64_t j) { return f.v + size.key(group, key + j); });
+    tile_product(total, width, scores, {1, tile_rows}, keys, width, rows, width, n, true);
+  }
+  for (int64_t i = 0; i < rows; ++i) {
+    const float norm = 1.0f / run.sum[i];
+    X* y = f.y + size.query(group, begin + i);
+    each_vector(dim, [&](int64_t d, auto n) { store(y + d, load(total + i * width + d) * norm, n); });
+    if (f.lse) f.lse[size.lse(group, begin + i)] = run.most[i] + std::log(run.sum[i]);
+  }
+}
+
+AttentionSizes sizes_of(Tensor q, Tensor k, const AttentionShape& a) {
+  return {.tokens = q.shape[0], .heads = q.shape[1], .groups = k.shape[1], .dim = q.shape[2], .first = a.first,
+          .start = static_cast<const int32_t*>(a.start.data)};
+}
+
+void check_attention(Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v, const AttentionShape& a) {
+  check(q.shape.rank() == 3 && k.shape.rank() == 3, "attention: q is (T, H, D), k is (S, K, D)");
+  const int64_t tokens = q.shape[0], heads = q.shape[1], dim = q.shape[2];
+  check(k.shape[2] == dim && k.shape[1] > 0 && heads % k.shape[1] == 0, "attention: k has q's D, and H is a multiple of its heads");
+  check(v.shape == k.shape && y.shape == q.shape, "attention: v is as k, y is as q");
+  check(k.dtype == q.dtype && v.dtype == q.dtype && y.dtype == q.dtype, "attention: q, k, v and y are of one type");
+  check(a.first >= 0 && a.first + tokens <= k.shape[0] && k.shape[0] <= std::numeric_limits<int32_t>::max(), "attention: first + T keys are there");
+  check(a.start.dtype == DType::i32 && a.start.shape == Shape{tokens}, "attention: start is (T) i32");
+  check(!lse || (lse.dtype == DType::f32 && lse.shape == Shape{heads, tokens}), "attention: lse is (H, T) f32, or null");
+  check(dim > 0 && dim <= widest_head, "attention: a head has 1 to 512 channels");
+}
+
+// Pairs of a query and a key, as if each row were one document: work depends on shapes, never on data.
+double causal_pairs(Tensor q, int64_t first) {
+  const double tokens = double(q.shape[0]);
+  return double(q.shape[1]) * (tokens * double(first) + tokens * (tokens + 1) / 2);
+}
+
+}  // namespace
+
+void attention(Stream& s, Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v, const AttentionShape& a) {
+  check_attention(y, lse, q, k, v, a);
+  const int64_t dim = q.shape[2], seen = (a.first + q.shape[0]) * k.shape.row() * size_of(k.dtype);
+  const Work work{.name = "attention", .flops = 4.0 * double(dim) * causal_pairs(q, a.first),
+                  .bytes = double(2 * q.bytes() + 2 * seen + a.start.bytes() + (lse ? lse.bytes() : 0)), .matrix = s.device.kind() == DeviceKind::cuda};
+  launch(
+      s, work,
+      [&] {
+        visit_float(q.dtype, [&]<class X>(X) {
+          const AttentionSizes size = sizes_of(q, k, a);
+          const Forward<X> f{size, a.scale, y.get<X>(), lse ? lse.get<float>() : nullptr, q.get<X>(), k.get<X>(), v.get<X>()};
+          const int64_t tiles = size.row_tiles();
+          parallel_for(size.groups * tiles, 1, [&](int64_t begin, int64_t end) {
+            for (int64_t i = begin; i < end; ++i) attend(f, i / tiles, balanced(i % tiles, tiles));
+          });
+        });
+      },
+      no_cuda_yet);
+}
+
+void attention_backward(Stream& s, const AttentionGrad& g, Tensor dy, Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v, const AttentionShape& a) {
+  check_attention(y, lse, q, k, v, a);
+  check(bool(lse), "attention_backward: needs the lse of forward");
+  check(a.first == 0 && k.shape[0] == q.shape[0], "attention_backward: no cache, as many keys as queries");
+  const auto alike = [](Tensor x, Tensor like) { return x.shape == like.shape && x.dtype == like.dtype; };
+  check(alike(g.dq, q) && alike(g.dk, k) && alike(g.dv, v) && alike(dy, y), "attention_backward: each gradient is as its tensor");
+  const Scope scope(s.arena);
+  const Tensor delta = s.scratch("attention delta", DType::f32, lse.shape);
+  const Work work{.name = "attention_backward", .flops = 10.0 * double(q.shape[2]) * causal_pairs(q, 0),
+                  .bytes = double(4 * q.bytes() + 4 * k.bytes() + a.start.bytes() + lse.bytes()), .matrix = s.device.kind() == DeviceKind::cuda};
+  launch(s, work, [&] { attention_backward_cpu(sizes_of(q, k, a), a.scale, g, delta, dy, y, lse, q, k, v); }, no_cuda_yet);
+}
+
+}  // namespace thimble::ops

@@ -1,0 +1,93 @@
+// Cross entropy on the cpu: tokens in parallel; their losses are added in double, in the order of the tokens.
+#include "ops/cross_entropy.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "base/threads.h"
+#include "ops/vector_math.h"
+
+namespace thimble::ops {
+namespace {
+
+constexpr int64_t tokens_at_once = 512;  // whose losses wait on the stack to be added in order
+constexpr int64_t sum_block = 2048;      // exponentials summed in float lanes before they join the double
+
+struct TokenLoss { double loss = 0; bool correct = false; };
+
+template <class X>
+float row_maximum(const X* x, int64_t vocab) {
+  constexpr float lowest = -std::numeric_limits<float>::infinity();
+  Floats most = splat(lowest);
+  int64_t i = 0;
+  for (; i + lanes <= vocab; i += lanes) most = max(load(x + i), most);
+  if (i < vocab) most = max(load(x + i, vocab - i, lowest), most);
+  return largest(most);
+}
+
+template <class X>
+double sum_of_exponentials(const X* x, int64_t vocab, float shift) {
+  double total = 0;
+  for (int64_t block = 0; block < vocab; block += sum_block) {
+    const int64_t end = std::min(vocab, block + sum_block);
+    Floats part{};
+    int64_t i = block;
+    for (; i + lanes <= end; i += lanes) part += exp(load(x + i) - shift);
+    if (i < end) part += exp(load(x + i, end - i, -std::numeric_limits<float>::infinity()) - shift);
+    total += double(sum(part));
+  }
+  return total;
+}
+
+template <class X>
+TokenLoss token(X* x, int64_t vocab, int32_t target, float scale, bool gradient) {
+  if (target < 0) {
+    if (gradient) std::fill_n(x, vocab, X(0.0f));
+    return {};
+  }
+  const float most = row_maximum(x, vocab), hit = float(x[target]);
+  const double log_sum = double(most) + std::log(sum_of_exponentials(x, vocab, most));
+  // of equal maxima the first is the arg max
+  const bool correct = hit == most && std::none_of(x, x + target, [&](X a) { return float(a) == most; });
+  if (gradient) {
+    const float shift = float(log_sum);
+    each_vector(vocab, [&](int64_t i, auto n) { store(x + i, scale * exp(load(x + i, n) - shift), n); });
+    x[target] = X(float(double(scale) * std::expm1(double(hit) - log_sum)));  // p - 1 without cancellation
+  }
+  return {log_sum - double(hit), correct};
+}
+
+}  // namespace
+
+void cross_entropy(Stream& s, Tensor loss, Tensor correct, Tensor logits, Tensor targets, Tensor scale, bool gradient) {
+  check(logits.shape.rank() == 2 && (logits.dtype == DType::f32 || logits.dtype == DType::bf16), "cross_entropy: logits is (T, V), f32 or bf16");
+  check(targets.dtype == DType::i32 && targets.shape == Shape{logits.shape[0]}, "cross_entropy: targets is (T) i32");
+  check(loss.dtype == DType::f32 && loss.count() == 1 && scale.dtype == DType::f32 && scale.count() == 1, "cross_entropy: loss and scale are (1) f32");
+  check(!correct || (correct.dtype == DType::i32 && correct.count() == 1), "cross_entropy: correct is (1) i32, or null");
+  const int64_t tokens = logits.shape[0], vocab = logits.shape[1];
+  const Work work{.name = gradient ? "cross_entropy" : "cross_entropy_loss", .flops = (gradient ? 8.0 : 4.0) * double(logits.count()),
+                  .bytes = double((gradient ? 2 : 1) * logits.bytes() + targets.bytes())};
+  launch(
+      s, work,
+      [&] {
+        visit_float(logits.dtype, [&]<class X>(X) {
+          double total = 0;
+          int32_t hits = 0;
+          TokenLoss part[tokens_at_once];
+          for (int64_t first = 0; first < tokens; first += tokens_at_once) {
+            const int64_t n = std::min(tokens_at_once, tokens - first);
+            parallel_for(n, std::max<int64_t>(1, 4096 / std::max<int64_t>(1, vocab)), [&](int64_t begin, int64_t end) {
+              for (int64_t t = begin; t < end; ++t)
+                part[t] = token(logits.get<X>() + (first + t) * vocab, vocab, targets.get<int32_t>()[first + t], *scale.get<float>(), gradient);
+            });
+            for (int64_t t = 0; t < n; ++t) total += part[t].loss, hits += part[t].correct;
+          }
+          *loss.get<float>() += float(total * double(*scale.get<float>()));
+          if (correct) *correct.get<int32_t>() += hits;
+        });
+      },
+      no_cuda_yet);
+}
+
+}  // namespace thimble::ops

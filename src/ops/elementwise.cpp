@@ -1,0 +1,96 @@
+// The plain ops on the cpu. The sum of squares is cut into blocks of fixed size, whose sums are added in order.
+#include "ops/elementwise.h"
+
+#include <cstring>
+
+#include "ops/vector_math.h"
+
+namespace thimble::ops {
+namespace {
+
+constexpr int64_t grain = 1024;          // vectors
+constexpr int64_t sum_block = 4096;      // elements whose squares are summed in float lanes
+constexpr int64_t blocks_at_once = 512;  // blocks between two meetings of the threads
+
+double squares_of_block(const float* x, int64_t n) {
+  Floats even{}, odd{};
+  int64_t i = 0;
+  for (; i + 2 * lanes <= n; i += 2 * lanes) {
+    const Floats a = load(x + i), b = load(x + i + lanes);
+    even += a * a;
+    odd += b * b;
+  }
+  each_vector(n - i, [&](int64_t j, auto count) {
+    const Floats a = load(x + i + j, count);
+    even += a * a;
+  });
+  double total = 0;
+  float part[lanes];
+  store(part, even + odd);
+  for (const float p : part) total += double(p);
+  return total;
+}
+
+}  // namespace
+
+void zero(Stream& s, Tensor y) {
+  launch(
+      s, {.name = "zero", .bytes = double(y.bytes())},
+      [&] {
+        parallel_for(y.bytes(), 1 << 18, [&](int64_t begin, int64_t end) { std::memset(static_cast<std::byte*>(y.data) + begin, 0, size_t(end - begin)); });
+      },
+      no_cuda_yet);
+}
+
+void convert(Stream& s, Tensor y, Tensor x) {
+  check(y.count() == x.count(), "convert: x and y have as many elements");
+  launch(
+      s, {.name = "convert", .bytes = double(y.bytes() + x.bytes())},
+      [&] {
+        visit_float(y.dtype, [&]<class Y>(Y) {
+          visit_float(x.dtype, [&]<class X>(X) {
+            each_vector_parallel(x.count(), grain, [&](int64_t i, auto n) { store(y.get<Y>() + i, load(x.get<X>() + i, n), n); });
+          });
+        });
+      },
+      no_cuda_yet);
+}
+
+void add(Stream& s, Tensor y, Tensor x) {
+  check(y.shape == x.shape && y.dtype == x.dtype, "add: x and y are of one shape and type");
+  launch(
+      s, {.name = "add", .flops = double(y.count()), .bytes = double(2 * y.bytes() + x.bytes())},
+      [&] {
+        visit_float(y.dtype, [&]<class Y>(Y) {
+          Y* to = y.get<Y>();
+          const Y* from = x.get<Y>();
+          each_vector_parallel(y.count(), grain, [&](int64_t i, auto n) { store(to + i, load(to + i, n) + load(from + i, n), n); });
+        });
+      },
+      no_cuda_yet);
+}
+
+void sum_of_squares(Stream& s, Tensor sum, Tensor x) {
+  check(sum.dtype == DType::f32 && sum.count() == 1, "sum_of_squares: sum is (1) f32");
+  check(x.dtype == DType::f32, "sum_of_squares: x is f32");
+  launch(
+      s, {.name = "sum_of_squares", .flops = 2.0 * double(x.count()), .bytes = double(x.bytes())},
+      [&] {
+        const int64_t blocks = (x.count() + sum_block - 1) / sum_block;
+        double total = 0, part[blocks_at_once];
+        for (int64_t first = 0; first < blocks; first += blocks_at_once) {
+          const int64_t n = std::min(blocks_at_once, blocks - first);
+          parallel_for(n, 8, [&](int64_t begin, int64_t end) {
+            for (int64_t b = begin; b < end; ++b) {
+              const int64_t at = (first + b) * sum_block;
+              part[b] = squares_of_block(x.get<float>() + at, std::min(sum_block, x.count() - at));
+            }
+          });
+          for (int64_t b = 0; b < n; ++b) total += part[b];
+        }
+        *sum.get<float>() += float(total);
+      },
+      no_cuda_yet);
+}
+
+}  // namespace thimble::ops

@@ -1,0 +1,61 @@
+// Rows of a table on the cpu: tokens in parallel; the gradient by channels, so that each sum runs in the order of the tokens.
+#include "ops/embedding.h"
+
+#include "base/threads.h"
+#include "ops/vector_math.h"
+
+namespace thimble::ops {
+namespace {
+
+void check_embedding(Tensor y, Tensor ids, Tensor table) {
+  check(table.shape.rank() == 2 && ids.dtype == DType::i32 && ids.shape.rank() == 1, "embedding: table is (V, C), ids is (T) i32");
+  check(y.shape == Shape{ids.shape[0], table.shape[1]}, "embedding: y is (T, C)");
+}
+
+}  // namespace
+
+void embedding(Stream& s, Tensor y, Tensor ids, Tensor table) {
+  check_embedding(y, ids, table);
+  const int64_t tokens = y.shape[0], channels = y.shape[1];
+  const Work work{.name = "embedding", .bytes = double(y.bytes() + y.count() * size_of(table.dtype) + ids.bytes())};
+  launch(
+      s, work,
+      [&] {
+        visit_float(y.dtype, [&]<class Y>(Y) {
+          visit_float(table.dtype, [&]<class W>(W) {
+            parallel_for(tokens, std::max<int64_t>(1, 16384 / std::max<int64_t>(1, channels)), [&](int64_t begin, int64_t end) {
+              for (int64_t t = begin; t < end; ++t) {
+                const W* from = table.get<W>() + int64_t{ids.get<int32_t>()[t]} * channels;
+                Y* to = y.get<Y>() + t * channels;
+                each_vector(channels, [&](int64_t c, auto n) { store(to + c, load(from + c, n), n); });
+              }
+            });
+          });
+        });
+      },
+      no_cuda_yet);
+}
+
+void embedding_backward(Stream& s, Tensor dtable, Tensor dy, Tensor ids) {
+  check_embedding(dy, ids, dtable);
+  check(dtable.dtype == DType::f32, "embedding_backward: dtable is f32");
+  const int64_t tokens = dy.shape[0], channels = dy.shape[1];
+  const Work work{.name = "embedding_backward", .flops = double(dy.count()), .bytes = double(dy.bytes() + 2 * dy.count() * size_of(DType::f32) + ids.bytes())};
+  launch(
+      s, work,
+      [&] {
+        visit_float(dy.dtype, [&]<class Y>(Y) {
+          parallel_for((channels + lanes - 1) / lanes, 2, [&](int64_t begin, int64_t end) {
+            const int64_t first = begin * lanes, count = std::min(end * lanes, channels) - first;
+            for (int64_t t = 0; t < tokens; ++t) {
+              float* to = dtable.get<float>() + int64_t{ids.get<int32_t>()[t]} * channels + first;
+              const Y* from = dy.get<Y>() + t * channels + first;
+              each_vector(count, [&](int64_t c, auto n) { store(to + c, load(to + c, n) + load(from + c, n), n); });
+            }
+          });
+        });
+      },
+      no_cuda_yet);
+}
+
+}  // namespace thimble::ops

@@ -1,0 +1,66 @@
+// Rotary embedding on the cpu: the turns of one token are computed once, in float as the reference does, and shared by its heads.
+#include "ops/rope.h"
+
+#include <cmath>
+
+#include "base/threads.h"
+#include "ops/vector_math.h"
+
+namespace thimble::ops {
+namespace {
+
+constexpr int64_t pair_block = 128;  // channel pairs whose turns lie on the stack together
+
+template <class X>
+void turn_token(X* x, int64_t heads, int64_t dim, float position, const float* inv_freq, float factor, float direction) {
+  const int64_t half = dim / 2;
+  float cosine[pair_block], sine[pair_block];
+  for (int64_t begin = 0; begin < half; begin += pair_block) {
+    const int64_t pairs = std::min(pair_block, half - begin);
+    for (int64_t i = 0; i < pairs; ++i) {
+      const float angle = position * inv_freq[begin + i];
+      cosine[i] = std::cos(angle) * factor;
+      sine[i] = std::sin(angle) * factor * direction;
+    }
+    for (int64_t h = 0; h < heads; ++h) {
+      X* low = x + h * dim + begin;
+      X* high = low + half;
+      each_vector(pairs, [&](int64_t i, auto n) {
+        const Floats a = load(low + i, n), b = load(high + i, n), c = load(cosine + i, n), d = load(sine + i, n);
+        store(low + i, a * c - b * d, n);
+        store(high + i, b * c + a * d, n);
+      });
+    }
+  }
+}
+
+void turn(Stream& s, const char* name, Tensor x, Tensor positions, Tensor inv_freq, float factor, float direction) {
+  check(x.shape.rank() == 3 && x.shape[2] % 2 == 0, "rope: x is (T, H, D), D even");
+  check(positions.dtype == DType::i32 && positions.shape == Shape{x.shape[0]}, "rope: positions is (T) i32");
+  check(inv_freq.dtype == DType::f32 && inv_freq.shape == Shape{x.shape[2] / 2}, "rope: inv_freq is (D/2) f32");
+  const int64_t tokens = x.shape[0], heads = x.shape[1], dim = x.shape[2];
+  const Work work{.name = name, .flops = 3.0 * double(x.count()), .bytes = double(2 * x.bytes() + positions.bytes() + inv_freq.bytes())};
+  launch(
+      s, work,
+      [&] {
+        visit_float(x.dtype, [&]<class X>(X) {
+          parallel_for(tokens, std::max<int64_t>(1, 8192 / std::max<int64_t>(1, heads * dim)), [&](int64_t begin, int64_t end) {
+            for (int64_t t = begin; t < end; ++t)
+              turn_token(x.get<X>() + t * heads * dim, heads, dim, float(positions.get<int32_t>()[t]), inv_freq.get<float>(), factor, direction);
+          });
+        });
+      },
+      no_cuda_yet);
+}
+
+}  // namespace
+
+void rope(Stream& s, Tensor x, Tensor positions, Tensor inv_freq, float attention_factor) {
+  turn(s, "rope", x, positions, inv_freq, attention_factor, 1);
+}
+
+void rope_backward(Stream& s, Tensor dx, Tensor positions, Tensor inv_freq, float attention_factor) {
+  turn(s, "rope_backward", dx, positions, inv_freq, attention_factor, -1);
+}
+
+}  // namespace thimble::ops

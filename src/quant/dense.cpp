@@ -1,0 +1,112 @@
+// Conversions between float types, and the product of dense weights with a few tokens; also what every format's product shares.
+#include "quant/dense.h"
+
+#include "quant/few_tokens.h"
+
+namespace thimble::quant {
+namespace {
+
+template <class To, class From>
+void convert_all(To* y, const From* x, int64_t n) {
+  parallel_for(n, 1 << 14, [&](int64_t begin, int64_t end) {
+#pragma omp simd
+    for (int64_t i = begin; i < end; ++i) y[i] = To(float(x[i]));
+  });
+}
+
+void convert(Tensor y, Tensor x) {
+  visit_float(y.dtype, [&](auto to) {
+    visit_float(x.dtype, [&](auto from) { convert_all(y.get<decltype(to)>(), x.get<decltype(from)>(), y.count()); });
+  });
+}
+
+inline F8 load8(const float* p) { return load_as<F8>(p); }
+inline F8 load8(const bf16* p) { return (F8)(__builtin_convertvector(load_as<H8>(p), U8) << 16); }
+inline F8 load8(const f16* p) {
+  typedef _Float16 Half8 __attribute__((vector_size(16)));
+  return __builtin_convertvector(load_as<Half8>(p), F8);
+}
+
+template <class W>
+struct Matrix {
+  const W* values;
+  int64_t columns;
+};
+
+template <int R, class W>
+struct DenseRows {
+  const W* row[R];
+  const W* here[R];
+  DenseRows(const Matrix<W>& m, int64_t first) {
+    for (int r = 0; r < R; ++r) row[r] = here[r] = m.values + (first + r) * m.columns;
+  }
+  void enter(int64_t k) {
+    for (int r = 0; r < R; ++r) here[r] = row[r] + k;
+  }
+  F8 at(int r, int j) const { return load8(here[r] + 8 * j); }
+  float one(int r, int64_t k) const { return row[r][k]; }
+};
+
+template <int R> using RowsF32 = DenseRows<R, float>;
+template <int R> using RowsBf16 = DenseRows<R, bf16>;
+template <int R> using RowsF16 = DenseRows<R, f16>;
+
+}  // namespace
+
+void dense_parts(const Shape& matrix, DType dense, std::array<Part, 4>& out, int& count) {
+  out[0] = {"", dense, matrix};
+  count = 1;
+}
+
+void dense_pack(Stream& s, const Weight& out, Tensor dense) {
+  check_parts(out);
+  check(dense.count() == out.shape.count(), "dense pack: as many numbers as the matrix has");
+  const Tensor to = out.dense();
+  launch(s, {.name = "dense pack", .bytes = double(to.bytes() + dense.bytes())}, [&] { convert(to, dense); }, no_cuda_yet);
+}
+
+void dense_unpack(Stream& s, Tensor dense, const Weight& w) {
+  check_parts(w);
+  check(dense.count() == w.shape.count(), "dense unpack: as many numbers as the matrix has");
+  const Tensor from = w.dense();
+  launch(s, {.name = "dense unpack", .bytes = double(from.bytes() + dense.bytes())}, [&] { convert(dense, from); }, no_cuda_yet);
+}
+
+void dense_multiply_few(Stream& s, Tensor y, Tensor x, const Weight& w) {
+  const Work work = few_tokens_work("dense multiply", y, x, w);
+  const Scope scope(s.arena);
+  const Tensor x32 = f32_scratch_for(s, x);
+  launch(s, work, [&] {
+    as_f32(x32, x);
+    const int64_t tokens = x.shape[0], rows = w.shape[0], columns = w.shape[1];
+    visit_float(y.dtype, [&](auto out) {
+      using Y = decltype(out);
+      const auto go = [&]<template <int> class Rows, class W>(const W* values) {
+        multiply_all<Rows>(y.get<Y>(), x32.get<float>(), tokens, rows, columns, Matrix<W>{values, columns});
+      };
+      switch (w.dense().dtype) {
+        case DType::f32: return go.template operator()<RowsF32>(w.dense().get<float>());
+        case DType::bf16: return go.template operator()<RowsBf16>(w.dense().get<bf16>());
+        default: return go.template operator()<RowsF16>(w.dense().get<f16>());
+      }
+    });
+  }, no_cuda_yet);
+}
+
+Tensor f32_scratch_for(Stream& s, Tensor x) { return x.dtype == DType::f32 ? x : s.scratch("few tokens f32", DType::f32, x.shape); }
+
+void as_f32(Tensor y, Tensor x) {
+  if (y.data != x.data) convert(y, x);
+}
+
+Work few_tokens_work(const char* name, const Tensor& y, const Tensor& x, const Weight& w) {
+  check_parts(w);
+  const int64_t n = w.shape[0], k = w.shape[1];
+  check(x.shape.rank() == 2 && y.shape.rank() == 2, "a product of few tokens: x (T, K) and y (T, N)");
+  const int64_t t = x.shape[0];
+  check(x.shape[1] == k && y.shape == Shape{t, n}, "a product of few tokens: x (T, K), w (N, K), y (T, N)");
+  check(t <= format(w.format).few_tokens, "a product of few tokens has few tokens");
+  return {.name = name, .flops = 2.0 * double(t) * double(n) * double(k), .bytes = double(bytes_of(w) + x.bytes() + y.bytes())};
+}
+
+}  // namespace thimble::quant

@@ -1,0 +1,13 @@
+// The format of plain numbers: f32, bf16 or f16, one part.
+// Pack and unpack are conversions; the product with a few tokens reads each weight once, at the speed of memory.
+#pragma once
+#include "quant/weight.h"
+
+namespace thimble::quant {
+
+void dense_parts(const Shape& matrix, DType dense, std::array<Part, 4>& out, int& count);
+void dense_pack(Stream&, const Weight& out, Tensor dense);
+void dense_unpack(Stream&, Tensor dense, const Weight&);
+void dense_multiply_few(Stream&, Tensor y, Tensor x, const Weight&);
+
+}  // namespace thimble::quant

@@ -1,0 +1,83 @@
+// The table of formats: to add one, write its trio and add its row.
+#include "quant/weight.h"
+
+#include <fmt/core.h>
+
+#include <vector>
+
+#include "quant/dense.h"
+#include "quant/nf4.h"
+
+namespace thimble::quant {
+namespace {
+
+constexpr int64_t few = 8;  // beyond it, unpacking once and a real matrix product cost less than decoding again and again
+
+constexpr Format table[] = {
+    {FormatId::dense, "dense", dense_parts, dense_pack, dense_unpack, dense_multiply_few, few},
+    {FormatId::nf4, "nf4", nf4_parts, nf4_pack, nf4_unpack, nf4_multiply_few, few},
+    {FormatId::nf4_dq, "nf4_dq", nf4_dq_parts, nf4_dq_pack, nf4_unpack, nf4_multiply_few, few},
+};
+
+}  // namespace
+
+std::span<const Format> formats() { return table; }
+
+const Format& format(FormatId id) {
+  for (const Format& f : table)
+    if (f.id == id) return f;
+  throw Error(fmt::format("format {} has no row in the table", int(id)));
+}
+
+const Format& format(std::string_view name) {
+  std::vector<std::string_view> names;
+  std::string all;
+  for (const Format& f : table) {
+    if (f.name == name) return f;
+    names.push_back(f.name);
+    all += fmt::format("{}{}", all.empty() ? "" : ", ", f.name);
+  }
+  const std::string close = nearest(name, names);
+  throw Error(Fault::usage, {.what = "no such weight format",
+                             .expected = "one of " + all,
+                             .found = fmt::format("'{}'", name),
+                             .fix = close.empty() ? "" : fmt::format("did you mean '{}'?", close)});
+}
+
+std::array<Part, 4> parts_of(FormatId id, const Shape& matrix, DType dense, int& count) {
+  check(matrix.rank() == 2, "a stored matrix has two dimensions");
+  std::array<Part, 4> parts{};
+  format(id).parts(matrix, dense, parts, count);
+  return parts;
+}
+
+int64_t bytes_of(FormatId id, const Shape& matrix, DType dense) {
+  int count = 0;
+  const auto parts = parts_of(id, matrix, dense, count);
+  int64_t sum = 0;
+  for (int i = 0; i < count; ++i) sum += aligned(parts[size_t(i)].shape.count() * size_of(parts[size_t(i)].dtype));
+  return sum;
+}
+
+void check_parts(const Weight& w, std::source_location at) {
+  int count = 0;
+  const auto parts = parts_of(w.format, w.shape, w.parts[0].dtype, count);
+  for (int i = 0; i < count; ++i) {
+    const Part& p = parts[size_t(i)];
+    const Tensor& t = w.parts[size_t(i)];
+    if (!t || t.dtype != p.dtype || t.count() != p.shape.count())
+      throw Error(Fault::internal, {.what = fmt::format("a part of a {} matrix does not fit it", format(w.format).name),
+                                    .where = fmt::format("{}:{}, part {} '{}' of {}", at.file_name(), at.line(), i, p.suffix, to_string(w.shape)),
+                                    .expected = fmt::format("{} {}", name_of(p.dtype), to_string(p.shape)),
+                                    .found = t ? to_string(t) : "nothing"});
+  }
+}
+
+int64_t bytes_of(const Weight& w) {
+  int64_t sum = 0;
+  for (const Tensor& t : w.parts)
+    if (t) sum += t.bytes();
+  return sum;
+}
+
+}  // namespace thimble::quant

@@ -1,0 +1,115 @@
+// Slabs are laid out by one function, used for homes, ring slots and views alike, so a copy of a slab is the layer.
+#include "store/weight_store.h"
+
+#include <algorithm>
+
+namespace thimble::store {
+namespace {
+
+constexpr int64_t staging_bytes = int64_t{4} << 20;  // pinned, while loading: large enough for full link speed, small beside any plan
+
+// The weights of a slab that begins at `base`.
+std::vector<quant::Weight> lay_out(const std::vector<ParamSpec>& specs, std::byte* base) {
+  std::vector<quant::Weight> weights;
+  for (const auto& p : specs) {
+    quant::Weight w{.format = p.format, .shape = p.shape};
+    int count = 0;
+    const auto parts = quant::parts_of(p.format, p.shape, p.dtype, count);
+    for (int i = 0; i < count; ++i) {
+      const auto& part = parts[size_t(i)];
+      w.parts[size_t(i)] = Tensor{base, part.dtype, part.shape};
+      base += aligned(w.parts[size_t(i)].bytes());
+    }
+    weights.push_back(w);
+  }
+  return weights;
+}
+
+}  // namespace
+
+int64_t slab_bytes(const std::vector<ParamSpec>& specs) {
+  int64_t sum = 0;
+  for (const auto& p : specs) sum += quant::bytes_of(p.format, p.shape, p.dtype);
+  return sum;
+}
+
+WeightStore::WeightStore(comm::Rank& rank, const ParamTable& table, const Residency& residency)
+    : rank_(rank), table_(table), residency_(residency) {
+  check(residency.layers == int(table.layers.size()) && residency.resident >= 0 && residency.resident <= residency.layers,
+        "a residency speaks of the table's layers");
+  const Tensor slab = rank.memory.take(Use::weights, "embedding, final norm and head", DType::u8, {slab_bytes(table.outside)});
+  outside_ = lay_out(table.outside, static_cast<std::byte*>(slab.data));
+  views_.resize(table.layers.size());
+  int64_t largest_streamed = 0;
+  for (int l = 0; l < residency.layers; ++l) {
+    const auto& specs = table.layers[size_t(l)];
+    const bool resident = residency.is_resident(l);
+    rank.ledger.at_layer(l);
+    homes_.push_back((resident ? rank.memory : rank.pinned).take(Use::weights, resident ? "resident layer" : "streamed layer", DType::u8, {slab_bytes(specs)}));
+    if (resident) views_[size_t(l)] = lay_out(specs, static_cast<std::byte*>(homes_.back().data));
+    else largest_streamed = std::max(largest_streamed, homes_.back().bytes());
+  }
+  rank.ledger.at_layer(-1);
+  if (largest_streamed > 0) ring_ = std::make_unique<Ring>(rank.stream, rank.memory, "streamed weights", residency.slots, largest_streamed);
+}
+
+void WeightStore::load(const WeightSource* source) {
+  const Scope scope(rank_.pinned);
+  int64_t largest = 0;
+  table_.for_each([&](const ParamSpec& p) { largest = std::max(largest, p.shape.count() * size_of(p.dtype)); });
+  const Tensor staging = rank_.pinned.take(Use::scratch, "loading", DType::u8, {std::min(largest, staging_bytes)});
+  for (size_t i = 0; i < outside_.size(); ++i) load_one(source, table_.outside[i], outside_[i], staging);
+  for (int l = 0; l < residency_.layers; ++l) {
+    rank_.ledger.at_layer(l);
+    const auto& specs = table_.layers[size_t(l)];
+    const bool resident = residency_.is_resident(l);
+    const Tensor slab = resident ? home_of(l) : ring_->acquire_to_fill(l, home_of(l).bytes());
+    const auto weights = lay_out(specs, static_cast<std::byte*>(slab.data));
+    for (size_t i = 0; i < specs.size(); ++i) load_one(source, specs[i], weights[i], staging);
+    if (!resident) ring_->release(l, home_of(l));
+  }
+  if (ring_) ring_->drain();
+  rank_.ledger.at_layer(-1);
+}
+
+void WeightStore::load_one(const WeightSource* source, const ParamSpec& p, const quant::Weight& to, Tensor staging) {
+  const Scope scope(rank_.memory);
+  const bool dense = p.format == quant::FormatId::dense;
+  const Tensor whole = dense ? to.dense() : rank_.stream.scratch("matrix being packed", p.dtype, p.shape);
+  const int64_t row_bytes = p.shape.row() * size_of(p.dtype);
+  const int64_t step = std::max<int64_t>(1, staging.bytes() / std::max<int64_t>(1, row_bytes));
+  check(row_bytes <= staging.bytes(), "a row fits the staging buffer");
+  for (int64_t row = 0; row < p.shape.rows(); row += step) {
+    const Tensor rows = whole.rows(row, std::min(step, p.shape.rows() - row));
+    const Tensor piece{staging.data, rows.dtype, rows.shape};
+    if (!rank_.is_phantom()) source->read(p.name, row, piece);
+    rank_.upload("loading", rows, piece);
+  }
+  if (!dense) quant::format(p.format).pack(rank_.stream, to, whole);
+  if (!rank_.is_phantom()) source->done(p.name);
+}
+
+std::span<const quant::Weight> WeightStore::acquire(int layer, int next) {
+  auto& view = views_[size_t(layer)];
+  if (!residency_.is_resident(layer)) view = lay_out(table_.layers[size_t(layer)], static_cast<std::byte*>(ring_->acquire(layer, home_of(layer)).data));
+  const int direction = next > layer ? 1 : -1;
+  for (int l = next; l >= 0 && l < residency_.layers; l += direction)
+    if (!residency_.is_resident(l)) {  // the next one that has to come, however far: it may travel while resident layers compute
+      ring_->prefetch(l, home_of(l));
+      break;
+    }
+  return view;
+}
+
+void WeightStore::release(int layer) {
+  if (!residency_.is_resident(layer)) ring_->release(layer);
+}
+
+void WeightStore::for_each(const std::function<void(const ParamSpec&, const quant::Weight&)>& f) const {
+  check(residency_.resident == residency_.layers, "all layers are resident where all weights are walked");
+  for (size_t i = 0; i < outside_.size(); ++i) f(table_.outside[i], outside_[i]);
+  for (size_t l = 0; l < views_.size(); ++l)
+    for (size_t i = 0; i < views_[l].size(); ++i) f(table_.layers[l][i], views_[l][i]);
+}
+
+}  // namespace thimble::store

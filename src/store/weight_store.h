@@ -1,0 +1,58 @@
+// Where the weights lie: each layer one slab, resident on the device or streamed from pinned memory through a Ring; the caller sees
+// acquire(layer) and release(layer) and cannot tell which. Quantises while loading, one matrix at a time.
+#pragma once
+#include <functional>
+#include <memory>
+#include <span>
+
+#include "comm/rank.h"
+#include "device/ring.h"
+#include "store/param_table.h"
+#include "store/weight_source.h"
+
+namespace thimble::store {
+
+// Which layers stay on the device. Streamed layers are spread evenly, so that each copy hides behind resident layers' work.
+struct Residency {
+  int layers = 0, resident = 0;
+  int slots = 2;  // of the ring, where anything is streamed
+  bool is_resident(int layer) const {
+    const int64_t streamed = layers - resident;
+    return (layer + 1) * streamed / layers == layer * streamed / layers;
+  }
+};
+
+class WeightStore {
+ public:
+  // Takes slabs, homes and the ring's slots from the rank's arenas.
+  WeightStore(comm::Rank&, const ParamTable&, const Residency&);
+
+  // Reads every parameter, packs it, puts it where it lives. Scratch: one dense matrix on the device, one staging buffer in pinned memory.
+  // On a phantom nothing is read and `source` may be null.
+  void load(const WeightSource* source);
+
+  // The layer's weights in the table's order, ready for the compute stream. Starts fetching `next` (the layer wanted after it; -1: none).
+  std::span<const quant::Weight> acquire(int layer, int next);
+  void release(int layer);
+
+  const quant::Weight& outside(size_t i) const { return outside_[i]; }
+  const ParamTable& table() const { return table_; }
+  // Calls f(spec, weight) for all parameters of a store whose layers are all resident.
+  void for_each(const std::function<void(const ParamSpec&, const quant::Weight&)>& f) const;
+
+ private:
+  void load_one(const WeightSource* source, const ParamSpec&, const quant::Weight& to, Tensor staging);
+  Tensor home_of(int layer) const { return homes_[size_t(layer)]; }
+
+  comm::Rank& rank_;
+  ParamTable table_;
+  Residency residency_;
+  std::vector<quant::Weight> outside_;
+  std::vector<Tensor> homes_;                         // a layer's slab: on the device, or in pinned memory
+  std::vector<std::vector<quant::Weight>> views_;     // resident: fixed; streamed: set by acquire
+  std::unique_ptr<Ring> ring_;
+};
+
+int64_t slab_bytes(const std::vector<ParamSpec>&);
+
+}  // namespace thimble::store

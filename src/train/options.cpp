@@ -1,0 +1,238 @@
+// Reading, resolving and checking a run's options. The keys of other tools stand in foreign_keys.cpp.
+#include "train/options.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "base/file.h"
+#include "base/log.h"
+
+namespace thimble::train {
+namespace {
+
+constexpr Choice stage_names[] = {{"sft", int(Stage::sft)}, {"pt", int(Stage::pt)}};
+constexpr Choice finetuning_names[] = {{"lora", int(Finetuning::lora)}, {"full", int(Finetuning::full)}};
+constexpr Choice quant_names[] = {{"nf4", int(QuantType::nf4)}};
+constexpr Choice optim_names[] = {{"adamw_torch", int(Optim::adamw)},           {"adamw_torch_fused", int(Optim::adamw)},
+                                  {"adamw", int(Optim::adamw)},                 {"adamw_hf", int(Optim::adamw)},
+                                  {"adamw_8bit", int(Optim::adamw_8bit)},       {"adamw_bnb_8bit", int(Optim::adamw_8bit)},
+                                  {"paged_adamw_32bit", int(Optim::paged_adamw)}, {"paged_adamw", int(Optim::paged_adamw)},
+                                  {"paged_adamw_8bit", int(Optim::paged_adamw_8bit)}};
+constexpr Choice when_names[] = {{"no", int(When::no)}, {"steps", int(When::steps)}, {"epoch", int(When::epoch)}, {"none", int(When::no)}, {"false", int(When::no)}};
+constexpr Choice save_names[] = {{"auto", int(SavePin::automatic)}, {"keep", int(SavePin::keep)}, {"recompute", int(SavePin::recompute)}, {"offload", int(SavePin::offload)}};
+constexpr Choice schedule_names[] = {{"linear", int(ScheduleKind::linear)}, {"cosine", int(ScheduleKind::cosine)},
+                                     {"constant", int(ScheduleKind::constant)}, {"constant_with_warmup", int(ScheduleKind::constant_with_warmup)}};
+constexpr std::string_view projections[] = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"};
+
+void expect(bool ok, std::string_view key, std::string_view expected, std::string found, std::string fix = "") {
+  if (ok) return;
+  throw Error(Fault::usage, {.what = fmt::format("bad value of '{}'", key), .where = std::string(key), .expected = std::string(expected), .found = std::move(found), .fix = std::move(fix)});
+}
+void expect_at_least(int64_t value, int64_t least, std::string_view key) {
+  expect(value >= least, key, fmt::format("at least {}", least), fmt::format("{}", value));
+}
+void expect_between(double value, double least, double most, std::string_view key) {
+  expect(value >= least && value <= most, key, fmt::format("a number from {} to {}", least, most), fmt::format("{}", value));  // false for NaN
+}
+void expect_not_negative(double value, std::string_view key) {
+  expect(std::isfinite(value) && value >= 0, key, "a finite number, not negative", fmt::format("{}", value));
+}
+void contradiction(bool is, std::string what, std::string fix) {
+  if (is) throw Error(Fault::usage, {.what = std::move(what), .fix = std::move(fix)});
+}
+
+void validate_method(const TrainOptions& o) {
+  if (o.quantization_bit) {
+    expect(*o.quantization_bit == 4, "quantization_bit", "4, or null for 16-bit weights", fmt::format("{}", *o.quantization_bit),
+           *o.quantization_bit == 8 ? "8-bit bases are not there yet: 4 takes half the memory" : "");
+    contradiction(o.finetuning_type == Finetuning::full, "quantization_bit with finetuning_type full: packed weights cannot be trained",
+                  "finetuning_type: lora trains adapters on the packed base; or leave out quantization_bit");
+  }
+  contradiction(o.finetuning_type == Finetuning::full && o.adapter_name_or_path.has_value(), "adapter_name_or_path with finetuning_type full",
+                "use finetuning_type: lora to go on with an adapter, or leave out adapter_name_or_path");
+  contradiction(o.finetuning_type == Finetuning::full && o.resident_layers.has_value(), "resident_layers with finetuning_type full: only a frozen base can stream",
+                "leave out resident_layers");
+  expect(o.lora_rank >= 1 && o.lora_rank <= 4096, "lora_rank", "1 to 4096", fmt::format("{}", o.lora_rank));
+  if (o.lora_alpha) expect(std::isfinite(*o.lora_alpha) && *o.lora_alpha > 0, "lora_alpha", "a positive number", fmt::format("{}", *o.lora_alpha));
+  expect(o.lora_dropout == 0, "lora_dropout", "0", fmt::format("{}", o.lora_dropout), "dropout is not there yet: lora_dropout: 0");
+  expect(!o.lora_target.empty(), "lora_target", "all, or a list of projections", "nothing");
+  for (const auto& t : o.lora_target) {
+    const bool all = t == "all" || t == "all-linear";
+    expect(all || std::find(std::begin(projections), std::end(projections), t) != std::end(projections), "lora_target",
+           "all, or some of q_proj k_proj v_proj o_proj gate_proj up_proj down_proj", t, [&] {
+             const auto close = nearest(t, projections);
+             return close.empty() ? std::string() : fmt::format("did you mean '{}'?", close);
+           }());
+    contradiction(all && o.lora_target.size() > 1, "lora_target names 'all' and more", "lora_target: all");
+  }
+}
+
+void validate_data(const TrainOptions& o) {
+  expect(o.cutoff_len >= 2 && o.cutoff_len <= (int64_t{1} << 24), "cutoff_len", "2 to 16777216", fmt::format("{}", o.cutoff_len));
+  if (o.max_samples) expect_at_least(*o.max_samples, 1, "max_samples");
+  expect(std::isfinite(o.val_size) && o.val_size >= 0 && (o.val_size < 1 || o.val_size == std::floor(o.val_size)), "val_size",
+         "a share below 1, or a number of rows", fmt::format("{}", o.val_size));
+  contradiction(o.val_size > 0 && !o.eval_dataset.empty(), "val_size and eval_dataset both name what to evaluate on", "leave out one of them");
+  contradiction(o.eval_strategy != When::no && o.val_size == 0 && o.eval_dataset.empty(), "eval_strategy without anything to evaluate on",
+                "name an eval_dataset, or val_size: 0.1, or eval_strategy: no");
+  contradiction(o.neat_packing && o.packing == false, "neat_packing: true with packing: false", "leave out one of them");
+}
+
+void validate_steps(const TrainOptions& o) {
+  expect_at_least(o.per_device_train_batch_size, 1, "per_device_train_batch_size");
+  expect_at_least(o.per_device_eval_batch_size, 1, "per_device_eval_batch_size");
+  expect_at_least(o.gradient_accumulation_steps, 1, "gradient_accumulation_steps");
+  expect_not_negative(o.learning_rate, "learning_rate");
+  expect_not_negative(o.weight_decay, "weight_decay");
+  expect_not_negative(o.max_grad_norm, "max_grad_norm");
+  expect(o.adam_beta1 >= 0 && o.adam_beta1 < 1, "adam_beta1", "from 0 to below 1", fmt::format("{}", o.adam_beta1));
+  expect(o.adam_beta2 >= 0 && o.adam_beta2 < 1, "adam_beta2", "from 0 to below 1", fmt::format("{}", o.adam_beta2));
+  expect(std::isfinite(o.adam_epsilon) && o.adam_epsilon > 0, "adam_epsilon", "a positive number", fmt::format("{}", o.adam_epsilon));
+  expect(o.max_steps == -1 || o.max_steps >= 1, "max_steps", "at least 1, or -1 to count epochs", fmt::format("{}", o.max_steps));
+  expect(std::isfinite(o.num_train_epochs) && o.num_train_epochs > 0, "num_train_epochs", "a positive number", fmt::format("{}", o.num_train_epochs));
+  expect_between(o.warmup_ratio, 0, 1, "warmup_ratio");
+  expect_at_least(o.warmup_steps, 0, "warmup_steps");
+  contradiction(o.max_steps > 0 && o.warmup_steps > o.max_steps, fmt::format("warmup_steps {} is more than max_steps {}", o.warmup_steps, o.max_steps),
+                "lower warmup_steps, or use warmup_ratio");
+  expect_at_least(o.seed, 0, "seed");
+  expect_at_least(o.logging_steps, 1, "logging_steps");
+  if (o.eval_steps) expect_at_least(*o.eval_steps, 1, "eval_steps");
+}
+
+void validate_plan(const TrainOptions& o) {
+  const auto expect_bytes = [](const std::optional<Bytes>& b, std::string_view key) {
+    if (b) expect(b->count > 0, key, "a size above 0, such as 24GiB", fmt::format("{}", b->count));
+  };
+  expect_bytes(o.vram, "vram");
+  expect_bytes(o.ram, "ram");
+  if (o.disk) expect_at_least(o.disk->count, 0, "disk");
+  if (o.threads) expect(*o.threads >= 1 && *o.threads <= 1024, "threads", "1 to 1024", fmt::format("{}", *o.threads));
+  if (o.resident_layers) expect_at_least(*o.resident_layers, 0, "resident_layers");
+  const bool recompute = o.gradient_checkpointing == true, never = o.disable_gradient_checkpointing || o.gradient_checkpointing == false;
+  contradiction(recompute && o.disable_gradient_checkpointing, "gradient_checkpointing: true with disable_gradient_checkpointing: true", "leave out one of them");
+  contradiction(recompute && (o.save == SavePin::keep || o.save == SavePin::offload), "gradient_checkpointing: true recomputes, and `save` says otherwise",
+                "leave out one of them");
+  contradiction(never && o.save == SavePin::recompute, "save: recompute with gradient checkpointing turned off", "leave out one of them");
+}
+
+// The same error, with the place where the key was set in the stead of its name.
+Error placed(const Error& e, const Given& given, const std::string& file) {
+  Problem p = e.problem();
+  const auto at = given.where.find(p.where);
+  p.where = at != given.where.end() ? at->second : p.where.empty() ? file : file + ", by default";
+  return Error(e.fault(), std::move(p));
+}
+
+// Checks of the values of keys that have no effect, where a wrong one shows a wrong idea.
+void check_foreign(std::span<const Assignment> list) {
+  for (const Assignment& a : list) {
+    if (a.key != "save_steps") continue;
+    const Json v = a.is_text ? resolve_scalar(a.value.get<std::string>()) : a.value;
+    if (!v.is_number() || !(v.get<double>() > 0))
+      throw Error(Fault::usage, {.what = "bad value of 'save_steps'", .where = a.where, .expected = "at least 1", .found = v.dump(), .fix = "leave it out"});
+  }
+}
+
+}  // namespace
+
+std::span<const Choice> names_of(Stage) { return stage_names; }
+std::span<const Choice> names_of(Finetuning) { return finetuning_names; }
+std::span<const Choice> names_of(QuantType) { return quant_names; }
+std::span<const Choice> names_of(Optim) { return optim_names; }
+std::span<const Choice> names_of(When) { return when_names; }
+std::span<const Choice> names_of(SavePin) { return save_names; }
+std::span<const Choice> names_of(ScheduleKind) { return schedule_names; }
+
+double TrainOptions::lora_scale() const {
+  const double alpha = lora_alpha.value_or(2.0 * double(lora_rank));
+  return alpha / (use_rslora ? std::sqrt(double(lora_rank)) : double(lora_rank));
+}
+
+Schedule TrainOptions::schedule(int64_t total_steps) const {
+  return {.kind = lr_scheduler_type, .peak = learning_rate, .warmup = train::warmup_steps(warmup_steps, warmup_ratio, total_steps), .total = total_steps};
+}
+
+void resolve(TrainOptions& o) {
+  if (!o.lora_alpha) o.lora_alpha = 2.0 * double(o.lora_rank);
+  if (o.neat_packing && !o.packing) o.packing = true;
+  if (!o.packing) o.packing = o.stage == Stage::pt;
+  if (!o.eval_steps) o.eval_steps = o.logging_steps;
+  if (o.lora_target.size() == 1 && o.lora_target[0] == "all-linear") o.lora_target[0] = "all";
+}
+
+void validate(const TrainOptions& o) {
+  validate_method(o);
+  validate_data(o);
+  validate_steps(o);
+  validate_plan(o);
+}
+
+ReadOptions read_options(const std::filesystem::path& file, std::span<const std::string> arguments) {
+  ReadOptions read;
+  const auto fields = fields_of(read.options);
+  std::vector<Assignment> list;
+  if (!file.empty()) {
+    const std::string text = read_text(file, int64_t{2} << 20);
+    const Yaml yaml = file.extension() == ".json" ? Yaml{parse_json(text, file.string(), 32), {}} : parse_yaml(text, file.string());
+    list = assignments(yaml, file.string());
+  }
+  for (auto& a : overrides(arguments, fields, train_keys())) list.push_back(std::move(a));
+  check_foreign(list);
+  read.given = set_fields(fields, train_keys(), list);
+  try {
+    validate(read.options);
+  } catch (const Error& e) {
+    throw placed(e, read.given, file.empty() ? "command line" : file.string());
+  }
+  resolve(read.options);
+  return read;
+}
+
+TrainOptions read_train_options(const std::filesystem::path& file, std::span<const std::string> arguments) {
+  ReadOptions read = read_options(file, arguments);
+  std::string ignored;
+  for (const auto& i : read.given.ignored) ignored += "\n  " + i;
+  if (!ignored.empty()) log_info("accepted, without effect here:{}", ignored);
+  return std::move(read.options);
+}
+
+void require_for_run(const TrainOptions& o) {
+  const auto need = [](bool there, std::string_view key, std::string example) {
+    if (!there) throw Error(Fault::usage, {.what = fmt::format("'{}' is not given", key), .fix = fmt::format("add `{}: {}`", key, example)});
+  };
+  need(!o.model_name_or_path.empty(), "model_name_or_path", "path/to/model");
+  need(!o.dataset.empty(), "dataset", "path/to/data.jsonl");
+  need(!o.output_dir.empty(), "output_dir", "runs/my-run");
+}
+
+std::filesystem::path find_dataset(const TrainOptions& o, const std::string& entry) {
+  const fs::path named = entry, inside = fs::path(o.dataset_dir) / entry;
+  std::error_code ignored;
+  for (const fs::path& base : {named, inside})
+    for (const char* ending : {"", ".jsonl", ".json", ".txt"}) {
+      fs::path candidate = base;
+      candidate += ending;
+      if (fs::is_regular_file(candidate, ignored)) return candidate;
+    }
+  throw Error(Fault::bad_input, {.what = "a dataset is not there", .where = entry, .expected = fmt::format("a file, here or in dataset_dir '{}'", o.dataset_dir),
+                                 .fix = "give the path of a .jsonl, .json or .txt file"});
+}
+
+void prepare_output_dir(const TrainOptions& o) {
+  const fs::path dir = o.output_dir;
+  std::error_code error;
+  const auto fail = [&](std::string what, std::string found, std::string fix) {
+    return Error(Fault::usage, {.what = std::move(what), .where = "output_dir: " + o.output_dir, .found = std::move(found), .fix = std::move(fix)});
+  };
+  if (fs::exists(dir, error) && !fs::is_directory(dir, error)) throw fail("output_dir is not a folder", "a file", "name another output_dir");
+  fs::create_directories(dir, error);
+  if (error) throw fail("cannot make output_dir", error.message(), "name another output_dir");
+  if (::access(dir.c_str(), W_OK | X_OK) != 0) throw fail("output_dir cannot be written", "no permission", "name another output_dir");
+  const bool empty = fs::is_empty(dir, error);
+  if (error) throw fail("output_dir cannot be read", error.message(), "name another output_dir");
+  if (!empty && !o.overwrite_output_dir) throw fail("output_dir is not empty", "an earlier run, or other files", "overwrite_output_dir: true, or another output_dir");
+}
+
+}  // namespace thimble::train

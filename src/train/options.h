@@ -1,0 +1,163 @@
+// All that a training run can be told, spelled as LLaMA-Factory and transformers spell it, so that a user's file of today runs unchanged.
+// What we do not have is refused by name; what has no meaning here is accepted and reported.
+#pragma once
+#include <filesystem>
+
+#include "base/options.h"
+#include "train/schedule.h"
+
+namespace thimble::train {
+
+enum class Stage : uint8_t { sft, pt };
+enum class Finetuning : uint8_t { lora, full };
+enum class QuantType : uint8_t { nf4 };
+enum class Optim : uint8_t { adamw, paged_adamw, adamw_8bit, paged_adamw_8bit };
+enum class When : uint8_t { no, steps, epoch };
+enum class SavePin : uint8_t { automatic, keep, recompute, offload };  // of tensors between forward and backward; automatic: the plan decides
+std::span<const Choice> names_of(Stage);
+std::span<const Choice> names_of(Finetuning);
+std::span<const Choice> names_of(QuantType);
+std::span<const Choice> names_of(Optim);
+std::span<const Choice> names_of(When);
+std::span<const Choice> names_of(SavePin);
+std::span<const Choice> names_of(ScheduleKind);
+
+struct TrainOptions {
+  std::string model_name_or_path;
+  std::optional<std::string> adapter_name_or_path;
+  std::optional<int64_t> quantization_bit;
+  QuantType quantization_type = QuantType::nf4;
+  bool double_quantization = true;
+
+  Stage stage = Stage::sft;
+  Finetuning finetuning_type = Finetuning::lora;
+  int64_t lora_rank = 8;
+  std::optional<double> lora_alpha;  // 2 * rank, set by resolve()
+  double lora_dropout = 0;
+  std::vector<std::string> lora_target{"all"};
+  bool use_rslora = false;
+
+  std::vector<std::string> dataset, eval_dataset;
+  std::string dataset_dir = "data";
+  double val_size = 0;  // below 1 a share, else a number of rows
+  std::optional<std::string> template_name;
+  int64_t cutoff_len = 2048;
+  std::optional<bool> packing;  // true for stage pt, else false; set by resolve()
+  bool neat_packing = false;
+  bool train_on_prompt = false;
+  std::optional<int64_t> max_samples;
+  bool disable_shuffling = false;
+
+  int64_t per_device_train_batch_size = 8, per_device_eval_batch_size = 8, gradient_accumulation_steps = 1;
+  double learning_rate = 5e-5, weight_decay = 0, adam_beta1 = 0.9, adam_beta2 = 0.999, adam_epsilon = 1e-8, max_grad_norm = 1.0;
+  double num_train_epochs = 3;
+  int64_t max_steps = -1;
+  ScheduleKind lr_scheduler_type = ScheduleKind::linear;
+  double warmup_ratio = 0;
+  int64_t warmup_steps = 0;
+  Optim optim = Optim::adamw;
+  int64_t seed = 42;
+  std::optional<bool> bf16, pure_bf16;
+  std::optional<bool> gradient_checkpointing;
+  bool disable_gradient_checkpointing = false;
+
+  std::string output_dir;
+  bool overwrite_output_dir = false;
+  int64_t logging_steps = 500;
+  bool logging_first_step = true;  // a first line at once; transformers waits for logging_steps
+  bool plot_loss = false;
+  When eval_strategy = When::no;
+  std::optional<int64_t> eval_steps;  // logging_steps where none, set by resolve()
+
+  std::optional<Bytes> vram, ram, disk;
+  std::optional<int64_t> threads;
+  SavePin save = SavePin::automatic;
+  std::optional<int64_t> resident_layers;
+
+  template <class Self, class Visit>
+  static void fields(Self& o, Visit&& visit) {
+    visit("model_name_or_path", o.model_name_or_path, "folder of the base model");
+    visit("adapter_name_or_path", o.adapter_name_or_path, "folder of an adapter to go on training");
+    visit("quantization_bit", o.quantization_bit, "bits of the frozen base: 4, or null for 16");
+    visit("quantization_type", o.quantization_type, "4-bit code");
+    visit("double_quantization", o.double_quantization, "quantise the scales of 4-bit blocks too");
+    visit("stage", o.stage, "sft: answers to prompts; pt: plain text");
+    visit("finetuning_type", o.finetuning_type, "what is trained: adapters or all weights");
+    visit("lora_rank", o.lora_rank, "rank of the adapters");
+    visit("lora_alpha", o.lora_alpha, "scale of the adapters is alpha / rank; null: 2 x rank");
+    visit("lora_dropout", o.lora_dropout, "dropout before the adapters");
+    visit("lora_target", o.lora_target, "all, or some of q_proj k_proj v_proj o_proj gate_proj up_proj down_proj");
+    visit("use_rslora", o.use_rslora, "scale by alpha / sqrt(rank)");
+    visit("dataset", o.dataset, "training files");
+    visit("eval_dataset", o.eval_dataset, "evaluation files");
+    visit("dataset_dir", o.dataset_dir, "where a file of `dataset` is looked for when it is not found as it stands");
+    visit("val_size", o.val_size, "part of the training rows to evaluate on: a share below 1, or a number of rows");
+    visit("template", o.template_name, "chat template; null: the model folder's");
+    visit("cutoff_len", o.cutoff_len, "tokens per sequence");
+    visit("packing", o.packing, "several documents in one sequence, blind to each other; null: for stage pt");
+    visit("neat_packing", o.neat_packing, "the same as packing: documents never see each other");
+    visit("train_on_prompt", o.train_on_prompt, "loss on prompts too");
+    visit("max_samples", o.max_samples, "rows taken of each file");
+    visit("disable_shuffling", o.disable_shuffling, "rows in file order");
+    visit("per_device_train_batch_size", o.per_device_train_batch_size, "sequences per micro-batch");
+    visit("per_device_eval_batch_size", o.per_device_eval_batch_size, "sequences per batch of evaluation");
+    visit("gradient_accumulation_steps", o.gradient_accumulation_steps, "micro-batches per optimizer step");
+    visit("learning_rate", o.learning_rate, "peak learning rate");
+    visit("weight_decay", o.weight_decay, "decoupled weight decay");
+    visit("adam_beta1", o.adam_beta1, "decay of the first moment");
+    visit("adam_beta2", o.adam_beta2, "decay of the second moment");
+    visit("adam_epsilon", o.adam_epsilon, "added to the root of the second moment");
+    visit("max_grad_norm", o.max_grad_norm, "gradients are clipped to this norm; 0: never");
+    visit("num_train_epochs", o.num_train_epochs, "passes over the data");
+    visit("max_steps", o.max_steps, "optimizer steps, instead of epochs; -1: by epochs");
+    visit("lr_scheduler_type", o.lr_scheduler_type, "course of the learning rate");
+    visit("warmup_ratio", o.warmup_ratio, "share of the steps with a rising rate");
+    visit("warmup_steps", o.warmup_steps, "steps with a rising rate, instead of a ratio");
+    visit("optim", o.optim, "optimizer; paged: its state lives in host memory");
+    visit("seed", o.seed, "of the adapters' start and of shuffling");
+    visit("bf16", o.bf16, "16-bit arithmetic; the device decides where it pays");
+    visit("pure_bf16", o.pure_bf16, "as bf16");
+    visit("gradient_checkpointing", o.gradient_checkpointing, "true: recompute all; false: recompute nothing; null: the plan decides");
+    visit("disable_gradient_checkpointing", o.disable_gradient_checkpointing, "the same as gradient_checkpointing: false");
+    visit("output_dir", o.output_dir, "folder for all that the run leaves");
+    visit("overwrite_output_dir", o.overwrite_output_dir, "the folder may hold an earlier run");
+    visit("logging_steps", o.logging_steps, "optimizer steps between lines of the log");
+    visit("logging_first_step", o.logging_first_step, "a line after the first step");
+    visit("plot_loss", o.plot_loss, "draw training_loss.png");
+    visit("eval_strategy", o.eval_strategy, "when to evaluate");
+    visit("eval_steps", o.eval_steps, "optimizer steps between evaluations; null: logging_steps");
+    visit("vram", o.vram, "memory of the device tier; null: what the machine has");
+    visit("ram", o.ram, "host memory; null: what the machine has");
+    visit("disk", o.disk, "disk for what fits nowhere else; null: none");
+    visit("threads", o.threads, "CPU threads; null: all");
+    visit("save", o.save, "what forward leaves for backward, of every layer; auto: the plan decides");
+    visit("resident_layers", o.resident_layers, "layers of the frozen base on the device, the rest streams; auto: the plan decides");
+  }
+
+  double lora_scale() const;  // alpha / rank, or alpha / sqrt(rank)
+  Schedule schedule(int64_t total_steps) const;
+};
+
+// Spellings of other tools, keys without effect here, keys that we know and do not have.
+const Keys& train_keys();
+
+struct ReadOptions {
+  TrainOptions options;
+  Given given;
+};
+
+// Reads a YAML or JSON file (none where the path is empty), then the overrides; resolves and validates. Throws Error (usage).
+ReadOptions read_options(const std::filesystem::path& file, std::span<const std::string> arguments);
+// The same, with one log line for the keys that have no effect.
+TrainOptions read_train_options(const std::filesystem::path& file, std::span<const std::string> arguments);
+
+void resolve(TrainOptions&);         // fills in what follows from other options
+void validate(const TrainOptions&);  // ranges and contradictions; looks at no file
+void require_for_run(const TrainOptions&);  // model, data and a place to write are named: planning can do without, a run cannot
+
+// The file that an entry of `dataset` means: as it stands, or in dataset_dir, with or without its ending.
+std::filesystem::path find_dataset(const TrainOptions&, const std::string& entry);
+// Makes output_dir, or checks that it is a folder that can be written and holds no earlier run.
+void prepare_output_dir(const TrainOptions&);
+
+}  // namespace thimble::train
