@@ -1,5 +1,5 @@
-"""Loads an adapter folder with PEFT on a base folder, in f32 on the CPU, and compares the logits with stored ones.
-So a third party says that what we export is what we computed: python check_adapter.py BASE ADAPTER LOGITS.safetensors"""
+"""Loads an adapter with PEFT on a base, in f32 on the CPU, and compares the logits with stored ones: a third party
+says whether what we export is what we computed. python check_adapter.py BASE ADAPTER LOGITS.safetensors"""
 import argparse
 import os
 import sys

@@ -10,7 +10,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM, get_linear_schedule_with_warmup
 
-from golden_io import generator, int32, metadata, save_json, save_tensors, scalar
+from golden_io import generator, int32, save_json, save_tensors, scalar
 
 VOCAB, HIDDEN, FFN, HEADS, KV_HEADS, LAYERS = 1003, 27, 52, 9, 3, 2
 BATCH, TOKENS, STEPS, WARMUP = 2, 24, 30, 3
@@ -20,7 +20,7 @@ SEEDS = {"llama_odd_tied": 11, "llama_odd_untied": 12, "lora": 13, "train30": 14
 
 
 def odd_config(tied: bool) -> LlamaConfig:
-    """rope theta and original context are such that the wavelengths fall into all branches of the llama3 rule."""
+    """rope theta and original context are such that wavelengths fall into all branches of the llama3 rule."""
     head_dim, theta, original = (8, 10000.0, 16) if tied else (6, 100.0, 32)
     rope = {"rope_type": "llama3", "rope_theta": theta, "factor": 8.0, "low_freq_factor": 1.0,
             "high_freq_factor": 4.0, "original_max_position_embeddings": original}
@@ -64,7 +64,7 @@ def load_model(folder: Path) -> LlamaForCausalLM:
 
 
 def masked_targets(ids: torch.Tensor, draw: torch.Generator) -> torch.Tensor:
-    """targets[b, t] = ids[b, t + 1]; -100 at the last position, in a prompt of 0 to 7 tokens, and at one in ten."""
+    """targets[b, t] = ids[b, t + 1]; -100 at the last position, in a prompt of 0 to 7 tokens, at one in ten."""
     targets = torch.full_like(ids, IGNORED)
     targets[:, :-1] = ids[:, 1:]
     for row in targets:
@@ -127,7 +127,7 @@ def make_model(out: Path, tied: bool) -> None:
 
 
 def nf4_base(folder: Path) -> LlamaForCausalLM:
-    """The model with every linear but the head as it comes back from bitsandbytes' NF4 (block 64, f32 absmax)."""
+    """The model, every linear but the head as it comes back from bitsandbytes' NF4 (block 64, f32 absmax)."""
     model = load_model(folder)
     with torch.no_grad():
         for name, module in model.named_modules():
@@ -162,7 +162,8 @@ def save_adapter(model: PeftModel, folder: Path, base_name: str, seed: int) -> N
     config = json.loads((folder / "adapter_config.json").read_text())
     config["target_modules"] = sorted(config["target_modules"])   # PEFT keeps a set: its order changes
     save_json(folder / "adapter_config.json", config)
-    save_tensors(folder / "adapter_model.safetensors", load_file(folder / "adapter_model.safetensors"), seed=seed)
+    weights = folder / "adapter_model.safetensors"
+    save_tensors(weights, load_file(weights), seed=seed)
 
 
 def adapter_tensors(model: PeftModel) -> dict[str, torch.nn.Parameter]:

@@ -11,10 +11,13 @@ from llama_odd import greedy, load_model, lora_config, randomise_adapter, save_a
 
 SENTENCE = "Once upon a time, there was a little girl named Lily. She loved to play outside in the park."
 GREEDY_PROMPTS = ["Once upon a time", "One day, Lily met a"]
-PROMPTS = ["", " ", "Once upon a time", "One day, Lily met a", SENTENCE, "two  three   four    spaces", " leading and trailing ",
-           "A line.\nA second line.\n\nA third.\n", "tab\there", "naïve café, Straße", "Emoji 🙂 and 👨‍👩‍👧 joined",
-           "日本語と中文 and 한국어", "Numbers: 0 1 23 456 7890", "\"Quotes\" and 'single' -- dashes; (brackets) [too] {and} <these>",
-           "ALL CAPITALS", "\u00a0nbsp", "cafe\u0301 with a combining mark"]
+PROMPTS = [
+    "", " ", "Once upon a time", "One day, Lily met a", SENTENCE, "two  three   four    spaces",
+    " leading and trailing ", "A line.\nA second line.\n\nA third.\n", "tab\there", "naïve café, Straße",
+    "Emoji 🙂 and 👨‍👩‍👧 joined", "日本語と中文 and 한국어", "Numbers: 0 1 23 456 7890",
+    "\"Quotes\" and 'single' -- dashes; (brackets) [too] {and} <these>", "ALL CAPITALS", "\u00a0nbsp",
+    "cafe\u0301 with a combining mark",
+]
 SEED = 21
 
 
@@ -55,5 +58,6 @@ def make_peft_stories(out: Path, folder: Path) -> None:
             without = plain(input_ids=ids).logits
         tokens, margins = greedy(model, ids[0, :5].tolist(), 32)
     save_tensors(target / "reference.safetensors",
-                 {"ids": int32(ids), "logits": logits[:, -1], "base_logits": without[:, -1], "prompt": int32(ids[0, :5]),
-                  "greedy": int32(tokens), "greedy_margin": torch.tensor(margins)}, seed=SEED, text=SENTENCE)
+                 {"ids": int32(ids), "logits": logits[:, -1], "base_logits": without[:, -1],
+                  "prompt": int32(ids[0, :5]), "greedy": int32(tokens), "greedy_margin": torch.tensor(margins)},
+                 seed=SEED, text=SENTENCE)

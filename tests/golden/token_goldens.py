@@ -1,5 +1,5 @@
 """Two small byte-level BPE tokenizers, with the pre-tokenizers of Llama 3 and of GPT-2, and hard texts for both.
-The same texts go through the tokenizer of stories260K (SentencePiece style, byte fallback), whose file is not here."""
+The same texts go through the tokenizer of stories260K (SentencePiece style, byte fallback)."""
 import json
 import os
 from pathlib import Path
@@ -19,22 +19,26 @@ CHATML = ["<|im_start|>", "<|im_end|>"]
 TEXTS = [
     "", " ", "  ", "\n", "\n\n", "\t", "a", " a", "a ", "Once upon a time there was a small program.",
     "two  three   four    spaces        eight", "trailing spaces   ", "   leading", "tab\tand\t\ttabs \t mixed",
-    "line\nline\n\nline\n\n\n\nend\n", "carriage\r\nreturn\r\n\r\nalone\rend\r", " \n  \n   x", "x \n", "x  \r\n  y",
-    "don't they're I'VE we'd it'll I'm DON'T THEY'RE 's 'x it'\u017f can''t", "'s't're've'm'll'd",
+    "line\nline\n\nline\n\n\n\nend\n", "carriage\r\nreturn\r\n\r\nalone\rend\r", " \n  \n   x", "x \n",
+    "x  \r\n  y", "don't they're I'VE we'd it'll I'm DON'T THEY'RE 's 'x it'\u017f can''t", "'s't're've'm'll'd",
     "DON'Tx don'tx WE'REady it'Sx it'\u017fx it'S9 he'LLo",
     "1 12 123 1234 12345 1234567890 3.14159 1,000,000 2024-02-29", "x1y22z333 v2.0.1 0xDEADBEEF 1e-5",
     "½ ² ³⁴ Ⅷ ٣٤٥ १२३४ 四五 ①②③④", "for (int i = 0; i < n; ++i) {\n    sum += x[i] * y[i];\n}\n",
-    "def f(x):\n\treturn x**2 # square\n\n\nprint(f(3))", "https://example.org/a/b?c=d&e=%20f#g user@example.org",
-    "{\"key\": [1, 2.5, null], \"t\": \"a\\nb\"}", "...!!!???---===___***@@@###$$$%%%^^^&&&", "!\n?\r\n.\n\n;x",
-    "你好，世界。今天天气很好，我们去公园。", "日本語とEnglishの混ざった文。カタカナ、ひらがな", "안녕하세요 세계. 한국어",
-    "\u1112\u1161\u11ab jamo", "नमस्ते दुनिया। क्षत्रिय", "สวัสดีชาวโลก ภาษาไทย", "السلام عليكم يا عالم ١٢٣", "שלום עולם",
-    "Привет, мир. Ёлка ЩИ", "Über Straße naïve café señor Øre", "cafe\u0301 n\u0303 a\u0308\u0323 e\u0301\u0301\u0301 \u0301",
-    "🙂", "🙂🙂 🙂a 👋🏽", "👨‍👩‍👧‍👦 🏳️‍🌈 🇫🇷🇩🇪 ☺️ 1️⃣", "emoji👍🏽in👍🏽words", "𝔘𝔫𝔦𝔠𝔬𝔡𝔢 𐍈𐌰 𒀀𒁀 𠀀𠀁",
-    "nbsp\u00a0here\u00a0\u00a0two ideographic\u3000space thin\u2009space", "zero\u200bwidth\u200djoin\ufeffbom \u2028ls\u2029ps",
-    "nel\u0085x vt\x0bx ff\x0cx fs\x1cx us\x1fx", " \x1c  \x1f\x1c 1\x1c2  \u200b \u200b  \u180e  x", "nul\x00x del\x7fx esc\x1b[0m", "\u0378 \ue000 \ufffd \ufffe \U0010ffff",
-    "ʼmodifier ǅ ﬁ ſ K ß İ ı", "quantise Thimble 你好，再见 Thimbles quantised Thimble        ", "quantise\n\n\nquantise \n x", "the the theThe THE tHe",
-    "<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n", " <|im_start|> <|im_end|> ", "<|im_start|<|im_end|>|>",
-    "<|im_start|><|im_start|>x", "a<tool>b</tool> <tool> c", "<|begin_of_text|>x<|end_of_text|>", "<|IM_START|> <|im_start |>",
+    "def f(x):\n\treturn x**2 # square\n\n\nprint(f(3))",
+    "https://example.org/a/b?c=d&e=%20f#g user@example.org", "{\"key\": [1, 2.5, null], \"t\": \"a\\nb\"}",
+    "...!!!???---===___***@@@###$$$%%%^^^&&&", "!\n?\r\n.\n\n;x", "你好，世界。今天天气很好，我们去公园。",
+    "日本語とEnglishの混ざった文。カタカナ、ひらがな", "안녕하세요 세계. 한국어", "\u1112\u1161\u11ab jamo", "नमस्ते दुनिया। क्षत्रिय",
+    "สวัสดีชาวโลก ภาษาไทย", "السلام عليكم يا عالم ١٢٣", "שלום עולם", "Привет, мир. Ёлка ЩИ",
+    "Über Straße naïve café señor Øre", "cafe\u0301 n\u0303 a\u0308\u0323 e\u0301\u0301\u0301 \u0301", "🙂",
+    "🙂🙂 🙂a 👋🏽", "👨‍👩‍👧‍👦 🏳️‍🌈 🇫🇷🇩🇪 ☺️ 1️⃣", "emoji👍🏽in👍🏽words", "𝔘𝔫𝔦𝔠𝔬𝔡𝔢 𐍈𐌰 𒀀𒁀 𠀀𠀁",
+    "nbsp\u00a0here\u00a0\u00a0two ideographic\u3000space thin\u2009space",
+    "zero\u200bwidth\u200djoin\ufeffbom \u2028ls\u2029ps", "nel\u0085x vt\x0bx ff\x0cx fs\x1cx us\x1fx",
+    " \x1c  \x1f\x1c 1\x1c2  \u200b \u200b  \u180e  x", "nul\x00x del\x7fx esc\x1b[0m",
+    "\u0378 \ue000 \ufffd \ufffe \U0010ffff", "ʼmodifier ǅ ﬁ ſ K ß İ ı",
+    "quantise Thimble 你好，再见 Thimbles quantised Thimble        ", "quantise\n\n\nquantise \n x",
+    "the the theThe THE tHe", "<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n",
+    " <|im_start|> <|im_end|> ", "<|im_start|<|im_end|>|>", "<|im_start|><|im_start|>x",
+    "a<tool>b</tool> <tool> c", "<|begin_of_text|>x<|end_of_text|>", "<|IM_START|> <|im_start |>",
     "x <|pad|>  \n y<|pad|>z", "a<｜end▁of▁sentence｜>b", "<s>x</s> <unk> </s>", "▁x ▁ ▁▁y", "<0x41> <0x0A>",
 ]
 # Parts of a character: what a decoder shows for bytes which are no text.
@@ -86,7 +90,7 @@ def train_bpe(split, ignore_merges: bool) -> Tokenizer:
 
 
 def llama3() -> Tokenizer:
-    """Split by Llama 3's expression, whole words first, <|begin_of_text|> in front; one added token not special."""
+    """Split by Llama 3's expression, whole words first, <|begin_of_text|> in front; <tool> is not special."""
     tokenizer = train_bpe(llama3_split(), ignore_merges=True)
     tokenizer.add_special_tokens(["<|begin_of_text|>", "<|end_of_text|>", *CHATML])
     tokenizer.add_tokens([AddedToken("<tool>", normalized=False), AddedToken("</tool>", normalized=False)])
@@ -130,7 +134,7 @@ def byte_id(tokenizer: Tokenizer, byte: int) -> int:
 
 
 def byte_letter(byte: int) -> str:
-    """The letter which stands for a byte in a byte-level vocabulary: printable Latin-1 itself, others from U+0100 on."""
+    """What stands for a byte in a byte-level vocabulary: printable Latin-1 itself, the others from U+0100 on."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [b for b in range(256) if b not in printable]
     return chr(byte) if byte in printable else chr(256 + others.index(byte))
@@ -149,9 +153,11 @@ def cases(tokenizer: Tokenizer, file: str) -> dict:
 
 def make_tokens(out: Path, stories: Path) -> None:
     goldens = {"versions": versions()}
-    for name, tokenizer, finish in (("bytelevel_llama3", llama3(), str), ("bytelevel_gpt2", gpt2(), legacy_merges)):
+    for name, tokenizer, finish in (("bytelevel_llama3", llama3(), str),
+                                    ("bytelevel_gpt2", gpt2(), legacy_merges)):
         path = out / f"{name}.json"
         path.write_text(finish(tokenizer.to_str()) + "\n", encoding="utf-8", newline="\n")
         goldens[name] = cases(Tokenizer.from_file(str(path)), path.name)
-    goldens["stories260k"] = cases(Tokenizer.from_file(str(stories / "tokenizer.json")), "stories260K/tokenizer.json")
+    own = Tokenizer.from_file(str(stories / "tokenizer.json"))
+    goldens["stories260k"] = cases(own, "stories260K/tokenizer.json")
     save_json(out / "tokens.json", goldens)

@@ -1,0 +1,59 @@
+// The one decoder: embedding, layers, final norm, head; forward, backward and generation for every family. Structure comes as data,
+// weights from a Model, and what is saved for backward from the plan.
+#pragma once
+#include "nn/attention.h"
+#include "nn/kv_cache.h"
+#include "nn/mlp.h"
+#include "nn/model.h"
+
+namespace thimble::nn {
+
+// One micro-batch on the device: T tokens of any number of documents, flat.
+struct Tokens {
+  Tensor ids, targets, positions, start;  // (T) i32; start: the document's first token; targets -1: no loss
+  int64_t count() const { return ids.shape[0]; }
+};
+
+// What a plan decides of the computation; none of it changes a number.
+struct Execution {
+  std::vector<LayerSave> save;   // by layer
+  int64_t head_chunk = 256;      // tokens whose logits exist at once
+  int offload_slots = 3;
+};
+
+// Where a pass leaves its results: f32 (1), i32 (1), added to. scale: f32 (1), 1 / target tokens of the whole window.
+struct LossOut {
+  Tensor loss, correct, scale;
+};
+
+class Decoder {
+ public:
+  // Takes RoPE's table and, where the plan offloads, the ring and the pinned homes for `max_tokens` tokens a pass.
+  Decoder(comm::Rank&, Model&, const Execution&, int64_t max_tokens);
+  void load();  // fills RoPE's table
+
+  // Loss and gradients of one micro-batch, both added to.
+  void forward_backward(const Tokens&, const LossOut&);
+  // Loss alone.
+  void forward(const Tokens&, const LossOut&);
+  // Appends the tokens to the cache; logits (n, V) f32 of the last n tokens, overwritten.
+  void infer(const Tokens&, KvCache&, Tensor logits);
+
+ private:
+  struct LayerState { Saved saved; Tensor in; int64_t mark = 0; };
+  Context context(const Tokens&) const;
+  Saved saved_of(int layer, int64_t tokens, const LayerSave&) const;
+  void layer_forward(int layer, int next, const Context&, Tensor y, Tensor x, Saved&);
+  void layer_backward(int layer, int next, const Context&, Tensor d, Tensor x, Saved&);
+  void head_loss(Tensor x, Tensor d, const Tokens&, const LossOut&);  // d null: no gradient
+  void head_loss_chunk(Tensor x, Tensor d, Tensor targets, const LossOut&);
+
+  comm::Rank& rank_;
+  Model& model_;
+  Execution execution_;
+  Tensor inv_freq_;
+  std::unique_ptr<Ring> offload_;
+  std::vector<Tensor> homes_;
+};
+
+}  // namespace thimble::nn

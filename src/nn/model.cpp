@@ -1,0 +1,54 @@
+// Gradients lie in the order of what is trained: the table's order for full tuning, the adapters' order otherwise.
+#include "nn/model.h"
+
+namespace thimble::nn {
+
+Model::Model(comm::Rank& rank, const ModelSpec& spec, const Method& method, const store::Residency& residency)
+    : spec_(spec), method_(method), weights_(rank, parameters(spec, method.format, method.trains_weights), residency) {
+  check(!method.trains_weights || (method.format == quant::FormatId::dense && residency.resident == residency.layers),
+        "weights that are trained are dense and resident");
+  adapter_index_.resize(spec.layers.size());
+  for (auto& layer : adapter_index_) layer.fill(-1);
+  if (method.lora.rank == 0) return;
+  adapters_.emplace(rank, Use::adapters, "adapters", adapter_parameters(spec, method.lora));
+  int next = 0;
+  for (auto& layer : adapter_index_)
+    for (int p = 0; p < layer_param_count; ++p)
+      if (is_matrix(p) && method.lora.on(p)) layer[size_t(p)] = next, next += 2;
+}
+
+void Model::take_gradients(comm::Rank& rank) {
+  std::vector<store::ParamSpec> specs;
+  if (method_.trains_weights) weights_.table().for_each([&](const store::ParamSpec& p) { specs.push_back(p); });
+  else specs = adapters_->specs();
+  gradients_.emplace(rank, Use::gradients, "gradients", specs);
+}
+
+LayerParams Model::acquire(int layer, int next) {
+  LayerParams p{.weight = weights_.acquire(layer, next)};
+  for (int m = 0; m < layer_param_count; ++m)
+    if (const int i = adapter_index_[size_t(layer)][size_t(m)]; i >= 0)
+      p.lora[size_t(m)] = {(*adapters_)[size_t(i)], (*adapters_)[size_t(i) + 1], method_.lora.scale};
+  return p;
+}
+
+LayerGrads Model::gradients(int layer) const {
+  LayerGrads g;
+  check(gradients_.has_value(), "a model that is trained has gradients");
+  for (int m = 0; m < layer_param_count; ++m) {
+    if (method_.trains_weights) g.weight[size_t(m)] = (*gradients_)[weights_.table().outside.size() + size_t(layer * layer_param_count + m)];
+    if (const int i = adapter_index_[size_t(layer)][size_t(m)]; i >= 0) g.lora[size_t(m)] = {(*gradients_)[size_t(i)], (*gradients_)[size_t(i) + 1]};
+  }
+  return g;
+}
+
+std::vector<Model::Trained> Model::trained() const {
+  std::vector<Trained> all;
+  const auto gradient = [&] { return gradients_ ? (*gradients_)[all.size()] : Tensor{}; };
+  if (method_.trains_weights) weights_.for_each([&](const store::ParamSpec& p, const quant::Weight& w) { all.push_back({&p, w.dense(), gradient()}); });
+  else if (adapters_)
+    for (size_t i = 0; i < adapters_->size(); ++i) all.push_back({&adapters_->specs()[i], (*adapters_)[i], gradient()});
+  return all;
+}
+
+}  // namespace thimble::nn

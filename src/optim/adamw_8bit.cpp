@@ -1,0 +1,136 @@
+// The rule of bitsandbytes: decay after the update, eps scaled by the bias correction, codes of m that keep its sign, and an element whose
+// gradient is not finite is left as it is, with its moments set to 0.
+#include "optim/adamw_8bit.h"
+
+#include <bit>
+#include <cmath>
+#include <cstring>
+
+#include "optim/blocks.h"
+#include "quant/dynamic8.h"
+
+namespace thimble::optim {
+namespace {
+
+struct Step {
+  float size, scale, decay, eps;  // size: -lr sqrt_bias2 / bias1; decay: 1 - lr wd; eps: times sqrt_bias2
+  float beta1, beta2;
+};
+
+Step step_of(const float* now, const AdamW& hyper, float weight_decay) {
+  return {.size = -now[learning_rate] * now[sqrt_bias2] / now[bias1],
+          .scale = now[grad_scale],
+          .decay = weight_decay > 0 ? 1.0f - now[learning_rate] * weight_decay : 1.0f,
+          .eps = now[sqrt_bias2] * hyper.eps,
+          .beta1 = hyper.beta1,
+          .beta2 = hyper.beta2};
+}
+
+inline bool finite(float x) { return (std::bit_cast<uint32_t>(x) & 0x7f800000u) != 0x7f800000u; }
+
+// The f32 rule of small tensors; it has no exception for gradients that are not finite.
+[[gnu::optimize("no-math-errno")]] void step_small(float* p, const float* g, float* m, float* v, int64_t n, const Step s) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) {
+    const float gradient = g[i] * s.scale;
+    m[i] = m[i] * s.beta1 + (1.0f - s.beta1) * gradient;
+    v[i] = v[i] * s.beta2 + (1.0f - s.beta2) * (gradient * gradient);
+    p[i] = (p[i] + s.size * (m[i] / (std::sqrt(v[i]) + s.eps))) * s.decay;
+  }
+}
+
+// The update of one block, its moments being f32: m and v are overwritten, p too.
+[[gnu::optimize("no-math-errno")]] void step_moments(float* p, const float* g, float* m, float* v, int64_t n, const Step s) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) {
+    const bool sane = finite(g[i]);
+    const float gradient = g[i] * s.scale;
+    const float mean = m[i] * s.beta1 + (1.0f - s.beta1) * gradient;
+    const float square = v[i] * s.beta2 + (1.0f - s.beta2) * gradient * gradient;
+    const float moved = (p[i] + s.size * (mean / (std::sqrt(square) + s.eps))) * s.decay;
+    m[i] = sane ? mean : 0.0f;
+    v[i] = sane ? square : 0.0f;
+    p[i] = sane ? moved : p[i];
+  }
+}
+
+// The code of each m / absmax that has the sign of m: where rounding crossed zero, the neighbour on m's side.
+void encode_signed(uint8_t* codes, const float* x, int64_t n, float absmax, const quant::DynamicMap& map) {
+  const int32_t zero = map.zero();
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) {
+    const int32_t code = map.nearest(x[i] / absmax);
+    const bool below = code < zero, negative = std::bit_cast<int32_t>(x[i]) < 0;
+    const int32_t toward = x[i] > 0 ? 1 : -1;
+    codes[i] = uint8_t(code + (below != negative ? toward : 0));
+  }
+}
+
+void encode_unsigned(uint8_t* codes, const float* x, int64_t n, float absmax, const quant::DynamicMap& map) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) codes[i] = uint8_t(map.nearest(x[i] / absmax));
+}
+
+void step_block(const Update& u, int64_t first, int64_t n, const Step& s) {
+  const quant::DynamicMap &m_map = quant::signed_map(), &v_map = quant::unsigned_map();
+  uint8_t* m_codes = u.states[0].get<uint8_t>() + first;
+  uint8_t* v_codes = u.states[1].get<uint8_t>() + first;
+  float& m_absmax = u.states[2].get<float>()[first / state_block];
+  float& v_absmax = u.states[3].get<float>()[first / state_block];
+  alignas(64) float m[state_block], v[state_block];
+  const float *m_values = m_map.values().data(), *v_values = v_map.values().data();
+  const float m_scale = m_absmax, v_scale = v_absmax;
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) {
+    m[i] = m_values[m_codes[i]] * m_scale;
+    v[i] = v_values[v_codes[i]] * v_scale;
+  }
+  step_moments(u.param.get<float>() + first, u.grad.get<float>() + first, m, v, n, s);
+  m_absmax = quant::largest_magnitude(m, n);
+  v_absmax = quant::largest_magnitude(v, n);
+  encode_signed(m_codes, m, n, m_absmax, m_map);
+  encode_unsigned(v_codes, v, n, v_absmax, v_map);
+}
+
+}  // namespace
+
+void adamw_8bit_states(int64_t count, std::array<quant::Part, 4>& out, int& n) {
+  if (count < least_8bit_count) {
+    out[0] = {".m", DType::f32, {count}};
+    out[1] = {".v", DType::f32, {count}};
+    n = 2;
+    return;
+  }
+  const int64_t blocks = (count + state_block - 1) / state_block;
+  out[0] = {".m", DType::u8, {count}};
+  out[1] = {".v", DType::u8, {count}};
+  out[2] = {".m_absmax", DType::f32, {blocks}};
+  out[3] = {".v_absmax", DType::f32, {blocks}};
+  n = 4;
+}
+
+void adamw_8bit_zero(Stream& s, std::span<const Update> updates) {
+  launch(s, zero_work("adamw 8bit zero", updates), [&] {
+    for (const Update& u : updates) {
+      const bool packed = u.states[0].dtype == DType::u8;
+      const int m_zero = packed ? quant::signed_map().zero() : 0, v_zero = packed ? quant::unsigned_map().zero() : 0;
+      std::memset(u.states[0].data, m_zero, size_t(u.states[0].bytes()));
+      std::memset(u.states[1].data, v_zero, size_t(u.states[1].bytes()));
+      for (size_t i = 2; packed && i < 4; ++i) std::memset(u.states[i].data, 0, size_t(u.states[i].bytes()));
+    }
+  }, no_cuda_yet);
+}
+
+void adamw_8bit_update(Stream& s, std::span<const Update> updates, const Tensor& scalars, const AdamW& hyper) {
+  launch(s, update_work("adamw 8bit", updates, 20), [&] {
+    const float* now = scalars.get<float>();
+    for_blocks(updates, state_block, 16, [&](const Update& u, int64_t first, int64_t n) {
+      const Step step = step_of(now, hyper, u.weight_decay);
+      if (u.states[0].dtype == DType::u8) return step_block(u, first, n, step);
+      step_small(u.param.get<float>() + first, u.grad.get<float>() + first, u.states[0].get<float>() + first,
+                 u.states[1].get<float>() + first, n, step);
+    });
+  }, no_cuda_yet);
+}
+
+}  // namespace thimble::optim

@@ -1,0 +1,62 @@
+// How a gradient becomes a step: one table of update rules. A rule walks a table of {parameter, gradient, states} in one launch and reads
+// the step's values from the device, so that a captured step stays valid for all steps.
+#pragma once
+#include <array>
+#include <span>
+#include <string_view>
+
+#include "device/stream.h"
+#include "quant/weight.h"
+
+namespace thimble::optim {
+
+enum class OptimizerId : uint8_t { adamw, adamw_8bit };
+
+struct AdamW {
+  float beta1 = 0.9f, beta2 = 0.999f, eps = 1e-8f;
+};
+
+// One tensor to update: param and grad f32 of as many elements, param overwritten; states as states_of says, overwritten.
+struct Update {
+  Tensor param, grad;
+  std::array<Tensor, 4> states{};
+  float weight_decay = 0;
+};
+
+// The values of a step, an f32 device tensor of this many.
+enum Scalar : int {
+  learning_rate,
+  bias1,       // 1 - beta1^t
+  sqrt_bias2,  // sqrt(1 - beta2^t)
+  grad_scale,  // multiplied into the gradient: the clip factor, 1 where nothing is clipped
+  scalar_count
+};
+
+// The values of step t = 1, 2, ..., computed in double.
+std::array<float, scalar_count> scalars_of(int64_t t, double rate, double scale, const AdamW&);
+
+struct Optimizer {
+  OptimizerId id;
+  std::string_view name;  // as in options
+  void (*states)(int64_t count, std::array<quant::Part, 4>& out, int& n);
+  void (*zero)(Stream&, std::span<const Update>);
+  void (*update)(Stream&, std::span<const Update>, const Tensor& scalars, const AdamW&);
+};
+
+std::span<const Optimizer> optimizers();
+const Optimizer& optimizer(OptimizerId);
+const Optimizer& optimizer(std::string_view name);  // throws Error (usage) naming the nearest
+
+// The states that a parameter of `count` elements needs, in the order of Update::states; their suffixes are names in a checkpoint.
+std::array<quant::Part, 4> states_of(OptimizerId, int64_t count, int& n);
+int64_t state_bytes(OptimizerId, int64_t count);  // sum of aligned states
+
+void zero_states(Stream&, OptimizerId, std::span<const Update>);  // as before the first step; param and grad are not looked at
+void update(Stream&, OptimizerId, std::span<const Update>, const Tensor& scalars, const AdamW&);
+
+// For a rule: its states fit the updates; what the launch reads and writes.
+void check_updates(OptimizerId, std::span<const Update>);
+Work update_work(const char* name, std::span<const Update>, double flops_an_element);
+Work zero_work(const char* name, std::span<const Update>);
+
+}  // namespace thimble::optim

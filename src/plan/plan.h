@@ -1,0 +1,79 @@
+// What fits, and how: limits per tier, the decisions of a run, and what a dry run of these decisions says of bytes and time.
+#pragma once
+#include <array>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "device/ledger.h"
+#include "nn/saved.h"
+
+namespace thimble::plan {
+
+// Bytes that a run may take. pinned and host memory come out of one number, the machine's RAM.
+struct Budget {
+  int64_t device = 0, ram = 0;
+};
+
+// The decisions. None changes a number that the run computes, but micro_batch, whose sums are added in another order.
+struct Plan {
+  int64_t micro_batch = 1;      // sequences at a time
+  int64_t accumulation = 1;     // micro-batches of one optimizer step
+  std::vector<nn::LayerSave> save;
+  int resident_layers = 0;
+  int64_t head_chunk = 256;
+  bool paged_optimizer = false;
+};
+
+// What a dry run found.
+struct Outcome {
+  std::array<int64_t, tier_count> peak{};
+  std::array<std::array<int64_t, use_count>, tier_count> at_peak{};
+  double micro_seconds = 0, update_seconds = 0;
+  int64_t tokens = 0;  // of one micro-batch
+  double step_seconds(const Plan& p) const { return micro_seconds * double(p.accumulation) + update_seconds; }
+  double tokens_per_second(const Plan& p) const { return double(tokens * p.accumulation) / step_seconds(p); }
+  int64_t ram() const { return peak[size_t(Tier::pinned)] + peak[size_t(Tier::host)]; }
+};
+struct Candidate {
+  Plan plan;
+  Outcome outcome;
+};
+
+// Seconds that a ledger's entries take by the spec: each op max(flops / peak, bytes / bandwidth); copies on two lanes of their own, begun
+// where they were issued and awaited where the computation waits for them.
+double predicted_seconds(const std::vector<Entry>&, const DeviceSpec&);
+
+// What the search may vary, and what the user fixed.
+struct Space {
+  int layers = 0;
+  int64_t batch = 1, accumulation = 1;     // the user's; micro-batches are divisors of batch
+  bool can_stream = false;                 // frozen base weights
+  bool paged_optimizer = false;            // the user's choice of optimizer
+  std::optional<nn::Save> save;            // every tensor of every layer
+  std::optional<int> resident_layers;
+  int64_t tokens_per_row = 0, vocab = 0;
+  bool recompute_all = false, keep_all = false;  // gradient_checkpointing: true, false
+};
+using DryRun = std::function<Outcome(const Plan&)>;
+
+// Dry-runs every candidate (the set does not depend on the budget); the fastest that fits. Empty: nothing fits; `least` is then the
+// candidate that needs the least device memory.
+struct Choice {
+  std::optional<Candidate> best;
+  Candidate least;
+  int tried = 0;
+};
+Choice choose(const Budget&, const Space&, const DryRun&);
+
+// The levels of saving, cheapest time per byte first; each level recomputes or offloads what the one before does, and more.
+struct Level { const char* name; nn::LayerSave save; };
+const std::vector<Level>& ladder();
+// "layers 0-7: keep all; 8-31: recompute mlp"
+std::string describe_saves(const Plan&);
+
+// The table that a person reads in ten seconds.
+std::string report(const Candidate&, const Budget&, const DeviceSpec&, int64_t process_bytes);
+
+}  // namespace thimble::plan

@@ -1,0 +1,183 @@
+// Packing and unpacking NF4: the choice of codes is bitsandbytes' to the byte (x times the reciprocal of absmax, strict thresholds, an
+// all-zero block giving 0 * inf = NaN and so code 0). Checked against bitsandbytes 0.50.2.
+#include "quant/nf4.h"
+
+#include "quant/nf4_codec.h"
+
+namespace thimble::quant {
+namespace {
+
+constexpr int64_t grain = 256;  // blocks a thread takes at least
+
+// Codes of up to 64 numbers, one a byte; returns absmax.
+template <class T>
+float block_codes(uint8_t (&codes)[nf4_block], const T* x, int64_t n) {
+  alignas(64) float v[nf4_block] = {};
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) v[i] = float(x[i]);
+  const float absmax = largest_magnitude(v, nf4_block);
+  const float r = 1.0f / absmax;
+#pragma omp simd
+  for (int64_t i = 0; i < nf4_block; ++i) {
+    const float u = v[i] * r;
+    int32_t code = 0;
+#pragma GCC unroll 15
+    for (int k = 0; k < 15; ++k) code += u > nf4_thresholds[size_t(k)] ? 1 : 0;
+    codes[i] = uint8_t(code);
+  }
+  return absmax;
+}
+
+template <class T>
+void quantize(uint8_t* out, float* absmax, const T* x, int64_t count) {
+  parallel_for(nf4_blocks(count), grain, [&](int64_t begin, int64_t end) {
+    for (int64_t b = begin; b < end; ++b) {
+      const int64_t first = b * nf4_block, n = std::min(nf4_block, count - first);
+      uint8_t codes[nf4_block];
+      absmax[b] = block_codes(codes, x + first, n);
+      uint8_t* to = out + first / 2;
+      uint8_t packed[nf4_block / 2];
+#pragma omp simd
+      for (int i = 0; i < nf4_block / 2; ++i) packed[i] = uint8_t(codes[2 * i] << 4 | codes[2 * i + 1]);
+      if (n % 2 == 1) packed[n / 2] &= 0xf0;  // the half byte behind the last weight is 0
+      std::memcpy(to, packed, size_t(n + 1) / 2);
+    }
+  });
+}
+
+void write8(float* to, F8 v) { std::memcpy(to, &v, sizeof v); }
+void write8(bf16* to, F8 v) {  // v was rounded to bf16 before
+  const H8 h = __builtin_convertvector((U8)v >> 16, H8);
+  std::memcpy(static_cast<void*>(to), &h, sizeof h);
+}
+void write8(f16* to, F8 v) {
+  for (int i = 0; i < 8; ++i) to[i] = f16(v[i]);
+}
+
+template <class T>
+void unpack_block(T* to, const uint8_t* codes, float scale) {
+  Nf4Table table(scale);
+  if constexpr (std::is_same_v<T, bf16>) {  // 16 roundings instead of 64
+    for (int i = 0; i < 8; ++i) table.low[i] = bf16(table.low[i]), table.high[i] = bf16(table.high[i]);
+  }
+#pragma GCC unroll 8
+  for (int j = 0; j < 8; ++j) write8(to + 8 * j, table.lookup(codes + 4 * j));
+}
+
+template <class T>
+void unpack_all(T* to, const Nf4Bytes& w) {
+  constexpr int64_t batch = 64;
+  parallel_for(nf4_blocks(w.count), grain, [&](int64_t begin, int64_t end) {
+    alignas(64) float scales[batch];
+    for (int64_t b = begin; b < end; b += batch) {
+      const int64_t n = std::min(batch, end - b);
+      w.scales(scales, b, n);
+      for (int64_t i = 0; i < n; ++i) {
+        const int64_t first = (b + i) * nf4_block;
+        if (first + nf4_block <= w.count) {
+          unpack_block(to + first, w.codes + first / 2, scales[i]);
+        } else {
+          for (int64_t k = first; k < w.count; ++k) to[k] = T(nf4_values[size_t(w.code(k))] * scales[i]);
+        }
+      }
+    }
+  });
+}
+
+}  // namespace
+
+void nf4_parts(const Shape& matrix, DType, std::array<Part, 4>& out, int& count) {
+  const int64_t n = matrix.count();
+  out[0] = {"", DType::u8, {(n + 1) / 2}};
+  out[1] = {".absmax", DType::f32, {nf4_blocks(n)}};
+  count = 2;
+}
+
+void nf4_dq_parts(const Shape& matrix, DType, std::array<Part, 4>& out, int& count) {
+  const int64_t n = matrix.count();
+  out[0] = {"", DType::u8, {(n + 1) / 2}};
+  out[1] = {".absmax", DType::u8, {nf4_blocks(n)}};
+  out[2] = {".nested_absmax", DType::f32, {nested_blocks(n)}};
+  out[3] = {".offset", DType::f32, {1}};
+  count = 4;
+}
+
+void nf4_quantize(Stream& s, Tensor codes, Tensor absmax, Tensor dense) {
+  const int64_t n = dense.count();
+  check(codes.dtype == DType::u8 && codes.count() == (n + 1) / 2, "nf4: two codes a byte");
+  check(absmax.dtype == DType::f32 && absmax.count() == nf4_blocks(n), "nf4: an f32 scale a block");
+  launch(s, {.name = "nf4 quantize", .bytes = double(dense.bytes() + codes.bytes() + absmax.bytes())}, [&] {
+    visit_float(dense.dtype, [&](auto t) { quantize(codes.get<uint8_t>(), absmax.get<float>(), dense.get<decltype(t)>(), n); });
+  }, no_cuda_yet);
+}
+
+void nf4_offset(Stream& s, Tensor offset, Tensor absmax) {
+  check(offset.dtype == DType::f32 && offset.count() == 1 && absmax.dtype == DType::f32, "nf4 offset: the mean of f32 scales");
+  launch(s, {.name = "nf4 offset", .bytes = double(absmax.bytes() + offset.bytes())}, [&] {
+    const float* x = absmax.get<float>();
+    const int64_t n = absmax.count();
+    double sums[8] = {};  // one thread: a sixty-fourth of the weights, and the order stays what it is
+    int64_t i = 0;
+    for (; i + 8 <= n; i += 8) {
+#pragma omp simd
+      for (int j = 0; j < 8; ++j) sums[j] += double(x[i + j]);
+    }
+    for (; i < n; ++i) sums[i % 8] += double(x[i]);
+    double sum = 0;
+    for (const double part : sums) sum += part;
+    *offset.get<float>() = n ? float(sum / double(n)) : 0.0f;
+  }, no_cuda_yet);
+}
+
+void nf4_nest(Stream& s, Tensor codes, Tensor nested_absmax, Tensor absmax, Tensor offset) {
+  const int64_t n = absmax.count(), groups = (n + nested_block - 1) / nested_block;
+  check(codes.dtype == DType::u8 && codes.count() == n, "nf4 nest: an 8-bit code a scale");
+  check(nested_absmax.dtype == DType::f32 && nested_absmax.count() == groups, "nf4 nest: an f32 scale for 256 scales");
+  check(absmax.dtype == DType::f32 && offset.dtype == DType::f32 && offset.count() == 1, "nf4 nest: f32 scales and their mean");
+  launch(s, {.name = "nf4 nest", .bytes = double(absmax.bytes() + codes.bytes() + nested_absmax.bytes())}, [&] {
+    const DynamicMap& map = signed_map();
+    const float* x = absmax.get<float>();
+    uint8_t* to = codes.get<uint8_t>();
+    float* scales = nested_absmax.get<float>();
+    const float off = *offset.get<float>();
+    parallel_for(groups, 16, [&](int64_t begin, int64_t end) {
+      for (int64_t g = begin; g < end; ++g) {
+        const int64_t first = g * nested_block, m = std::min(nested_block, n - first);
+        float v[nested_block];
+#pragma omp simd
+        for (int64_t i = 0; i < m; ++i) v[i] = x[first + i] - off;
+        scales[g] = largest_magnitude(v, m);
+        const float r = 1.0f / scales[g];
+#pragma omp simd
+        for (int64_t i = 0; i < m; ++i) to[first + i] = uint8_t(map.nearest(v[i] * r));
+      }
+    });
+  }, no_cuda_yet);
+}
+
+void nf4_pack(Stream& s, const Weight& out, Tensor dense) {
+  check_parts(out);
+  check(dense.count() == out.shape.count(), "nf4 pack: as many numbers as the matrix has");
+  nf4_quantize(s, out.parts[0], out.parts[1], dense);
+}
+
+void nf4_dq_pack(Stream& s, const Weight& out, Tensor dense) {
+  check_parts(out);
+  check(dense.count() == out.shape.count(), "nf4_dq pack: as many numbers as the matrix has");
+  const Scope scope(s.arena);
+  const Tensor absmax = s.scratch("nf4 absmax", DType::f32, {nf4_blocks(dense.count())});
+  nf4_quantize(s, out.parts[0], absmax, dense);
+  nf4_offset(s, out.parts[3], absmax);
+  nf4_nest(s, out.parts[1], out.parts[2], absmax, out.parts[3]);
+}
+
+void nf4_unpack(Stream& s, Tensor dense, const Weight& w) {
+  check_parts(w);
+  check(dense.count() == w.shape.count(), "nf4 unpack: as many numbers as the matrix has");
+  launch(s, {.name = "nf4 unpack", .bytes = double(bytes_of(w) + dense.bytes())}, [&] {
+    const Nf4Bytes bytes(w);
+    visit_float(dense.dtype, [&](auto t) { unpack_all(dense.get<decltype(t)>(), bytes); });
+  }, no_cuda_yet);
+}
+
+}  // namespace thimble::quant

@@ -1,0 +1,67 @@
+// Reading NF4 on the cpu: scales and weights of packed blocks, for unpacking and for the product. Internal to quant.
+// A block's code book is scaled first (16 products), so each weight costs a table lookup and is the very number that unpack writes.
+#pragma once
+#include "quant/dynamic8.h"
+#include "quant/few_tokens.h"
+#include "quant/nf4.h"
+
+namespace thimble::quant {
+
+// The bytes of a packed matrix; read inside launch() only.
+struct Nf4Bytes {
+  const uint8_t* codes = nullptr;
+  const float* absmax = nullptr;          // nf4: a scale a block
+  const uint8_t* nested_codes = nullptr;  // nf4_dq: its code,
+  const float* nested_absmax = nullptr;   // the scale of 256 of them,
+  const float* map = nullptr;             // the signed dynamic map,
+  float offset = 0;                       // and what was taken off
+  int64_t count = 0, columns = 0;
+
+  explicit Nf4Bytes(const Weight& w) : codes(w.parts[0].get<uint8_t>()), count(w.shape.count()), columns(w.shape[1]) {
+    if (w.format == FormatId::nf4) {
+      absmax = w.parts[1].get<float>();
+      return;
+    }
+    nested_codes = w.parts[1].get<uint8_t>();
+    nested_absmax = w.parts[2].get<float>();
+    map = signed_map().values().data();
+    offset = count ? *w.parts[3].get<float>() : 0.0f;
+  }
+
+  int code(int64_t i) const { return i % 2 == 0 ? codes[i / 2] >> 4 : codes[i / 2] & 15; }
+
+  // The scales of blocks [first, first + n). A float sum taken in double and rounded once is the float sum: written so because the
+  // reference rounds the product before it adds the offset, and a fused multiply-add would not.
+  void scales(float* out, int64_t first, int64_t n) const {
+    if (absmax) {
+      std::memcpy(out, absmax + first, size_t(n) * sizeof(float));
+      return;
+    }
+#pragma omp simd
+    for (int64_t i = 0; i < n; ++i) {
+      const float product = map[nested_codes[first + i]] * nested_absmax[(first + i) / nested_block];
+      out[i] = float(double(product) + double(offset));
+    }
+  }
+};
+
+// One block's code book times its scale.
+struct Nf4Table {
+  F8 low, high;
+
+  Nf4Table() = default;
+  explicit Nf4Table(float scale) : low(load_as<F8>(nf4_values.data()) * scale), high(load_as<F8>(nf4_values.data() + 8) * scale) {}
+
+  // The eight weights of four bytes.
+  F8 lookup(const uint8_t* codes) const {
+    typedef int32_t I8 __attribute__((vector_size(32)));
+    uint32_t word;
+    std::memcpy(&word, codes, 4);
+    constexpr U8 shifts = {4, 0, 12, 8, 20, 16, 28, 24};  // the even weight lies in the high half of its byte
+    const U8 spread = U8{} + word;
+    return __builtin_shuffle(low, high, (I8)((spread >> shifts) & 15));
+  }
+};
+static_assert(std::endian::native == std::endian::little, "the codes of a word are taken in the order of its bytes");
+
+}  // namespace thimble::quant

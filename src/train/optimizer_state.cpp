@@ -1,0 +1,66 @@
+// A group's states lie one behind the other, laid out once; where the group is, its base says.
+#include "train/optimizer_state.h"
+
+#include <algorithm>
+
+#include "ops/elementwise.h"
+
+namespace thimble::train {
+
+OptimizerState::OptimizerState(comm::Rank& rank, const std::vector<nn::Model::Trained>& trained, optim::OptimizerId id, bool paged, float weight_decay)
+    : rank_(rank), id_(id) {
+  int last_layer = -2;
+  for (const auto& t : trained) {
+    if (t.spec->layer != last_layer) groups_.emplace_back();
+    last_layer = t.spec->layer;
+    Group& g = groups_.back();
+    const int64_t count = t.value.count();
+    int n = 0;
+    const auto parts = optim::states_of(id, count, n);
+    // Norms are not decayed, as transformers' Trainer has it.
+    optim::Update u{.param = t.value.view({count}), .grad = t.gradient.view({count}), .weight_decay = t.spec->role == store::Role::norm ? 0 : weight_decay};
+    auto& offsets = g.offsets.emplace_back();
+    for (int i = 0; i < n; ++i) {
+      u.states[size_t(i)] = Tensor{nullptr, parts[size_t(i)].dtype, parts[size_t(i)].shape};
+      offsets[size_t(i)] = g.bytes;
+      g.bytes += aligned(u.states[size_t(i)].bytes());
+    }
+    g.updates.push_back(u);
+  }
+  int64_t largest = 0;
+  for (Group& g : groups_) {
+    g.home = (paged ? rank.pinned : rank.memory).take(Use::optimizer, "optimizer states", DType::u8, {g.bytes});
+    largest = std::max(largest, g.bytes);
+  }
+  if (paged) ring_ = std::make_unique<Ring>(rank.stream, rank.memory, "optimizer states", 2, largest);
+}
+
+std::span<const optim::Update> OptimizerState::placed(Group& g, std::byte* base) {
+  for (size_t i = 0; i < g.updates.size(); ++i)
+    for (size_t s = 0; s < 4; ++s)
+      if (g.updates[i].states[s].count() && g.updates[i].states[s].shape.rank()) g.updates[i].states[s].data = base + g.offsets[i][s];
+  return g.updates;
+}
+
+void OptimizerState::reset() {
+  for (size_t i = 0; i < groups_.size(); ++i) {
+    Group& g = groups_[i];
+    const Tensor bytes = ring_ ? ring_->acquire_to_fill(int(i), g.bytes) : g.home;
+    optim::zero_states(rank_.stream, id_, placed(g, static_cast<std::byte*>(bytes.data)));
+    if (ring_) ring_->release(int(i), g.home);
+  }
+  if (ring_) ring_->forget();
+}
+
+void OptimizerState::update(Tensor scalars, const optim::AdamW& adam) {
+  for (size_t i = 0; i < groups_.size(); ++i) {
+    Group& g = groups_[i];
+    const Tensor bytes = ring_ ? ring_->acquire(int(i), g.home) : g.home;
+    if (ring_ && i + 1 < groups_.size()) ring_->prefetch(int(i + 1), groups_[i + 1].home);
+    optim::update(rank_.stream, id_, placed(g, static_cast<std::byte*>(bytes.data)), scalars, adam);
+    if (ring_) ring_->release(int(i), g.home);
+  }
+  if (ring_) ring_->drain();
+}
+
+}  // namespace thimble::train

@@ -1,0 +1,188 @@
+// One optimizer step: zero the gradients, run the window's micro-batches, clip by the global norm, update.
+#include "train/trainer.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "base/philox.h"
+#include "ops/elementwise.h"
+
+namespace thimble::train {
+namespace {
+
+constexpr int64_t staging_bytes = int64_t{1} << 20;
+constexpr int token_rows = 4;  // ids, targets, positions, start
+
+Tensor element(Tensor t, int i) { return t.rows(i, 1); }
+
+}  // namespace
+
+bool StepResult::finite() const { return std::isfinite(loss) && std::isfinite(grad_norm); }
+
+Trainer::Trainer(comm::Rank& rank, const Setup& setup, const plan::Plan& plan)
+    : rank_(rank), setup_(setup),
+      model_(rank, setup.model, setup.method, {.layers = int(setup.model.layers.size()), .resident = plan.resident_layers}),
+      decoder_(rank, model_, {.save = plan.save, .head_chunk = plan.head_chunk}, plan.micro_batch * setup.tokens_per_row) {
+  model_.take_gradients(rank);
+  optimizer_.emplace(rank, model_.trained(), setup.optimizer, plan.paged_optimizer, setup.weight_decay);
+  const int64_t cap = plan.micro_batch * setup.tokens_per_row;
+  tokens_ = rank.memory.take(Use::batch, "tokens", DType::i32, {token_rows, cap});
+  scalars_ = rank.memory.take(Use::batch, "scalars", DType::f32, {scalar_total});
+  results_ = rank.memory.take(Use::batch, "results", DType::f32, {result_count});
+  correct_ = rank.memory.take(Use::batch, "correct", DType::i32, {1});
+  host_tokens_ = rank.pinned.take(Use::batch, "tokens", DType::i32, {token_rows, cap});
+  host_scalars_ = rank.pinned.take(Use::batch, "scalars", DType::f32, {scalar_total});
+  host_results_ = rank.pinned.take(Use::batch, "results", DType::f32, {result_count});
+  host_correct_ = rank.pinned.take(Use::batch, "correct", DType::i32, {1});
+  int64_t largest = 0;
+  for (const auto& t : model_.trained()) largest = std::max(largest, t.value.bytes());
+  staging_ = rank.pinned.take(Use::scratch, "staging", DType::u8, {std::min(largest, staging_bytes)});
+}
+
+void Trainer::load(const store::WeightSource* source) {
+  model_.load(source);
+  decoder_.load();
+  uint64_t stream = 0;
+  if (!setup_.method.trains_weights)
+    load_adapters([&](const store::ParamSpec& spec, Tensor value) {
+      ++stream;
+      const float bound = spec.role == store::Role::lora_a ? 1.0f / std::sqrt(float(spec.shape[1])) : 0.0f;
+      auto* v = value.get<float>();
+      for (int64_t i = 0; i < value.count(); ++i) v[i] = bound * (2 * uniform_at(setup_.seed, stream, uint64_t(i)) - 1);
+    });
+  optimizer_->reset();
+}
+
+void Trainer::load_adapters(const std::function<void(const store::ParamSpec&, Tensor)>& read) {
+  for (const auto& t : model_.trained()) {
+    const Scope scope(rank_.pinned);
+    const Tensor staging = rank_.pinned.take(Use::scratch, "adapter", DType::f32, t.value.shape);
+    if (!rank_.is_phantom()) read(*t.spec, staging);
+    rank_.upload("adapter", t.value, staging);
+  }
+}
+
+nn::Tokens Trainer::upload(const data::MicroBatch& batch) {
+  const auto n = int64_t(batch.ids.size());
+  check(n > 0 && n <= tokens_.shape[1], "a micro-batch has at most the planned tokens");
+  const Shape shape{token_rows, n};
+  const Tensor host{host_tokens_.data, DType::i32, shape}, device{tokens_.data, DType::i32, shape};
+  if (!rank_.is_phantom()) {
+    const std::vector<int32_t>* rows[token_rows] = {&batch.ids, &batch.targets, &batch.positions, &batch.start};
+    for (int i = 0; i < token_rows; ++i) std::memcpy(host.rows(i, 1).data, rows[i]->data(), size_t(n) * sizeof(int32_t));
+  }
+  rank_.upload("tokens", device, host);
+  const auto row = [&](int i) { return device.rows(i, 1).view({n}); };
+  return {row(0), row(1), row(2), row(3)};
+}
+
+nn::LossOut Trainer::loss_out() const { return {element(results_, loss_sum), correct_, element(scalars_, loss_scale)}; }
+
+// grad_scale = min(1, max_norm / norm); not finite where the norm is not, which the update takes as: leave everything as it is.
+void Trainer::clip() {
+  const float most = setup_.max_grad_norm;
+  const Tensor sum = element(results_, squares), scale = element(scalars_, optim::grad_scale);
+  launch(rank_.stream, {.name = "clip", .flops = 4, .bytes = 8}, [&] {
+    const float norm = std::sqrt(*sum.get<float>());
+    *scale.get<float>() = most > 0 && norm > most ? most / (norm + 1e-6f) : norm * 0 + 1;
+  }, no_cuda_yet);
+}
+
+void Trainer::fetch_results() {
+  rank_.download("results", host_results_, results_);
+  rank_.download("correct", host_correct_, correct_);
+}
+
+StepResult Trainer::step(std::span<const data::MicroBatch> window, double learning_rate) {
+  StepResult result;
+  for (const auto& m : window) {
+    result.tokens += int64_t(m.ids.size());
+    for (const int32_t t : m.targets) result.targets += t >= 0;
+  }
+  const auto adam = setup_.adam;
+  const auto t = double(++steps_);
+  if (!rank_.is_phantom()) {
+    auto* s = host_scalars_.get<float>();
+    s[optim::learning_rate] = float(learning_rate);
+    s[optim::bias1] = float(1 - std::pow(double(adam.beta1), t));
+    s[optim::sqrt_bias2] = float(std::sqrt(1 - std::pow(double(adam.beta2), t)));
+    s[optim::grad_scale] = 1;
+    s[loss_scale] = float(1.0 / double(std::max<int64_t>(1, result.targets)));
+  }
+  rank_.upload("scalars", scalars_, host_scalars_);
+  ops::zero(rank_.stream, model_.all_gradients());
+  ops::zero(rank_.stream, results_);
+  ops::zero(rank_.stream, correct_);
+  for (const auto& m : window) decoder_.forward_backward(upload(m), loss_out());
+  ops::sum_of_squares(rank_.stream, element(results_, squares), model_.all_gradients());
+  clip();
+  optimizer_->update(scalars_, adam);
+  fetch_results();
+  if (rank_.is_phantom()) return result;
+  result.loss = host_results_.get<float>()[loss_sum];
+  result.grad_norm = std::sqrt(double(host_results_.get<float>()[squares]));
+  return result;
+}
+
+EvalResult Trainer::evaluate(std::span<const data::MicroBatch> batches) {
+  EvalResult result;
+  double sum = 0;
+  for (const auto& m : batches) {
+    if (!rank_.is_phantom()) host_scalars_.get<float>()[loss_scale] = 1;
+    rank_.upload("scalars", scalars_, host_scalars_);
+    ops::zero(rank_.stream, results_);
+    ops::zero(rank_.stream, correct_);
+    decoder_.forward(upload(m), loss_out());
+    fetch_results();
+    if (rank_.is_phantom()) continue;
+    sum += host_results_.get<float>()[loss_sum];
+    result.correct += *host_correct_.get<int32_t>();
+    for (const int32_t t : m.targets) result.targets += t >= 0;
+  }
+  result.loss = result.targets ? sum / double(result.targets) : 0;
+  return result;
+}
+
+void Trainer::save(const std::function<void(const store::ParamSpec&, Tensor rows)>& write) {
+  for (const auto& t : model_.trained()) {
+    const int64_t row_bytes = t.value.shape.row() * size_of(t.value.dtype);
+    const int64_t step = std::max<int64_t>(1, staging_.bytes() / std::max<int64_t>(1, row_bytes));
+    for (int64_t row = 0; row < t.value.shape.rows(); row += step) {
+      const Tensor rows = t.value.rows(row, std::min(step, t.value.shape.rows() - row));
+      const Tensor host{staging_.data, rows.dtype, rows.shape};
+      rank_.download("saving", host, rows);
+      if (!rank_.is_phantom()) write(*t.spec, host);
+    }
+  }
+}
+
+plan::Outcome Trainer::rehearse(const DeviceSpec& spec, const Setup& setup, const plan::Plan& plan) {
+  const auto device = phantom_device(spec);
+  comm::Rank rank(*device, comm::boundless);
+  Trainer trainer(rank, setup, plan);
+  trainer.load(nullptr);
+  plan::Outcome outcome;
+  outcome.tokens = plan.micro_batch * setup.tokens_per_row;
+  const auto cap = size_t(outcome.tokens);
+  const std::vector<int32_t> zeros(cap);
+  const data::MicroBatch batch{zeros, zeros, zeros, zeros};
+  const auto timed = [&](int64_t micro_batches) {
+    const size_t begin = rank.ledger.entries().size();
+    trainer.step(std::vector<data::MicroBatch>(size_t(micro_batches), batch), 1e-4);
+    const auto& all = rank.ledger.entries();
+    return plan::predicted_seconds({all.begin() + std::ptrdiff_t(begin), all.end()}, spec);
+  };
+  const double none = timed(0), one = timed(1);
+  outcome.update_seconds = none;
+  outcome.micro_seconds = std::max(0.0, one - none);
+  trainer.evaluate({&batch, 1});
+  trainer.save(nullptr);
+  for (const Tier t : {Tier::device, Tier::pinned, Tier::host}) {
+    outcome.peak[size_t(t)] = rank.ledger.peak(t);
+    outcome.at_peak[size_t(t)] = rank.ledger.at_peak(t);
+  }
+  return outcome;
+}
+
+}  // namespace thimble::train

@@ -1,0 +1,78 @@
+// The step, and all that a run does besides: load, evaluate, save. Everything takes its bytes in the constructor or from the step's stack, so
+// a rehearsal on a phantom is the plan of a run.
+#pragma once
+#include <span>
+
+#include "data/batches.h"
+#include "nn/decoder.h"
+#include "plan/plan.h"
+#include "train/optimizer_state.h"
+
+namespace thimble::train {
+
+// What is trained and how: everything of a run that changes its numbers, but the data.
+struct Setup {
+  nn::ModelSpec model;
+  nn::Method method;
+  optim::OptimizerId optimizer = optim::OptimizerId::adamw;
+  optim::AdamW adam;
+  float weight_decay = 0;
+  float max_grad_norm = 1;    // 0: no clipping
+  int64_t tokens_per_row = 0; // cutoff_len
+  uint64_t seed = 42;         // of new adapters
+};
+
+struct StepResult {
+  double loss = 0;        // mean over the targets of the window
+  double grad_norm = 0;   // before clipping
+  int64_t targets = 0, tokens = 0;
+  bool finite() const;    // else nothing was updated
+};
+
+struct EvalResult {
+  double loss = 0;         // mean over the targets
+  int64_t targets = 0, correct = 0;
+};
+
+class Trainer {
+ public:
+  Trainer(comm::Rank&, const Setup&, const plan::Plan&);
+
+  // Weights from `source` (null on a phantom), new adapters by the seed: A as PEFT's kaiming_uniform(sqrt 5), B zero.
+  void load(const store::WeightSource* source);
+  // Adapters from a PEFT folder instead of new ones. `read(spec, host f32 tensor)` fills one.
+  void load_adapters(const std::function<void(const store::ParamSpec&, Tensor)>& read);
+  StepResult step(std::span<const data::MicroBatch> window, double learning_rate);
+  EvalResult evaluate(std::span<const data::MicroBatch>);
+  // Hands every trained tensor, brought to host memory, to `write`, piece by piece where it is large: (spec, first row, rows).
+  void save(const std::function<void(const store::ParamSpec&, Tensor rows)>& write);
+
+  // Load, `window` micro-batches of a step, evaluate, save, all at their caps: what a plan is made of. Returns the dry run's outcome.
+  static plan::Outcome rehearse(const DeviceSpec&, const Setup&, const plan::Plan&);
+
+  nn::Model& model() { return model_; }
+  nn::Decoder& decoder() { return decoder_; }
+  int64_t steps() const { return steps_; }
+
+ private:
+  // f32 values of the step, on the device; the first four are optim's.
+  enum Scalar { loss_scale = optim::scalar_count, scalar_total };
+  enum Result { loss_sum, squares, result_count };
+
+  nn::Tokens upload(const data::MicroBatch&);
+  nn::LossOut loss_out() const;
+  void clip();
+  void fetch_results();
+
+  comm::Rank& rank_;
+  Setup setup_;
+  nn::Model model_;
+  nn::Decoder decoder_;
+  std::optional<OptimizerState> optimizer_;
+  Tensor tokens_, scalars_, results_, correct_;                       // on the device
+  Tensor host_tokens_, host_scalars_, host_results_, host_correct_;   // pinned
+  Tensor staging_;                                                    // pinned: adapters in, trained tensors out
+  int64_t steps_ = 0;
+};
+
+}  // namespace thimble::train
