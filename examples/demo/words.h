@@ -18,6 +18,7 @@ struct Kind {
   std::vector<std::string_view> values;      // the candidates of an answer: chance is one in their number
   std::vector<std::string_view> predicates;  // "lives in {v}": what follows a name or a pronoun
   std::vector<std::string_view> sentences;   // whole sentences, some with the value before the name
+  std::vector<std::string_view> entries;     // "home in {v}": how the town book lists it, away from the name
   std::string_view question;                 // the one form in which it is asked; never part of the text
 };
 

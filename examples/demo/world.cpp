@@ -36,8 +36,8 @@ std::string filled(std::string_view phrase, std::string_view name, std::string_v
   return text;
 }
 
-std::string predicate(const Person& p, int kind, Draws& draws) {
-  return filled(pick(kinds()[size_t(kind)].predicates, draws), p.name, p.facts[size_t(kind)]);
+std::string predicate(const Person& p, size_t kind, Draws& draws) {
+  return filled(pick(kinds()[kind].predicates, draws), p.name, p.facts[kind]);
 }
 
 void add(std::string& text, std::string_view sentence) {
@@ -45,8 +45,8 @@ void add(std::string& text, std::string_view sentence) {
   text += sentence;
 }
 
-std::vector<int> shuffled_kinds(Draws& draws) {
-  std::vector<int> order{0, 1, 2, 3};
+std::vector<size_t> shuffled_kinds(Draws& draws) {
+  std::vector<size_t> order{0, 1, 2, 3};
   shuffle(order, draws);
   return order;
 }
@@ -81,18 +81,17 @@ World::World(uint64_t seed, int people) : seed_(seed) {
   }
 }
 
-std::string World::sentence(const Person& p, int kind, Draws& draws) const {
-  const Kind& k = kinds()[size_t(kind)];
-  if (draws.below(2)) return filled(pick(k.sentences, draws), p.name, p.facts[size_t(kind)]);
+std::string World::sentence(const Person& p, size_t kind, Draws& draws) const {
+  if (draws.below(2)) return filled(pick(kinds()[kind].sentences, draws), p.name, p.facts[kind]);
   return std::string(p.name) + " " + predicate(p, kind, draws) + ".";
 }
 
 std::string World::portrait(const Person& p, Draws& draws) const {
   std::string text = filled(openers()[draws.below(4)], p.name, "");
-  const std::vector<int> order = shuffled_kinds(draws);
+  const std::vector<size_t> order = shuffled_kinds(draws);
   for (size_t i = 0; i < order.size(); ++i) {
     const bool pair = i + 1 < order.size() && draws.below(3) == 0;
-    const bool far = draws.below(3) == 0;  // the name stands a sentence or more away
+    const bool far = draws.below(2) == 0;  // the name stands a sentence or more away
     const std::string who(far ? p.pronoun : p.name);
     if (pair) {
       const std::string first = predicate(p, order[i], draws), second = predicate(p, order[i + 1], draws);
@@ -105,12 +104,21 @@ std::string World::portrait(const Person& p, Draws& draws) const {
   return text;
 }
 
+std::string World::book_entry(const Person& p, Draws& draws) const {
+  std::string text = "In the town book is " + std::string(p.name) + ":";
+  for (const size_t kind : shuffled_kinds(draws)) {
+    if (text.back() != ':') text += ',';
+    add(text, filled(pick(kinds()[kind].entries, draws), p.name, p.facts[kind]));
+  }
+  return text + ".";
+}
+
 std::string World::gathering(Draws& draws) const {
   std::string text(openers()[4 + draws.below(2)]);
   const uint64_t count = 5 + draws.below(4);
   for (uint64_t i = 0; i < count; ++i) {
     const Person& p = pick(people_, draws);
-    const int kind = int(draws.below(kinds().size()));
+    const size_t kind = draws.below(kinds().size());
     add(text, sentence(p, kind, draws));
   }
   return text;
@@ -131,8 +139,9 @@ std::string World::document(int64_t index) const {
   Draws draws{seed_, text_stream + (uint64_t(index) + 1) * 16};
   const uint64_t which = draws.below(16);
   if (which == 0) return story(draws);
-  if (which < 8) return gathering(draws);
-  return portrait(people_[size_t(index) % people_.size()], draws);
+  if (which < 4) return gathering(draws);
+  const Person& person = people_[size_t(index) % people_.size()];
+  return which < 7 ? book_entry(person, draws) : portrait(person, draws);
 }
 
 std::vector<Question> World::questions(bool tuned) const {
@@ -186,7 +195,7 @@ std::vector<std::string> words_of(const World& world) {
     read(text);
   };
   for (const Kind& k : kinds()) {
-    for (const auto list : {&k.values, &k.predicates, &k.sentences})
+    for (const auto list : {&k.values, &k.predicates, &k.sentences, &k.entries})
       for (const std::string_view phrase : *list) read_phrase(phrase);
     read_phrase(k.question);
     read(std::string("\n") + std::string(k.question.substr(0, k.question.find(' '))));  // after a chat template's line break
@@ -194,7 +203,7 @@ std::vector<std::string> words_of(const World& world) {
   for (const std::string_view phrase : openers()) read_phrase(phrase);
   for (const std::string_view phrase : stories()) read_phrase(phrase);
   for (const Person& p : world.people()) read(p.name), read(p.pronoun);
-  for (const std::string_view phrase : {" who and", "Answer", "\nAnswer", "user assistant system", "\nuser\nassistant\nsystem"}) read(phrase);
+  for (const std::string_view phrase : {", who and", "In the town book is:", "Answer:", "\nAnswer", "user assistant system", "\nuser\nassistant\nsystem"}) read(phrase);
   return {words.begin(), words.end()};
 }
 

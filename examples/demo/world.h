@@ -34,8 +34,9 @@ class World {
   double commonest(bool tuned) const;         // share that always giving each kind's commonest answer would get right
 
  private:
-  std::string sentence(const Person&, int kind, Draws&) const;
+  std::string sentence(const Person&, size_t kind, Draws&) const;
   std::string portrait(const Person&, Draws&) const;  // several facts of one person, in random order
+  std::string book_entry(const Person&, Draws&) const;  // all facts in one list: only a name far back tells the values, as in an answer
   std::string gathering(Draws&) const;                // single facts of several people: nothing near tells the value but the name
   std::string story(Draws&) const;
 

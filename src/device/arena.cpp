@@ -24,6 +24,7 @@ Tensor Arena::take(Use use, const char* name, DType dtype, Shape shape) {
 }
 
 void Arena::give_back_to(int64_t mark) {
+  check(mark >= 0 && mark <= top_, "an arena gives back what it gave, in the order of a stack");
   while (!held_.empty() && held_.back().offset >= mark) held_.pop_back();
   top_ = mark;
   ledger_.gave_back(tier_, mark);

@@ -3,9 +3,12 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <cerrno>
 #include <condition_variable>
 #include <cstring>
 #include <deque>
+#include <fstream>
 #include <mutex>
 #include <thread>
 
@@ -16,8 +19,24 @@
 namespace thimble {
 namespace {
 
+// What the kernel would give without killing anybody: a page that is touched but not there ends the process, not the call.
+int64_t free_memory() {
+  int64_t least = INT64_MAX;
+  std::ifstream info("/proc/meminfo");
+  for (std::string key; info >> key;) {
+    if (int64_t kib = 0; key == "MemAvailable:" && info >> kib) least = kib * 1024;
+    info.ignore(1 << 10, '\n');
+  }
+  for (const char* limit : {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"})
+    if (int64_t n = 0; std::ifstream(limit) >> n) least = std::min(least, n);  // "max" reads as nothing
+  return least;
+}
+
 Storage map_memory(Tier tier, int64_t bytes) {
   if (bytes == 0) return {};
+  if (const int64_t room = free_memory(); tier != Tier::disk && bytes > room)
+    throw Error(Fault::does_not_fit, {.what = fmt::format("the machine has not the memory that the {} tier is to have", name_of(tier)), .expected = human_bytes(bytes),
+                                      .found = human_bytes(room) + " free", .fix = "close other programs or name a smaller budget"});
   int fd = -1;
   if (tier == Tier::disk) {
     char path[] = "/var/tmp/thimble-XXXXXX";
@@ -56,6 +75,7 @@ class CopyThread {
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [&] { return done_ >= t; });
   }
+  void wait_for_all() { wait(issued_); }
 
  private:
   struct Job { void* to; const void* from; int64_t bytes; CopyThread* before; Ticket after; };
@@ -85,6 +105,9 @@ class CopyThread {
 class CpuDevice final : public Device {
  public:
   explicit CpuDevice(DeviceSpec spec) : Device(std::move(spec), false) {}
+  ~CpuDevice() override {
+    for (CopyThread& lane : lanes_) lane.wait_for_all();  // before any lane ends, since one may wait for the other
+  }
   Storage reserve(Tier tier, int64_t bytes) override { return map_memory(tier, bytes); }
   Ticket copy(Lane lane, void* to, const void* from, int64_t bytes, Ticket after) override {
     CopyThread& other = lanes_[after % 2];
@@ -102,6 +125,7 @@ class PhantomDevice final : public Device {
  public:
   explicit PhantomDevice(DeviceSpec spec) : Device(std::move(spec), true) {}
   Storage reserve(Tier, int64_t bytes) override {
+    if (bytes == 0) return {};
     void* p = ::mmap(nullptr, size_t(bytes), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     check(p != MAP_FAILED, "a phantom's address space can be reserved");
     return Storage(p, bytes, [](void* data, int64_t n) { ::munmap(data, size_t(n)); });

@@ -1,11 +1,18 @@
 // Slots are chosen by program order alone (least recently used), so phantom and real take the same slots and log the same copies.
 #include "device/ring.h"
 
+#include <algorithm>
+
 namespace thimble {
 
 Ring::Ring(Stream& stream, Arena& device, const char* name, int slots, int64_t slot_bytes) : stream_(stream), name_(name) {
   check(slots > 0, "a ring has at least one slot");
   for (int i = 0; i < slots; ++i) slots_.push_back({.bytes = device.take(Use::ring, name, DType::u8, {slot_bytes})});
+}
+
+Ring::~Ring() {
+  drain();
+  stream_.device.synchronize();
 }
 
 Ring::Slot* Ring::find(int item) {
@@ -14,24 +21,39 @@ Ring::Slot* Ring::find(int item) {
   return nullptr;
 }
 
+void Ring::give_away(Slot& s) {
+  if (s.home) written_.emplace_back(s.item, s.home);
+  s.item = -1;
+  s.home = 0;
+}
+
 Ring::Slot* Ring::take_slot(int item) {
   Slot* oldest = nullptr;
   for (Slot& s : slots_)
     if (!s.held && (!oldest || s.last_use < oldest->last_use)) oldest = &s;
   if (!oldest) return nullptr;
+  give_away(*oldest);
   oldest->item = item;
   oldest->last_use = ++clock_;
-  oldest->arrives = 0;
   return oldest;
 }
 
 void Ring::prefetch(int item, Tensor home) {
-  if (find(item)) return;
+  if (Slot* there = find(item)) {
+    there->last_use = ++clock_;  // wanted soon: an older item makes room first
+    return;
+  }
   Slot* s = take_slot(item);
   if (!s) return;
   check(home.bytes() <= s->bytes.bytes(), "an item fits its ring's slot");
   stream_.ledger.copied(Tier::pinned, Tier::device, name_, item, home.bytes());
-  const Ticket after = s->leaves ? s->leaves : s->freed;
+  const auto written = std::find_if(written_.begin(), written_.end(), [&](const auto& w) { return w.first == item; });
+  if (written != written_.end()) {
+    // The item may still be on its way home. An empty copy makes the lane wait for that; the copy itself waits for its slot.
+    stream_.device.copy(Lane::in, s->bytes.data, home.data, 0, written->second);
+    written_.erase(written);
+  }
+  const Ticket after = s->leaves ? s->leaves : s->freed;  // what leaves does so after the slot was freed
   s->arrives = stream_.device.copy(Lane::in, s->bytes.data, home.data, home.bytes(), after);
   s->leaves = 0;
 }
@@ -43,6 +65,7 @@ Tensor Ring::acquire(int item, Tensor home) {
   stream_.ledger.waited(name_, item);
   stream_.device.wait(s->arrives);
   stream_.device.wait(s->leaves);  // the caller may write into it
+  s->arrives = s->leaves = 0;      // behind the compute stream, as all that follows
   s->held = true;
   s->last_use = ++clock_;
   return {s->bytes.data, home.dtype, home.shape};
@@ -54,8 +77,9 @@ Tensor Ring::acquire_to_fill(int item, int64_t bytes) {
   check(s, "a ring has a free slot for what is filled");
   check(bytes <= s->bytes.bytes(), "an item fits its ring's slot");
   stream_.ledger.waited(name_, item);
+  stream_.device.wait(s->arrives);  // fetched and not used: its bytes must not land on what is filled in
   stream_.device.wait(s->leaves);
-  s->leaves = 0;
+  s->arrives = s->leaves = 0;
   s->held = true;
   s->last_use = ++clock_;
   return {s->bytes.data, DType::u8, {bytes}};
@@ -71,15 +95,16 @@ void Ring::release(int item) {
 void Ring::release(int item, Tensor write_back) {
   release(item);
   Slot* s = find(item);
+  check(write_back.bytes() <= s->bytes.bytes(), "what is written back lay in the slot");
+  std::erase_if(written_, [&](const auto& w) { return w.first == item; });  // an older way home is followed on the same lane
   stream_.ledger.copied(Tier::device, Tier::pinned, name_, item, write_back.bytes());
-  s->leaves = stream_.device.copy(Lane::out, write_back.data, s->bytes.data, write_back.bytes(), s->freed);
+  s->leaves = s->home = stream_.device.copy(Lane::out, write_back.data, s->bytes.data, write_back.bytes(), s->freed);
 }
 
 void Ring::drain() {
   for (Slot& s : slots_) {
     stream_.device.wait(s.leaves);
     stream_.device.wait(s.arrives);
-    s.leaves = s.arrives = 0;
   }
 }
 
@@ -87,7 +112,7 @@ void Ring::forget() {
   drain();
   for (Slot& s : slots_) {
     check(!s.held, "nobody holds a slot of a ring that forgets");
-    s.item = -1;
+    give_away(s);
   }
 }
 

@@ -1,6 +1,7 @@
 // N slots on the device for items whose home is another tier: the only double-buffer machine of the project. Weights that stream in,
 // activations that are offloaded and come back, optimizer states that visit: all are prefetch(i), acquire(i), release(i).
 #pragma once
+#include <utility>
 #include <vector>
 
 #include "device/stream.h"
@@ -11,6 +12,9 @@ class Ring {
  public:
   // Takes slots * slot_bytes from `device`. `name` must be a literal.
   Ring(Stream&, Arena& device, const char* name, int slots, int64_t slot_bytes);
+  ~Ring();  // waits for copies under way: the bytes they touch may be given back right after, also when an error unwinds
+  Ring(const Ring&) = delete;
+  Ring& operator=(const Ring&) = delete;
 
   // Starts bringing `home` (the item's bytes in its own tier) into a slot, unless it is there or on its way. Takes the slot least recently used
   // that nobody holds; does nothing when all are held.
@@ -29,13 +33,16 @@ class Ring {
   int slots() const { return int(slots_.size()); }
 
  private:
-  struct Slot { Tensor bytes; int item = -1; bool held = false; Ticket arrives = 0, leaves = 0, freed = 0; int64_t last_use = 0; };
+  // leaves: its bytes are being copied home; 0 once the compute stream is behind that. home: the same copy, for whoever reads the home.
+  struct Slot { Tensor bytes; int item = -1; bool held = false; Ticket arrives = 0, leaves = 0, home = 0, freed = 0; int64_t last_use = 0; };
   Slot* find(int item);
   Slot* take_slot(int item);
+  void give_away(Slot&);
 
   Stream& stream_;
   const char* name_;
   std::vector<Slot> slots_;
+  std::vector<std::pair<int, Ticket>> written_;  // items that may still be on their way home from a slot given away since
   int64_t clock_ = 0;
 };
 

@@ -7,6 +7,7 @@
 #include "ops/cross_entropy.h"
 #include "ops/elementwise.h"
 #include "ops/embedding.h"
+#include "ops/linear.h"
 #include "ops/rms_norm.h"
 
 namespace thimble::nn {

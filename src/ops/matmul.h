@@ -1,6 +1,6 @@
 // y (M, N) = a . b, or y += a . b; either operand may be stored transposed. f32 or bf16 each; sums are f32.
-// On the cpu oneDNN computes it: in f32 when both are f32, in bf16 when both are bf16 and the spec prefers it; a mixed pair is
-// first brought to a's type, in scratch. On cuda cuBLASLt, within the spec's workspace cap.
+// Computed in bf16 where a is bf16 and the device's matrix units take it, else in f32; operands of another type are first converted, in
+// scratch. On the cpu oneDNN computes it, on cuda cuBLASLt within the spec's workspace cap.
 #pragma once
 #include "device/stream.h"
 

@@ -3,10 +3,10 @@
 #include "optim/adamw_8bit.h"
 
 #include <bit>
-#include <cmath>
 #include <cstring>
 
 #include "optim/blocks.h"
+#include "optim/square_roots.h"
 #include "quant/dynamic8.h"
 
 namespace thimble::optim {
@@ -28,29 +28,38 @@ Step step_of(const float* now, const AdamW& hyper, float weight_decay) {
 
 inline bool finite(float x) { return (std::bit_cast<uint32_t>(x) & 0x7f800000u) != 0x7f800000u; }
 
-// The f32 rule of small tensors; it has no exception for gradients that are not finite.
-[[gnu::optimize("no-math-errno")]] void step_small(float* p, const float* g, float* m, float* v, int64_t n, const Step s) {
+// The f32 rule of small tensors, for a block; it has no exception for gradients that are not finite.
+void step_small(float* p, const float* g, float* m, float* v, int64_t n, const Step& s) {
+  alignas(64) float roots[state_block];
 #pragma omp simd
   for (int64_t i = 0; i < n; ++i) {
     const float gradient = g[i] * s.scale;
     m[i] = m[i] * s.beta1 + (1.0f - s.beta1) * gradient;
     v[i] = v[i] * s.beta2 + (1.0f - s.beta2) * (gradient * gradient);
-    p[i] = (p[i] + s.size * (m[i] / (std::sqrt(v[i]) + s.eps))) * s.decay;
+    roots[i] = v[i];
   }
+  take_square_roots(roots, n);
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) p[i] = (p[i] + s.size * (m[i] / (roots[i] + s.eps))) * s.decay;
 }
 
-// The update of one block, its moments being f32: m and v are overwritten, p too.
-[[gnu::optimize("no-math-errno")]] void step_moments(float* p, const float* g, float* m, float* v, int64_t n, const Step s) {
+// The update of one block whose moments were decoded: m, v and p are overwritten.
+void step_moments(float* p, const float* g, float* m, float* v, int64_t n, const Step& s) {
+  alignas(64) float roots[state_block];
 #pragma omp simd
   for (int64_t i = 0; i < n; ++i) {
-    const bool sane = finite(g[i]);
     const float gradient = g[i] * s.scale;
     const float mean = m[i] * s.beta1 + (1.0f - s.beta1) * gradient;
     const float square = v[i] * s.beta2 + (1.0f - s.beta2) * gradient * gradient;
-    const float moved = (p[i] + s.size * (mean / (std::sqrt(square) + s.eps))) * s.decay;
-    m[i] = sane ? mean : 0.0f;
-    v[i] = sane ? square : 0.0f;
-    p[i] = sane ? moved : p[i];
+    m[i] = finite(g[i]) ? mean : 0.0f;
+    v[i] = finite(g[i]) ? square : 0.0f;
+    roots[i] = v[i];
+  }
+  take_square_roots(roots, n);
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) {
+    const float moved = (p[i] + s.size * (m[i] / (roots[i] + s.eps))) * s.decay;
+    p[i] = finite(g[i]) ? moved : p[i];
   }
 }
 

@@ -3,14 +3,23 @@
 
 #include "quant/few_tokens.h"
 
+#ifdef __F16C__
+#include <immintrin.h>
+#endif
+
 namespace thimble::quant {
 namespace {
+
+// Written to the bits: a store of the struct bf16 keeps the compiler from vectorising.
+inline void put(float* to, float x) { *to = x; }
+inline void put(bf16* to, float x) { to->bits = bf16(x).bits; }
+inline void put(f16* to, float x) { *to = f16(x); }
 
 template <class To, class From>
 void convert_all(To* y, const From* x, int64_t n) {
   parallel_for(n, 1 << 14, [&](int64_t begin, int64_t end) {
 #pragma omp simd
-    for (int64_t i = begin; i < end; ++i) y[i] = To(float(x[i]));
+    for (int64_t i = begin; i < end; ++i) put(y + i, float(x[i]));
   });
 }
 
@@ -23,8 +32,11 @@ void convert(Tensor y, Tensor x) {
 inline F8 load8(const float* p) { return load_as<F8>(p); }
 inline F8 load8(const bf16* p) { return (F8)(__builtin_convertvector(load_as<H8>(p), U8) << 16); }
 inline F8 load8(const f16* p) {
-  typedef _Float16 Half8 __attribute__((vector_size(16)));
-  return __builtin_convertvector(load_as<Half8>(p), F8);
+#ifdef __F16C__
+  return (F8)_mm256_cvtph_ps(load_as<__m128i>(p));  // the compiler's own conversion of a vector goes one by one
+#else
+  return F8{p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7]};
+#endif
 }
 
 template <class W>

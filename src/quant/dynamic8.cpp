@@ -37,7 +37,8 @@ std::array<float, 256> make_values(bool with_negatives) {
 
 }  // namespace
 
-DynamicMap::DynamicMap(Range range) : values_(make_values(range == Range::with_negatives)), has_negatives_(range == Range::with_negatives) {
+DynamicMap::DynamicMap(Range range) : values_(make_values(range == Range::with_negatives)) {
+  const bool with_negatives = range == Range::with_negatives;
   constexpr float infinity = std::numeric_limits<float>::infinity();
   for (size_t i = 0; i < 255; ++i) {
     const float middle = (values_[i] + values_[i + 1]) * 0.5f;
@@ -47,17 +48,19 @@ DynamicMap::DynamicMap(Range range) : values_(make_values(range == Range::with_n
   const auto code_of = [&](float x) { return int32_t(std::lower_bound(thresholds_.begin(), thresholds_.end(), x) - thresholds_.begin()); };
   zero_ = code_of(0.0f);
 
-  shift_ = has_negatives_ ? 17 : 16;  // 2^6 buckets to the octave, 2^7: closer than the map's values in their widest decade
+  magnitude_ = with_negatives ? 0x7fffffff : -1;
+  shift_ = with_negatives ? 17 : 16;  // 2^6 buckets to the octave, 2^7: closer than the map's values in their widest decade
   first_ = std::bit_cast<int32_t>(0x1p-23f) >> shift_;
   side_ = (std::bit_cast<int32_t>(1.0f) >> shift_) - first_ + 1;
-  check(side_ * (has_negatives_ ? 2 : 1) <= buckets, "the buckets of a dynamic map fit");
+  other_side_ = with_negatives ? side_ : 0;
+  check(side_ + other_side_ <= buckets, "the buckets of a dynamic map fit");
   lowest_code_.fill(0);
   for (int32_t b = 0; b < side_; ++b) {
     const float least = b == 0 ? 0.0f : std::bit_cast<float>((first_ + b) << shift_);
     const float most = b == side_ - 1 ? infinity : std::bit_cast<float>(((first_ + b + 1) << shift_) - 1);
     lowest_code_[size_t(b)] = code_of(least);
     check(code_of(most) - code_of(least) <= 1, "a bucket of a dynamic map holds at most one threshold");
-    if (!has_negatives_) continue;
+    if (!with_negatives) continue;
     lowest_code_[size_t(side_ + b)] = code_of(-most);
     check(code_of(-least) - code_of(-most) <= 1, "a bucket of a dynamic map holds at most one threshold");
   }

@@ -21,14 +21,13 @@ class DynamicMap {
   // A bucket by the upper bits of x, then one comparison: no bucket holds more than one threshold, which the constructor checks.
   int nearest(float x) const {
     const auto bits = std::bit_cast<int32_t>(x);
-    const int32_t magnitude = has_negatives_ ? bits & 0x7fffffff : bits;
-    int32_t bucket = (magnitude >> shift_) - first_;
+    int32_t bucket = ((bits & magnitude_) >> shift_) - first_;
     bucket = bucket < 0 ? 0 : bucket;
     bucket = bucket < side_ ? bucket : side_ - 1;
-    bucket += bits < 0 && has_negatives_ ? side_ : 0;
+    bucket += (bits >> 31) & other_side_;
     const int32_t code = lowest_code_[size_t(bucket)];
-    const int32_t chosen = code + (x > thresholds_[size_t(code)] ? 1 : 0);
-    return x == x ? chosen : 0;
+    const int32_t above = x > thresholds_[size_t(code)], sane = x == x;
+    return (code + above) & -sane;  // arithmetic instead of a choice, so that loops over many x are vectorised
   }
 
  private:
@@ -36,8 +35,8 @@ class DynamicMap {
   std::array<float, 256> values_;
   std::array<float, 256> thresholds_;  // code > i exactly where x > thresholds_[i]
   std::array<int32_t, buckets> lowest_code_;
-  bool has_negatives_;
-  int32_t shift_, first_, side_;  // bits below a bucket; the first bucket's upper bits; buckets of one sign
+  int32_t magnitude_, shift_;         // the bits that say where |x| lies (of a positive map: all), and how many of them a bucket ignores
+  int32_t first_, side_, other_side_;  // the first bucket's upper bits; buckets of one sign; where those of the negatives begin, or 0
   int zero_;
 };
 

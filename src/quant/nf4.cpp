@@ -86,6 +86,22 @@ void unpack_all(T* to, const Nf4Bytes& w) {
 
 }  // namespace
 
+// The reference rounds the product before it adds the offset, so no fused multiply-add may stand here (written in double, the compiler
+// still makes one).
+[[gnu::noinline, gnu::optimize("fp-contract=off")]] void Nf4Bytes::scales(float* out, int64_t first, int64_t n) const {
+  if (absmax) {
+    std::memcpy(out, absmax + first, size_t(n) * sizeof(float));
+    return;
+  }
+  for (int64_t i = 0; i < n;) {  // a nested scale at a time
+    const int64_t group = (first + i) / nested_block, end = std::min(n, (group + 1) * nested_block - first);
+    const float scale = nested_absmax[group];
+#pragma omp simd
+    for (int64_t k = i; k < end; ++k) out[k] = map[nested_codes[first + k]] * scale + offset;
+    i = end;
+  }
+}
+
 void nf4_parts(const Shape& matrix, DType, std::array<Part, 4>& out, int& count) {
   const int64_t n = matrix.count();
   out[0] = {"", DType::u8, {(n + 1) / 2}};

@@ -30,19 +30,7 @@ struct Nf4Bytes {
 
   int code(int64_t i) const { return i % 2 == 0 ? codes[i / 2] >> 4 : codes[i / 2] & 15; }
 
-  // The scales of blocks [first, first + n). A float sum taken in double and rounded once is the float sum: written so because the
-  // reference rounds the product before it adds the offset, and a fused multiply-add would not.
-  void scales(float* out, int64_t first, int64_t n) const {
-    if (absmax) {
-      std::memcpy(out, absmax + first, size_t(n) * sizeof(float));
-      return;
-    }
-#pragma omp simd
-    for (int64_t i = 0; i < n; ++i) {
-      const float product = map[nested_codes[first + i]] * nested_absmax[(first + i) / nested_block];
-      out[i] = float(double(product) + double(offset));
-    }
-  }
+  void scales(float* out, int64_t first, int64_t n) const;  // of blocks [first, first + n)
 };
 
 // One block's code book times its scale.

@@ -26,7 +26,7 @@ constexpr double left = 84, right = width - 30, top = 72, bottom = height - 62;
 // and a stroke that begins with ~ has its corners rounded.
 struct Glyph { char c; int advance; std::string_view strokes; };
 constexpr Glyph glyphs[] = {
-    {'0', 6, "~204046060020"}, {'1', 6, "112026"}, {'2', 6, "~0100404206 0646"}, {'3', 6, "~0100404313 ~1343460605"},
+    {'0', 6, "~204046060020"}, {'1', 4, "0110 1016"}, {'2', 6, "~0100404206 0646"}, {'3', 6, "~0100404313 ~1343460605"},
     {'4', 6, "300444 3036"}, {'5', 6, "400003 ~0343460605"}, {'6', 6, "~400006464303"}, {'7', 6, "004016"},
     {'8', 6, "~204043030020 ~234346060323"}, {'9', 6, "~064640000343"}, {'.', 2, "0606"}, {'-', 5, "0434"},
     {'a', 6, "~42020646 4246"}, {'d', 6, "~42020646 4046"}, {'e', 6, "0444 ~444202064645"}, {'g', 6, "~42020646 ~42480807"},
@@ -169,7 +169,7 @@ std::vector<Point> thinned(const std::vector<Point>& line) {
 
 void draw_axes(Canvas& canvas, const Frame& frame) {
   constexpr double unit = 1.75;
-  const Ticks losses = ticks(frame.loss_low, frame.loss_high, 7), steps = ticks(frame.step_low, frame.step_high, 8);
+  const Ticks losses = ticks(frame.loss_low, frame.loss_high, 7), steps = ticks(frame.step_low, frame.step_high, 6);
   for (int i = 0; i < losses.count; ++i) {
     const double value = losses.first + i * losses.step, y = std::floor(frame.y(value)) + 0.5;
     canvas.stroke(std::vector<Point>{{left, y}, {right, y}}, 1, grid);
@@ -180,7 +180,8 @@ void draw_axes(Canvas& canvas, const Frame& frame) {
     const double value = steps.first + i * steps.step, x = std::floor(frame.x(value)) + 0.5;
     canvas.stroke(std::vector<Point>{{x, bottom}, {x, bottom + 5}}, 1, axis);
     const auto label = fmt::format("{:.{}f}", value, steps.decimals);
-    canvas.text(label, {x - Canvas::text_width(label, unit) / 2, bottom + 13 + 6 * unit}, unit, ink);
+    const double wide = Canvas::text_width(label, unit);
+    canvas.text(label, {std::min(x - wide / 2, width - 8 - wide), bottom + 13 + 6 * unit}, unit, ink);
   }
   canvas.stroke(std::vector<Point>{{left, bottom + 0.5}, {right, bottom + 0.5}}, 1, axis);
   canvas.text("step", {(left + right - Canvas::text_width("step", 1.9)) / 2, height - 12.0}, 1.9, ink);
@@ -200,7 +201,9 @@ void draw_legend(Canvas& canvas) {
 }  // namespace
 
 std::vector<double> smoothed(std::span<const LossPoint> points) {
-  const double weight = 1.8 * (1 / (1 + std::exp(-0.05 * double(points.size()))) - 0.5);
+  const auto n = double(points.size());
+  const double theirs = 1.8 * (1 / (1 + std::exp(-0.05 * n)) - 0.5);  // ends at 0.9, which is no more smooth over thousands of points
+  const double weight = std::max(theirs, 1 - 40 / std::max(n, 40.0));
   std::vector<double> line;
   for (const auto& [step, loss] : points) line.push_back(line.empty() ? loss : line.back() * weight + (1 - weight) * loss);
   return line;

@@ -10,7 +10,8 @@ namespace thimble::train {
 
 using LossPoint = std::pair<int64_t, double>;  // step, loss
 
-// The exponential mean of LLaMA-Factory's extras/ploting.py: its weight grows with the number of points.
+// The exponential mean of LLaMA-Factory's extras/ploting.py, whose weight grows with the number of points; beyond 400 points the mean
+// reaches over a fortieth of them.
 std::vector<double> smoothed(std::span<const LossPoint>);
 
 // Round steps between ticks, about `wanted` of them from `low` to `high`.

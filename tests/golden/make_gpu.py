@@ -1,5 +1,5 @@
-"""Makes nf4.safetensors and adam8bit.safetensors with bitsandbytes on a CUDA card: its CUDA kernels are the reference.
-Needs torch, numpy, safetensors, bitsandbytes: python make_gpu.py --out FOLDER. `--device cpu` only tries the script."""
+"""Makes nf4.safetensors and adam8bit.safetensors with bitsandbytes on a CUDA card, whose kernels are the reference.
+Needs torch, numpy, safetensors, bitsandbytes: python make_gpu.py --out FOLDER (--device cpu only tries it)."""
 import argparse
 from pathlib import Path
 

@@ -36,7 +36,7 @@ def make_stories(out: Path, folder: Path) -> None:
     for number, prompt in enumerate(GREEDY_PROMPTS):
         start = tokenizer(prompt).input_ids
         tokens, margins = greedy(model, start, 200)
-        tensors |= {f"greedy{number}": int32(tokens), f"greedy{number}.margin": torch.tensor(margins)}
+        tensors |= {f"greedy{number}": int32(tokens), f"greedy{number}_margin": torch.tensor(margins)}
         told.append({"prompt": prompt, "prompt_ids": start, "ids": tokens, "smallest_margin": min(margins),
                      "text": tokenizer.decode(start + tokens, skip_special_tokens=True)})
     save_tensors(out / "stories260k.safetensors", tensors, text=SENTENCE)

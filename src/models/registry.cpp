@@ -1,0 +1,64 @@
+// The table of families, in plain sight, and the config of any of them.
+#include "models/registry.h"
+
+#include "models/llama.h"
+
+namespace thimble::models {
+
+std::span<const Family> families() {
+  static constexpr Family rows[] = {{"LlamaForCausalLM", read_llama}};
+  return rows;
+}
+
+nn::ModelSpec parse_config(const Json& config, const std::string& where) {
+  if (!config.is_object()) fail_field(where, "config", "an object", &config);
+  const auto list = config.find("architectures");
+  if (list == config.end() || !list->is_array() || list->empty()) fail_field(where, "architectures", "an array that names one architecture", list == config.end() ? nullptr : &*list);
+  if (config.contains("quantization_config") && !config["quantization_config"].is_null())
+    throw Error(Fault::bad_input, {.what = "a pre-quantised model folder is not read yet", .where = where, .found = "quantization_config", .fix = "name the 16-bit model; `quantization_bit: 4` quantises it while loading"});
+  const auto name = read_as<std::string>((*list)[0], "architectures", where);
+  std::string known;
+  for (const auto& f : families()) {
+    if (f.architecture == name) return f.read(config, where);
+    known += (known.empty() ? "" : ", ") + std::string(f.architecture);
+  }
+  throw Error(Fault::bad_input, {.what = "an architecture that is not supported", .where = where, .expected = known, .found = name.substr(0, 80)});
+}
+
+nn::ModelSpec read_model(const fs::path& path) {
+  const fs::path file = fs::is_directory(path) ? path / "config.json" : path;
+  return parse_config(parse_json(read_text(file, int64_t{16} << 20), file.string()), file.string());
+}
+
+Json config_of(const nn::ModelSpec& m) {
+  const auto& l = m.layers.front();
+  Json c = {{"architectures", {"LlamaForCausalLM"}}, {"model_type", "llama"}, {"vocab_size", m.vocab}, {"hidden_size", m.hidden}, {"intermediate_size", l.ffn},
+            {"num_hidden_layers", m.layers.size()}, {"num_attention_heads", l.heads}, {"num_key_value_heads", l.kv_heads}, {"head_dim", l.head_dim},
+            {"max_position_embeddings", m.max_positions}, {"rms_norm_eps", m.norm_eps}, {"rope_theta", m.rope.theta}, {"hidden_act", "silu"},
+            {"tie_word_embeddings", m.tied_head}, {"attention_bias", false}, {"mlp_bias", false}, {"torch_dtype", m.dtype}};
+  if (m.rope.kind == nn::RopeSpec::Kind::linear) c["rope_scaling"] = {{"rope_type", "linear"}, {"factor", m.rope.factor}};
+  if (m.rope.kind == nn::RopeSpec::Kind::llama3)
+    c["rope_scaling"] = {{"rope_type", "llama3"}, {"factor", m.rope.factor}, {"low_freq_factor", m.rope.low_freq_factor},
+                         {"high_freq_factor", m.rope.high_freq_factor}, {"original_max_position_embeddings", m.rope.original_positions}};
+  return c;
+}
+
+std::vector<int32_t> end_tokens(const fs::path& folder) {
+  for (const char* name : {"generation_config.json", "config.json"}) {
+    const auto file = folder / name;
+    if (!fs::exists(file)) continue;
+    const Json c = parse_json(read_text(file, int64_t{16} << 20), file.string());
+    const auto it = c.find("eos_token_id");
+    if (it == c.end() || it->is_null()) continue;
+    std::vector<int32_t> ends;
+    for (const Json& v : it->is_array() ? *it : Json::array({*it})) {
+      const auto id = read_as<int64_t>(v, "eos_token_id", file.string());
+      if (id < 0 || id > INT32_MAX) fail_field(file.string(), "eos_token_id", "token ids", &v);
+      ends.push_back(int32_t(id));
+    }
+    return ends;
+  }
+  return {};
+}
+
+}  // namespace thimble::models

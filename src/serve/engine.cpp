@@ -1,0 +1,126 @@
+// Prefill in chunks, then one token at a time. A prompt that begins with what the cache holds keeps it: chat turns cost only what is new.
+#include "serve/engine.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace thimble::serve {
+namespace {
+
+constexpr int token_rows = 3;  // ids, positions, start
+
+int resident(const EngineShape& s) { return s.resident_layers < 0 ? int(s.model.layers.size()) : s.resident_layers; }
+
+}  // namespace
+
+Engine::Engine(comm::Rank& rank, const EngineShape& shape)
+    : rank_(rank), shape_(shape), model_(rank, shape.model, shape.method, {.layers = int(shape.model.layers.size()), .resident = resident(shape)}),
+      decoder_(rank, model_, {}, shape.prefill_chunk), cache_(rank, shape.model, shape.context) {
+  tokens_ = rank.memory.take(Use::batch, "tokens", DType::i32, {token_rows, shape.prefill_chunk});
+  logits_ = rank.memory.take(Use::batch, "logits", DType::f32, {shape.prefill_chunk, shape.model.vocab});
+  host_tokens_ = rank.pinned.take(Use::batch, "tokens", DType::i32, {token_rows, shape.prefill_chunk});
+  host_logits_ = rank.pinned.take(Use::batch, "logits", DType::f32, {shape.prefill_chunk, shape.model.vocab});
+}
+
+void Engine::load(const store::WeightSource* source) {
+  model_.load(source);
+  decoder_.load();
+}
+
+void Engine::load_adapters(const std::function<void(const store::ParamSpec&, Tensor)>& read) {
+  for (const auto& t : model_.trained()) {
+    const Scope scope(rank_.pinned);
+    const Tensor staging = rank_.pinned.take(Use::scratch, "adapter", DType::f32, t.value.shape);
+    if (!rank_.is_phantom()) read(*t.spec, staging);
+    rank_.upload("adapter", t.value, staging);
+  }
+}
+
+nn::Tokens Engine::upload(std::span<const int32_t> ids) {
+  const auto n = int64_t(ids.size());
+  const Tensor host{host_tokens_.data, DType::i32, {token_rows, n}}, device{tokens_.data, DType::i32, {token_rows, n}};
+  if (!rank_.is_phantom()) {
+    auto* at = host.get<int32_t>();
+    for (int64_t i = 0; i < n; ++i) {
+      check(ids[size_t(i)] >= 0 && ids[size_t(i)] < shape_.model.vocab, "token ids lie in the vocabulary");
+      at[i] = ids[size_t(i)];
+      at[n + i] = int32_t(cache_.length() + i);
+      at[2 * n + i] = 0;
+    }
+  }
+  rank_.upload("tokens", device, host);
+  const auto row = [&](int i) { return device.rows(i, 1).view({n}); };
+  return {.ids = row(0), .targets = {}, .positions = row(1), .start = row(2)};
+}
+
+void Engine::append(std::span<const int32_t> ids) {
+  const Tensor last = logits_.rows(0, 1);
+  for (size_t at = 0; at < ids.size(); at += size_t(shape_.prefill_chunk)) {
+    const auto piece = ids.subspan(at, std::min(size_t(shape_.prefill_chunk), ids.size() - at));
+    decoder_.infer(upload(piece), cache_, last);
+    in_cache_.insert(in_cache_.end(), piece.begin(), piece.end());
+  }
+  rank_.download("logits", host_logits_.rows(0, 1), last);
+}
+
+Generated Engine::generate(const std::vector<int32_t>& prompt, int64_t limit, const std::vector<int32_t>& ends, Sampler& sampler,
+                           const std::function<bool(int32_t)>& on_token) {
+  if (prompt.empty()) throw Error(Fault::usage, {.what = "an empty prompt", .expected = "at least one token (this tokenizer adds none of its own)"});
+  if (int64_t(prompt.size()) + limit > shape_.context)
+    throw Error(Fault::usage, {.what = "prompt and answer do not fit the context", .expected = fmt::format("at most {} tokens", shape_.context),
+                               .found = fmt::format("{} of the prompt and {} to generate", prompt.size(), limit), .fix = "ask for fewer new tokens, or a longer --context"});
+  size_t shared = 0;
+  while (shared < std::min(prompt.size() - 1, in_cache_.size()) && prompt[shared] == in_cache_[shared]) ++shared;
+  cache_.cut_to(int64_t(shared));
+  in_cache_.resize(shared);
+  append(std::span(prompt).subspan(shared));
+  Generated g;
+  for (int64_t i = 0; i < limit; ++i) {
+    const int32_t id = sampler.next({host_logits_.get<float>(), size_t(shape_.model.vocab)});
+    if (std::find(ends.begin(), ends.end(), id) != ends.end()) {
+      g.stopped = true;
+      break;
+    }
+    g.ids.push_back(id);
+    if (on_token && !on_token(id)) break;
+    if (i + 1 < limit) append({&id, 1});
+  }
+  return g;
+}
+
+Tensor Engine::logits(const std::vector<int32_t>& ids) {
+  check(int64_t(ids.size()) <= shape_.prefill_chunk && !ids.empty(), "all logits are given of one chunk");
+  const auto n = int64_t(ids.size());
+  cache_.cut_to(0);
+  in_cache_ = ids;
+  decoder_.infer(upload(ids), cache_, logits_.rows(0, n));
+  rank_.download("logits", host_logits_.rows(0, n), logits_.rows(0, n));
+  return host_logits_.rows(0, n);
+}
+
+plan::Outcome Engine::rehearse(const DeviceSpec& spec, const EngineShape& shape) {
+  const auto device = phantom_device(spec);
+  comm::Rank rank(*device, comm::boundless);
+  Engine engine(rank, shape);
+  engine.load(nullptr);
+  engine.load_adapters(nullptr);
+  plan::Outcome outcome;
+  const std::vector<int32_t> chunk(size_t(std::min(shape.prefill_chunk, shape.context)));
+  engine.append(chunk);
+  engine.cache_.cut_to(shape.context - int64_t(chunk.size()));
+  engine.append(chunk);  // the last chunk of a full context: the most that attention may take
+  engine.cache_.cut_to(0);
+  engine.logits(chunk);
+  const size_t begin = rank.ledger.entries().size();
+  engine.append(std::span(chunk).first(1));
+  const auto& all = rank.ledger.entries();
+  outcome.tokens = 1;
+  outcome.micro_seconds = plan::predicted_seconds({all.begin() + std::ptrdiff_t(begin), all.end()}, spec);
+  for (const Tier t : {Tier::device, Tier::pinned, Tier::host}) {
+    outcome.peak[size_t(t)] = rank.ledger.peak(t);
+    outcome.at_peak[size_t(t)] = rank.ledger.at_peak(t);
+  }
+  return outcome;
+}
+
+}  // namespace thimble::serve

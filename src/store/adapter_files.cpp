@@ -1,0 +1,85 @@
+// Keys and fields as PEFT writes them; a tensor that a file holds beyond ours is an error, since ignoring it would change the model.
+#include "store/adapter_files.h"
+
+namespace thimble::store {
+
+std::string peft_name(const ParamSpec& p) {
+  std::string module = p.name.substr(0, p.name.size() - std::string_view(".weight").size());
+  return "base_model.model." + module + (p.role == Role::lora_a ? ".lora_A.weight" : ".lora_B.weight");
+}
+
+AdapterConfig read_adapter_config(const fs::path& folder) {
+  const auto path = folder / "adapter_config.json";
+  const std::string where = path.string();
+  const Json c = parse_json(read_text(path, int64_t{1} << 20), where, 16);
+  if (!c.is_object()) fail_field(where, "adapter_config", "an object", &c);
+  const auto refuse = [&](const char* key, auto allowed) {
+    const auto it = c.find(key);
+    if (it != c.end() && !it->is_null() && !allowed(*it)) fail_field(where, key, "not supported yet", &*it);
+  };
+  const auto empty = [](const Json& v) { return (v.is_array() || v.is_object()) && v.empty(); };
+  const auto off = [](const Json& v) { return v == false; };
+  if (require<std::string>(c, "peft_type", where) != "LORA") fail_field(where, "peft_type", "LORA", &c["peft_type"]);
+  refuse("use_dora", off);
+  refuse("lora_bias", off);
+  refuse("fan_in_fan_out", off);
+  refuse("bias", [](const Json& v) { return v == "none"; });
+  for (const char* key : {"modules_to_save", "rank_pattern", "alpha_pattern", "layers_to_transform", "target_parameters", "exclude_modules", "trainable_token_indices"}) refuse(key, empty);
+  AdapterConfig a;
+  a.rank = require<int64_t>(c, "r", where);
+  if (a.rank < 1 || a.rank > 65536) fail_field(where, "r", "a rank from 1 to 65536", &c["r"]);
+  a.alpha = value_or<double>(c, "lora_alpha", double(a.rank), where);
+  a.rslora = value_or<bool>(c, "use_rslora", false, where);
+  a.base_model = value_or<std::string>(c, "base_model_name_or_path", "", where);
+  const auto targets = c.find("target_modules");
+  if (targets == c.end() || !targets->is_array()) fail_field(where, "target_modules", "an array of module names", targets == c.end() ? nullptr : &*targets);
+  for (const Json& t : *targets) {
+    const auto name = read_as<std::string>(t, "target_modules", where);
+    a.targets.push_back(name.substr(name.rfind('.') == name.npos ? 0 : name.rfind('.') + 1));
+  }
+  return a;
+}
+
+AdapterFile::AdapterFile(const fs::path& folder, const std::vector<ParamSpec>& adapters) : file_([&] {
+  const auto path = folder / "adapter_model.safetensors";
+  if (!fs::exists(path) && fs::exists(folder / "adapter_model.bin"))
+    throw Error(Fault::bad_input, {.what = "an adapter in a pickle file, which can run code when opened", .where = folder.string(), .expected = "adapter_model.safetensors",
+                                   .fix = "save it again with PEFT's save_pretrained(..., safe_serialization=True)"});
+  return SafetensorsFile(path);
+}()) {
+  for (const auto& p : adapters) {
+    const Tensor t = file_.tensor(peft_name(p));
+    if (!(t.shape == p.shape))
+      throw Error(Fault::bad_input, {.what = "an adapter does not fit the base model", .where = fmt::format("{}, tensor '{}'", file_.file().path().string(), peft_name(p)),
+                                     .expected = to_string(p.shape), .found = to_string(t.shape), .fix = "name the base that the adapter was trained on"});
+  }
+  if (file_.tensors().size() != adapters.size())
+    throw Error(Fault::bad_input, {.what = "an adapter holds other tensors than its config says", .where = file_.file().path().string(),
+                                   .expected = fmt::format("{} tensors", adapters.size()), .found = std::to_string(file_.tensors().size())});
+}
+
+void AdapterFile::read(const ParamSpec& p, Tensor to) const {
+  const Tensor from = file_.tensor(peft_name(p));
+  visit_float(from.dtype, [&]<class T>(T) {
+    const T* f = from.get<T>();
+    float* out = to.get<float>();
+    for (int64_t i = 0; i < to.count(); ++i) out[i] = float(f[i]);
+  });
+}
+
+void write_adapter(const fs::path& folder, const AdapterConfig& a, const std::vector<ParamSpec>& adapters,
+                   const std::function<void(const std::function<void(const ParamSpec&, Tensor rows)>& put)>& fill) {
+  std::vector<SafetensorsWriter::Declared> declared;
+  for (const auto& p : adapters) declared.push_back({peft_name(p), DType::f32, p.shape});
+  fs::create_directories(folder);
+  SafetensorsWriter writer(folder / "adapter_model.safetensors", std::move(declared));
+  fill([&](const ParamSpec&, Tensor rows) { writer.write(rows); });
+  writer.commit();
+  const Json config = {{"peft_type", "LORA"}, {"task_type", "CAUSAL_LM"}, {"base_model_name_or_path", a.base_model}, {"r", a.rank}, {"lora_alpha", a.alpha},
+                       {"lora_dropout", 0.0}, {"target_modules", a.targets}, {"bias", "none"}, {"use_rslora", a.rslora}, {"use_dora", false}, {"fan_in_fan_out", false},
+                       {"init_lora_weights", true}, {"inference_mode", true}, {"modules_to_save", nullptr}, {"rank_pattern", Json::object()},
+                       {"alpha_pattern", Json::object()}, {"layers_to_transform", nullptr}, {"layers_pattern", nullptr}, {"revision", nullptr}};
+  write_atomically(folder / "adapter_config.json", config.dump(2) + "\n");
+}
+
+}  // namespace thimble::store

@@ -1,0 +1,30 @@
+// Names to numbers: where weights come from. A folder of safetensors, or a seed that makes any shape on the spot.
+#pragma once
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/file.h"
+#include "store/param_table.h"
+
+namespace thimble::store {
+
+class WeightSource {
+ public:
+  virtual ~WeightSource() = default;
+  virtual bool has(const std::string& name) const = 0;
+  // Rows [row, row + to.shape[0]) of the named parameter, converted to `to`'s type, into host memory. Throws Error (bad_input) when the
+  // parameter is missing or of another shape than `to` says (all dimensions but the first).
+  virtual void read(const std::string& name, int64_t row, Tensor to) const = 0;
+  virtual void done(const std::string&) const {}  // its pages may leave memory
+  // Throws Error (bad_input) unless every parameter of the table is there in its shape.
+  virtual void check_table(const ParamTable&) const {}
+};
+
+// model.safetensors, or model.safetensors.index.json and the shards beside it.
+std::unique_ptr<WeightSource> open_weights(const fs::path& folder);
+
+// Seeded numbers of the table's shapes: matrices and embeddings normal(0, std), norms 1. A value depends on seed, name and position only.
+std::unique_ptr<WeightSource> random_weights(const ParamTable&, uint64_t seed, float standard_deviation = 0.02f);
+
+}  // namespace thimble::store

@@ -1,0 +1,203 @@
+// The table of formats: sizes, errors, products with a few tokens for every format, and the phantom.
+#include "quant/weight.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "quant/nf4.h"
+#include "quant/rig.h"
+
+namespace thimble::quant {
+namespace {
+
+using testing::Rig;
+
+struct Case {
+  FormatId id;
+  DType dense;
+};
+const Case cases[] = {{FormatId::dense, DType::f32}, {FormatId::dense, DType::bf16}, {FormatId::dense, DType::f16},
+                      {FormatId::nf4, DType::bf16}, {FormatId::nf4_dq, DType::bf16}};
+
+int64_t raw_bytes(FormatId id, Shape matrix, DType dense) {
+  int n = 0;
+  const auto parts = parts_of(id, matrix, dense, n);
+  int64_t sum = 0;
+  for (size_t i = 0; i < size_t(n); ++i) sum += parts[i].shape.count() * size_of(parts[i].dtype);
+  return sum;
+}
+
+}  // namespace
+
+TEST(Formats, ByName) {
+  for (const Format& f : formats()) {
+    EXPECT_EQ(&format(f.id), &f);
+    EXPECT_EQ(&format(f.name), &f);
+  }
+  EXPECT_EQ(formats().size(), 3u);
+  try {
+    format("nf4dq");
+    FAIL();
+  } catch (const Error& e) {
+    EXPECT_EQ(e.fault(), Fault::usage);
+    EXPECT_NE(std::string(e.what()).find("did you mean 'nf4_dq'"), std::string::npos) << e.what();
+  }
+}
+
+TEST(Formats, Parts) {
+  int n = 0;
+  auto parts = parts_of(FormatId::nf4_dq, {33, 71}, DType::bf16, n);  // 2343 weights, 37 blocks
+  EXPECT_EQ(n, 4);
+  EXPECT_EQ(parts[0].shape, Shape{1172});
+  EXPECT_EQ(parts[1].shape, Shape{37});
+  EXPECT_EQ(parts[1].dtype, DType::u8);
+  EXPECT_EQ(parts[1].suffix, ".absmax");
+  EXPECT_EQ(parts[2].shape, Shape{1});
+  EXPECT_EQ(parts[2].suffix, ".nested_absmax");
+  EXPECT_EQ(parts[3].shape, Shape{1});
+  EXPECT_EQ(parts[3].suffix, ".offset");
+  parts = parts_of(FormatId::nf4, {33, 71}, DType::bf16, n);
+  EXPECT_EQ(n, 2);
+  EXPECT_EQ(parts[1].dtype, DType::f32);
+  EXPECT_EQ(bytes_of(FormatId::nf4, {33, 71}, DType::bf16), 1280 + 256);
+  EXPECT_EQ(bytes_of(FormatId::dense, {33, 71}, DType::bf16), 4864);
+}
+
+TEST(Formats, BitsOfAWeight) {
+  const Shape big{8192, 28672};
+  const double count = double(big.count());
+  EXPECT_NEAR(8.0 * double(raw_bytes(FormatId::nf4_dq, big, DType::bf16)) / count, 4.126953, 1e-6);
+  EXPECT_EQ(8.0 * double(raw_bytes(FormatId::nf4, big, DType::bf16)) / count, 4.5);
+}
+
+TEST(Formats, Llama70bLayer) {
+  const Shape shapes[] = {{8192, 8192}, {1024, 8192}, {1024, 8192}, {8192, 8192}, {28672, 8192}, {28672, 8192}, {8192, 28672}};
+  int64_t layer = 0;
+  for (const Shape& s : shapes) layer += bytes_of(FormatId::nf4_dq, s, DType::bf16);
+  EXPECT_NEAR(double(layer) / double(1 << 20), 420.9, 0.1);
+  EXPECT_NEAR(80.0 * double(layer) / double(1 << 30), 32.89, 0.01);
+}
+
+TEST(Formats, WrongPartsAreRefused) {
+  Rig rig;
+  Weight w = rig.take_weight(FormatId::nf4, {4, 64});
+  EXPECT_NO_THROW(check_parts(w));
+  w.parts[1] = rig.take(DType::f32, {5});
+  EXPECT_THROW(check_parts(w), Error);
+  w.parts[1] = rig.take(DType::u8, {4});
+  EXPECT_THROW(check_parts(w), Error);
+  w.parts[1] = {};
+  EXPECT_THROW(check_parts(w), Error);
+}
+
+TEST(Dense, ConvertsBothWays) {
+  for (const DType stored : {DType::f32, DType::bf16, DType::f16})
+    for (const DType given : {DType::f32, DType::bf16, DType::f16}) {
+      Rig rig;
+      const Tensor x = rig.take(given, {13, 77}), back = rig.take(DType::f32, {13, 77});
+      testing::fill_normal(x, 1);
+      const Weight w = rig.take_weight(FormatId::dense, x.shape, stored);
+      format(FormatId::dense).pack(rig.stream, w, x);
+      format(FormatId::dense).unpack(rig.stream, back, w);
+      for (int64_t i = 0; i < x.count(); ++i) {
+        const float from = float(testing::as_doubles(x.view({x.count()}).rows(i, 1))[0]);
+        const float expected = stored == DType::bf16 ? float(bf16(from)) : stored == DType::f16 ? float(f16(from)) : from;
+        ASSERT_EQ(back.get<float>()[i], expected) << i;
+      }
+    }
+}
+
+// y is the double-precision product of the unpacked weight, within the rounding of f32 sums.
+TEST(MultiplyFew, IsUnpackAndMultiply) {
+  for (const Case& c : cases)
+    for (const auto& [n, k] : {std::pair{37, 128}, {5, 64}, {19, 4160}, {18, 200}, {3, 65}, {7, 1}, {6, 4097}})
+      for (const DType type : {DType::f32, DType::bf16})
+        for (int64_t t = 1; t <= format(c.id).few_tokens; ++t) {
+          Rig rig;
+          const Tensor dense = rig.take(DType::f32, {n, k}), x = rig.take(type, {t, k}), y = rig.take(DType::f32, {t, n});
+          testing::fill_normal(dense, 1, 0.05f);
+          testing::fill_normal(x, 2);
+          const Weight w = rig.take_weight(c.id, {n, k}, c.dense);
+          format(c.id).pack(rig.stream, w, dense);
+          format(c.id).unpack(rig.stream, dense, w);
+          format(c.id).multiply_few(rig.stream, y, x, w);
+          const auto a = testing::as_doubles(x), b = testing::as_doubles(dense);
+          for (int64_t i = 0; i < t; ++i)
+            for (int64_t j = 0; j < n; ++j) {
+              double sum = 0, size = 0;
+              for (int64_t l = 0; l < k; ++l) {
+                const double term = a[size_t(i * k + l)] * b[size_t(j * k + l)];
+                sum += term;
+                size += term * term;
+              }
+              ASSERT_NEAR(y.get<float>()[i * n + j], sum, 1e-5 * std::sqrt(size) + 1e-12)
+                  << format(c.id).name << " " << n << "x" << k << " token " << i << " of " << t << " row " << j;
+            }
+        }
+}
+
+// A token's numbers depend neither on its company, nor on the rows beside, nor on the threads; narrower outputs are the rounded sums.
+TEST(MultiplyFew, OneOrderOfSums) {
+  const int threads = thread_count();
+  for (const Case& c : cases)
+    for (const int64_t k : {int64_t{448}, int64_t{333}}) {
+      Rig rig;
+      constexpr int64_t n = 53, t = 8;
+      const Tensor dense = rig.take(DType::f32, {n, k}), x = rig.take(DType::f32, {t, k}), y = rig.take(DType::f32, {t, n});
+      testing::fill_normal(dense, 1, 0.05f);
+      testing::fill_normal(x, 2);
+      const Weight w = rig.take_weight(c.id, {n, k}, c.dense);
+      format(c.id).pack(rig.stream, w, dense);
+      set_thread_count(1);
+      format(c.id).multiply_few(rig.stream, y, x, w);
+      const auto all = testing::as_doubles(y);
+      for (const int count : {2, 3}) {
+        set_thread_count(count);
+        format(c.id).multiply_few(rig.stream, y, x, w);
+        EXPECT_EQ(testing::as_doubles(y), all) << count << " threads";
+      }
+      for (int64_t first = 0; first < t; ++first)
+        for (int64_t m = 1; first + m <= t; ++m) {
+          format(c.id).multiply_few(rig.stream, y.rows(0, m), x.rows(first, m), w);
+          for (int64_t i = 0; i < m * n; ++i) ASSERT_EQ(double(y.get<float>()[i]), all[size_t(first * n + i)]) << m << " tokens";
+        }
+      const Tensor narrow = rig.take(DType::bf16, {t, n});
+      format(c.id).multiply_few(rig.stream, narrow, x, w);
+      for (int64_t i = 0; i < t * n; ++i) ASSERT_EQ(narrow.get<bf16>()[i].bits, bf16(float(all[size_t(i)])).bits);
+    }
+  set_thread_count(threads);
+}
+
+TEST(MultiplyFew, ShapesAreChecked) {
+  Rig rig(true);
+  const Weight w = rig.take_weight(FormatId::nf4, {10, 64});
+  const auto product = [&](Shape y, Shape x) { format(FormatId::nf4).multiply_few(rig.stream, rig.take(DType::f32, y), rig.take(DType::f32, x), w); };
+  EXPECT_NO_THROW(product({8, 10}, {8, 64}));
+  EXPECT_THROW(product({9, 10}, {9, 64}), Error);
+  EXPECT_THROW(product({2, 11}, {2, 64}), Error);
+  EXPECT_THROW(product({2, 10}, {2, 63}), Error);
+  EXPECT_THROW(product({1, 10}, {2, 64}), Error);
+}
+
+// A phantom's memory may not be touched: reading or writing it would end the test program.
+TEST(Formats, PhantomRunsTheSameAndTouchesNothing) {
+  const auto go = [](Rig& rig) {
+    for (const Case& c : cases)
+      for (const Shape& s : {Shape{40, 192}, Shape{33, 70}}) {
+        const Scope scope(rig.memory);
+        const Tensor dense = rig.take(DType::bf16, s), x = rig.take(DType::bf16, {3, s[1]}), y = rig.take(DType::bf16, {3, s[0]});
+        const Weight w = rig.take_weight(c.id, s, c.dense);
+        format(c.id).pack(rig.stream, w, dense);
+        format(c.id).unpack(rig.stream, dense, w);
+        format(c.id).multiply_few(rig.stream, y, x, w);
+      }
+  };
+  Rig real, phantom(true);
+  go(real);
+  go(phantom);
+  EXPECT_EQ(difference(real.ledger, phantom.ledger), "");
+  EXPECT_GT(real.ledger.entries().size(), 60u);
+}
+
+}  // namespace thimble::quant
