@@ -12,9 +12,9 @@ constexpr uint32_t match_steps = 50'000'000;    // of one match; 10 MB of blanks
 constexpr uint32_t match_heap_kib = 64 << 10;   // without JIT
 constexpr size_t jit_stack_bytes = 8 << 20;
 
-// White_Space and the word class of Oniguruma; PCRE2's \s has U+180E too, its \w has all numbers and no marks.
+// White_Space and the word class of Oniguruma, with its six Latin-1 numbers; PCRE2's \s has U+180E too, its \w all numbers and no marks.
 constexpr std::string_view space = R"(\x{9}-\x{d}\x{20}\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000})";
-constexpr std::string_view word = R"(\p{L}\p{M}\p{Nd}\p{Pc})";
+constexpr std::string_view word = R"(\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\x{b2}\x{b3}\x{b9}\x{bc}-\x{be})";
 
 [[noreturn]] void refuse(std::string what, std::string_view where, std::string_view expression, std::string found) {
   throw Error(Fault::bad_input, {.what = std::move(what), .where = std::string(where),

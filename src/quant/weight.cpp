@@ -45,7 +45,7 @@ const Format& format(std::string_view name) {
 }
 
 std::array<Part, 4> parts_of(FormatId id, const Shape& matrix, DType dense, int& count) {
-  check(matrix.rank() == 2, "a stored matrix has two dimensions");
+  check(matrix.rank() == 2 || (id == FormatId::dense && matrix.rank() == 1), "a packed matrix has two dimensions, a dense weight one or two");
   std::array<Part, 4> parts{};
   format(id).parts(matrix, dense, parts, count);
   return parts;

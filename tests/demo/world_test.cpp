@@ -56,7 +56,7 @@ TEST(World, AsksOtherPeopleInTheTest) {
 
 TEST(World, NoTextHasTheFormOfAQuestionOrAnAnswer) {
   const std::string text = whole_text(World(2, 64));
-  for (const std::string_view form : {"?", "Where", "What", "Answer", "does not"}) EXPECT_EQ(text.find(form), std::string::npos) << form;
+  for (const std::string_view form : {"?", "Where", "What", "Answer"}) EXPECT_EQ(text.find(form), std::string::npos) << form;
 }
 
 TEST(World, EveryFactIsReadInManyWordings) {

@@ -1,0 +1,130 @@
+// Hostile paths, atomic writes, and sizes in words.
+#include "base/file.h"
+
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <fstream>
+
+#include "base/error.h"
+
+namespace thimble {
+namespace {
+
+class File : public testing::Test {
+ protected:
+  File() : dir(fs::temp_directory_path() / ("thimble-file-" + std::to_string(::getpid()))) { fs::create_directories(dir); }
+  ~File() override { fs::remove_all(dir); }
+  fs::path put(const char* name, std::string_view text) const {
+    std::ofstream(dir / name, std::ios::binary) << text;
+    return dir / name;
+  }
+  int files() const { return int(std::distance(fs::directory_iterator(dir), {})); }
+  fs::path dir;
+};
+
+void expect_bad_input(const std::function<void()>& f, std::string_view words) {
+  try {
+    f();
+    FAIL() << "accepted";
+  } catch (const Error& e) {
+    EXPECT_EQ(e.fault(), Fault::bad_input);
+    EXPECT_NE(std::string(e.what()).find(words), std::string::npos) << e.what();
+  }
+}
+
+TEST_F(File, MapsAndReads) {
+  const auto path = put("a", std::string("he\0llo", 6));
+  const MappedFile m(path);
+  EXPECT_EQ(m.text(), std::string_view("he\0llo", 6));
+  m.will_read(0, 6), m.done_with(2, 3), m.will_read(-1, 5), m.will_read(3, 1000);  // advice out of range is no advice
+  EXPECT_EQ(m.text()[5], 'o');
+  EXPECT_EQ(read_text(path), std::string("he\0llo", 6));
+  EXPECT_EQ(read_text(path, 6).size(), 6u);
+  expect_bad_input([&] { read_text(path, 5); }, "larger");
+}
+
+TEST_F(File, AMapMovesWithItsBytes) {
+  MappedFile a(put("a", "first")), b(put("b", "second"));
+  a = std::move(b);
+  EXPECT_EQ(a.text(), "second");
+  const MappedFile c(std::move(a));
+  EXPECT_EQ(c.text(), "second");
+  EXPECT_EQ(c.path().filename(), "b");
+}
+
+TEST_F(File, AnEmptyFileIsEmpty) {
+  const auto path = put("empty", "");
+  EXPECT_EQ(MappedFile(path).bytes().size(), 0u);
+  EXPECT_EQ(read_text(path), "");
+}
+
+TEST_F(File, OnlyRegularFiles) {
+  const auto fifo = dir / "fifo";
+  ASSERT_EQ(::mkfifo(fifo.c_str(), 0600), 0);
+  for (const fs::path& path : {dir, fs::path("/dev/zero"), fifo}) {
+    expect_bad_input([&] { MappedFile m(path); }, "not a regular file");
+    expect_bad_input([&] { read_text(path); }, "not a regular file");
+  }
+  expect_bad_input([&] { read_text(dir / "absent"); }, "No such file");
+  expect_bad_input([&] { MappedFile m(dir / "absent"); }, (dir / "absent").string());
+}
+
+TEST_F(File, ASparseGiantIsRefusedBySizeBeforeItIsRead) {
+  const auto path = put("sparse", "x");
+  ASSERT_EQ(::truncate(path.c_str(), off_t{1} << 40), 0);
+  expect_bad_input([&] { read_text(path); }, "1.00 TiB");
+}
+
+TEST_F(File, AtomicWritesAppearWholeOrNotAtAll) {
+  const auto path = dir / "out";
+  write_atomically(path, "old");
+  {
+    AtomicFile f(path);
+    f.write("new", 3);
+    EXPECT_EQ(read_text(path), "old");
+  }
+  EXPECT_EQ(read_text(path), "old") << "never committed";
+  EXPECT_EQ(files(), 1) << "and nothing is left behind";
+  {
+    AtomicFile f(path);
+    f.write("ne", 2), f.write("w", 1), f.write("", 0);
+    f.commit();
+  }
+  EXPECT_EQ(read_text(path), "new");
+  EXPECT_EQ(files(), 1);
+}
+
+TEST_F(File, WhatCannotBeWrittenSaysWhere) {
+  expect_bad_input([&] { write_atomically(dir / "no" / "such" / "folder", "x"); }, "No such file");
+  fs::create_directories(dir / "taken" / "inside");
+  expect_bad_input([&] { write_atomically(dir / "taken", "x"); }, "rename");
+  EXPECT_EQ(files(), 1) << "the file aside is gone";
+}
+
+TEST(Size, Words) {
+  EXPECT_EQ(human_bytes(0), "0 B");
+  EXPECT_EQ(human_bytes(1023), "1023 B");
+  EXPECT_EQ(human_bytes(1536), "1.5 KiB");
+  EXPECT_EQ(human_bytes(int64_t{3} << 29), "1.50 GiB");
+  EXPECT_EQ(human_bytes(-2048), "-2.0 KiB");
+}
+
+TEST(Size, Parsing) {
+  const std::pair<const char*, int64_t> good[] = {{"0", 0}, {"123456", 123456}, {"24GiB", int64_t{24} << 30}, {"24G", int64_t{24} << 30}, {"24 GB", 24000000000},
+                                                  {"1.5g", int64_t{3} << 29}, {"800MB", 800000000}, {"2k", 2048}, {"7b", 7}, {"1TiB", int64_t{1} << 40}};
+  for (const auto& [text, bytes] : good) EXPECT_EQ(parse_bytes(text, "vram"), bytes) << text;
+  for (const char* bad : {"", "GiB", "-1G", "nan", "inf", "1e30", "12 parsecs", "5 XB", "5GiBs", "5 G B", "9999999999999 TiB"}) {
+    try {
+      parse_bytes(bad, "vram");
+      ADD_FAILURE() << "accepted: " << bad;
+    } catch (const Error& e) {
+      EXPECT_EQ(e.fault(), Fault::usage);
+      EXPECT_EQ(e.problem().where, "vram");
+    }
+  }
+}
+
+}  // namespace
+}  // namespace thimble

@@ -1,0 +1,92 @@
+// Limits of the JSON reader and the words of its errors.
+#include "base/json.h"
+
+#include <gtest/gtest.h>
+
+namespace thimble {
+namespace {
+
+void expect_refused(std::string_view text, std::string_view what) {
+  try {
+    parse_json(text, "x.json");
+    FAIL() << "accepted: " << text.substr(0, 60);
+  } catch (const Error& e) {
+    EXPECT_EQ(e.fault(), Fault::bad_input);
+    EXPECT_EQ(e.problem().where, "x.json");
+    EXPECT_NE(std::string(e.what()).find(what), std::string::npos) << e.what();
+  }
+}
+
+TEST(Json, KeepsTheOrderOfKeys) { EXPECT_EQ(parse_json(R"({"z":1,"a":[true,null,"x"]})", "x").dump(), R"({"z":1,"a":[true,null,"x"]})"); }
+
+TEST(Json, RefusesWhatIsNotJson) {
+  for (const char* text : {"", "{", "{'a':1}", "[1,]", "{\"a\":1,}", "nul", "[NaN]", "[Infinity]", "[1e999]", "[01]", "{} x", "// c\n{}", "\"\t\"", "[\"\\ud800\"]"})
+    expect_refused(text, "cannot parse JSON");
+  expect_refused("\xef\xbb\xbf{}", "byte order mark");
+  expect_refused("[\"\xff\"]", "cannot parse JSON");
+  expect_refused("[\"\xed\xa0\x80\"]", "cannot parse JSON");
+}
+
+TEST(Json, RefusesDuplicateKeysInOneObjectOnly) {
+  expect_refused(R"({"a":1,"a":2})", "twice");
+  expect_refused(R"([{"b":{"c":1,"c":1}}])", "twice");
+  expect_refused(R"({"a":{"x":1},"b":[],"a":3})", "twice");
+  EXPECT_NO_THROW(parse_json(R"({"a":{"a":{"a":1}},"b":[{"a":1},{"a":2}]})", "x"));
+}
+
+TEST(Json, RefusesDepthBeforeItHurts) {
+  const auto nested = [](size_t n) { return std::string(n, '[') + std::string(n, ']'); };
+  EXPECT_NO_THROW(parse_json(nested(64), "x"));
+  expect_refused(nested(65), "deeper than 64");
+  expect_refused(std::string(1000000, '['), "deeper than 64");
+  std::string objects;
+  for (int i = 0; i < 100000; ++i) objects += "{\"a\":";
+  expect_refused(objects, "deeper than 64");
+}
+
+TEST(Json, TypedReads) {
+  const Json o = parse_json(R"({"i":-4,"u":18446744073709551615,"f":2.5,"b":true,"s":"x","n":null})", "x");
+  EXPECT_EQ(require<int64_t>(o, "i", "x"), -4);
+  EXPECT_EQ(require<double>(o, "i", "x"), -4.0);
+  EXPECT_EQ(require<double>(o, "f", "x"), 2.5);
+  EXPECT_TRUE(require<bool>(o, "b", "x"));
+  EXPECT_EQ(require<std::string>(o, "s", "x"), "x");
+  EXPECT_EQ(value_or<int64_t>(o, "absent", 9, "x"), 9);
+  EXPECT_EQ(value_or<int64_t>(o, "n", 9, "x"), 9);
+  EXPECT_THROW(require<int64_t>(o, "u", "x"), Error);
+  EXPECT_THROW(require<int64_t>(o, "f", "x"), Error);
+  EXPECT_THROW(require<int64_t>(o, "b", "x"), Error);
+  EXPECT_THROW(require<bool>(o, "i", "x"), Error);
+  EXPECT_THROW(require<std::string>(o, "i", "x"), Error);
+  EXPECT_THROW(require<double>(o, "s", "x"), Error);
+  EXPECT_THROW(require<int64_t>(o, "n", "x"), Error);
+  EXPECT_THROW(value_or<int64_t>(o, "s", 9, "x"), Error);
+}
+
+TEST(Json, ErrorsNameTheKeyAndWhatWasFound) {
+  const Json o = parse_json(R"({"hidden_size":"4096","long":")" + std::string(500, 'y') + R"("})", "config.json");
+  try {
+    require<int64_t>(o, "hidden_size", "config.json");
+    FAIL();
+  } catch (const Error& e) {
+    EXPECT_EQ(e.problem().what, "bad value of 'hidden_size'");
+    EXPECT_EQ(e.problem().where, "config.json");
+    EXPECT_EQ(e.problem().expected, "an integer");
+    EXPECT_EQ(e.problem().found, "\"4096\"");
+  }
+  try {
+    require<bool>(o, "long", "config.json");
+    FAIL();
+  } catch (const Error& e) {
+    EXPECT_LE(e.problem().found.size(), 80u);
+  }
+  try {
+    require<bool>(o, "gone", "config.json");
+    FAIL();
+  } catch (const Error& e) {
+    EXPECT_EQ(e.problem().found, "nothing");
+  }
+}
+
+}  // namespace
+}  // namespace thimble

@@ -1,0 +1,66 @@
+// Inference beside transformers: all logits and greedy continuations, of the odd Llamas and of a real pretrained model.
+#include "nn/fixture.h"
+#include "serve/engine.h"
+
+namespace thimble::serve {
+namespace {
+
+using nn::golden;
+using nn::relative;
+
+struct Loaded {
+  std::unique_ptr<Device> device = cpu_device(nn::f32_spec());
+  comm::Rank rank{*device, {int64_t{256} << 20, int64_t{64} << 20, 0}};
+  std::unique_ptr<Engine> engine;
+  Loaded(const fs::path& folder, int64_t chunk, nn::Method method = {}) {
+    engine = std::make_unique<Engine>(rank, EngineShape{.model = models::read_model(folder), .method = method, .context = 256, .prefill_chunk = chunk});
+    engine->load(store::open_weights(folder).get());
+  }
+};
+
+std::vector<int32_t> vector_of(const Tensor& t) { return {t.get<int32_t>(), t.get<int32_t>() + t.count()}; }
+
+void same_as_transformers(const char* name) {
+  const fs::path folder = golden / name;
+  const store::SafetensorsFile reference(folder / "reference.safetensors");
+  Loaded l(folder, 24);
+  const Tensor ids = reference.tensor("ids"), logits = reference.tensor("logits");
+  const int64_t row = 24 * logits.shape[2];
+  for (int64_t b = 0; b < 2; ++b) {
+    const Tensor ours = l.engine->logits(vector_of(ids.rows(b, 1)));
+    EXPECT_LE(relative(ours.get<float>(), logits.get<float>() + b * row, row), 1e-5);
+  }
+  Sampler greedy({});
+  EXPECT_EQ(l.engine->generate(vector_of(reference.tensor("prompt")), 64, {}, greedy).ids, vector_of(reference.tensor("greedy")));
+}
+
+TEST(Exact, OddTied) { same_as_transformers("llama_odd_tied"); }
+TEST(Exact, OddUntied) { same_as_transformers("llama_odd_untied"); }
+
+TEST(Exact, Stories260K) {
+  const auto folder = nn::shared_data / "stories260K";
+  if (!fs::exists(folder)) GTEST_SKIP() << "skipped: no ../shared/data";
+  const store::SafetensorsFile reference(golden / "stories260k.safetensors");
+  Loaded l(folder, 32);
+  const Tensor logits = reference.tensor("logits");
+  EXPECT_LE(relative(l.engine->logits(vector_of(reference.tensor("ids"))), logits), 1e-5);
+  Sampler greedy({});
+  EXPECT_EQ(l.engine->generate({1, 403, 407, 261, 378}, 200, {}, greedy).ids, vector_of(reference.tensor("greedy0")));
+}
+
+TEST(Exact, AnAdapterOfPeft) {
+  const auto folder = nn::shared_data / "stories260K", adapter = golden / "peft_stories";
+  if (!fs::exists(folder)) GTEST_SKIP() << "skipped: no ../shared/data";
+  const auto config = store::read_adapter_config(adapter);
+  nn::Method method{.lora = {.rank = config.rank, .scale = float(config.alpha / double(config.rank))}};
+  for (int p = 0; p < nn::layer_param_count; ++p) method.lora.targets[size_t(p)] = nn::is_matrix(p);
+  Loaded l(folder, 32, method);
+  const store::AdapterFile file(adapter, l.engine->model().adapters()->specs());
+  l.engine->load_adapters([&](const store::ParamSpec& spec, Tensor to) { file.read(spec, to); });
+  const store::SafetensorsFile reference(adapter / "reference.safetensors");
+  const Tensor all = l.engine->logits(vector_of(reference.tensor("ids")));
+  EXPECT_LE(relative(all.rows(all.shape[0] - 1, 1), reference.tensor("logits")), 1e-5);
+}
+
+}  // namespace
+}  // namespace thimble::serve
