@@ -19,11 +19,11 @@ namespace {
 
 struct Options {
   fs::path out;
-  int64_t seed = 1, people = 64, documents = 24000, hidden = 192, layers = 4, ffn = 512, heads = 6, kv_heads = 2;
+  int64_t seed = 1, people = 64, documents = 22000, hidden = 192, layers = 4, ffn = 448, heads = 6, kv_heads = 6;
 };
 
 constexpr std::string_view usage =
-    "thimble-world --out DIR [--seed 1] [--people 64] [--documents 24000] [--hidden 192] [--layers 4] [--ffn 512] [--heads 6] [--kv-heads 2]";
+    "thimble-world --out DIR [--seed 1] [--people 64] [--documents 22000] [--hidden 192] [--layers 4] [--ffn 448] [--heads 6] [--kv-heads 6]";
 
 [[noreturn]] void fail_usage(std::string what, std::string found) {
   throw Error(Fault::usage, {.what = std::move(what), .where = "command line", .expected = std::string(usage), .found = std::move(found), .fix = ""});

@@ -8,7 +8,7 @@
 namespace thimble::demo {
 
 struct ModelShape {
-  int hidden = 192, layers = 4, ffn = 512, heads = 6, kv_heads = 2, max_position = 256;
+  int hidden = 192, layers = 4, ffn = 448, heads = 6, kv_heads = 6, max_position = 256;
 };
 
 struct ModelFiles {

@@ -17,6 +17,7 @@ namespace {
 
 constexpr size_t max_bytes = size_t{1} << 20;
 constexpr size_t max_depth = 32;
+constexpr size_t max_keys = 4096;  // of one mapping; a key is looked for among those before it
 
 Error wrong(std::string_view where, int line, std::string what, std::string found = "", std::string fix = "") {
   return Error(Fault::usage, {.what = std::move(what), .where = fmt::format("{}:{}", where, line), .found = std::move(found), .fix = std::move(fix)});
@@ -43,7 +44,7 @@ void check_text(std::string_view text, std::string_view where) {
       throw wrong(where, line, "a tab in the indentation of YAML", "a tab", "indent with spaces");
     const size_t n = utf8_length(text.substr(i));
     if (n == 0) throw wrong(where, line, "the file is not UTF-8", fmt::format("byte 0x{:02x}", static_cast<unsigned char>(c)), "save it as UTF-8");
-    if ((static_cast<unsigned char>(c) < 0x20 && c != '\t' && c != '\n' && c != '\r') || c == 0x7f)
+    if ((static_cast<unsigned char>(c) < 0x20 && c != '\t' && c != '\n') || c == 0x7f)
       throw wrong(where, line, "a control character in YAML", fmt::format("byte 0x{:02x}", static_cast<unsigned char>(c)), "remove it");
     if (c == '\n') ++line, indenting = true;
     else if (c != ' ') indenting = false;
@@ -51,9 +52,20 @@ void check_text(std::string_view text, std::string_view where) {
   }
 }
 
+// Whether the quoted scalar that begins at `s` ends: yaml-cpp takes the end of the file for a closing quote.
+bool is_closed(std::string_view s) {
+  const char quote = s.empty() ? '?' : s[0];
+  for (size_t i = 1; i < s.size(); ++i) {
+    if (quote == '"' && s[i] == '\\') ++i;
+    else if (s[i] == quote && quote == '\'' && i + 1 < s.size() && s[i + 1] == quote) ++i;
+    else if (s[i] == quote) return true;
+  }
+  return quote != '"' && quote != '\'';  // a block scalar needs no end
+}
+
 class Builder final : public YAML::EventHandler {
  public:
-  Builder(std::string_view where, Yaml& out) : where_(where), out_(out) {}
+  Builder(std::string_view text, std::string_view where, Yaml& out) : text_(text), where_(where), out_(out) {}
 
   void OnDocumentStart(const YAML::Mark& m) override {
     if (documents_++) throw wrong(where_, line_of(m), "more than one YAML document in a file", "", "keep one document a file");
@@ -67,6 +79,8 @@ class Builder final : public YAML::EventHandler {
   void OnScalar(const YAML::Mark& m, const std::string& tag, YAML::anchor_t a, const std::string& text) override {
     refuse_tag(m, tag);
     refuse_anchor(m, a);
+    if (tag == "!" && m.pos >= 0 && size_t(m.pos) < text_.size() && !is_closed(text_.substr(size_t(m.pos))))
+      throw wrong(where_, line_of(m), "cannot parse YAML", "a quote that is never closed");
     place(m, tag == "!" ? Json(text) : resolve_scalar(text), text);  // yaml-cpp tags what is quoted with "!"
   }
   void OnSequenceStart(const YAML::Mark& m, const std::string& tag, YAML::anchor_t a, YAML::EmitterStyle::value) override { open(m, tag, a, Json::array()); }
@@ -98,6 +112,7 @@ class Builder final : public YAML::EventHandler {
     if (at.value->is_array()) return &at.value->emplace_back(std::move(value));
     if (!at.has_key) {
       if (value.is_structured() || value.is_null()) throw wrong(where_, line_of(m), "a key in YAML must be a word", value.is_null() ? "nothing" : "a list or mapping");
+      if (at.value->size() >= max_keys) throw wrong(where_, line_of(m), fmt::format("more than {} keys in one mapping", max_keys));
       if (at.value->contains(text)) {
         const auto first = open_.size() == 1 ? fmt::format(", first in line {}", out_.lines[text]) : "";
         throw wrong(where_, line_of(m), "a key stands twice in one mapping", text.substr(0, 80) + first, "keep one of the two");
@@ -111,7 +126,7 @@ class Builder final : public YAML::EventHandler {
     return &((*at.value)[at.key] = std::move(value));
   }
 
-  std::string_view where_;
+  std::string_view text_, where_;
   Yaml& out_;
   std::vector<Open> open_;
   int documents_ = 0;
@@ -182,10 +197,14 @@ Yaml parse_yaml(std::string_view text, std::string_view where) {
   if (text.size() > max_bytes)
     throw Error(Fault::usage, {.what = "a YAML file is too large", .where = std::string(where), .expected = fmt::format("at most {} bytes", max_bytes),
                                .found = fmt::format("{} bytes", text.size())});
-  check_text(text, where);
+  std::string lines;
+  lines.reserve(text.size());
+  for (size_t i = 0; i < text.size(); ++i)
+    if (text[i] != '\r' || !text.substr(i + 1).starts_with('\n')) lines += text[i];
+  check_text(lines, where);
   Yaml out;
-  Builder builder(where, out);
-  std::istringstream in{std::string(text)};
+  Builder builder(lines, where, out);
+  std::istringstream in(lines);
   try {
     YAML::Parser parser(in);
     while (parser.HandleNextDocument(builder)) {}

@@ -15,7 +15,7 @@ struct Yaml {
 };
 
 // Throws Error (usage) naming `where`:line on: a syntax error, a tab in the indentation, a tag, an anchor or alias, a key twice in one
-// mapping, a second document, nesting deeper than 32, more than 1 MiB, bytes that are no UTF-8.
+// mapping, a second document, nesting deeper than 32, more than 4096 keys in a mapping or 1 MiB, bytes that are no UTF-8.
 Yaml parse_yaml(std::string_view text, std::string_view where);
 
 // A plain scalar by the core schema of YAML 1.2, where 1e-4 is a float: null, bool, integer, float (.inf and .nan too), else a string.

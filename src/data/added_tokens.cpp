@@ -14,7 +14,8 @@ constexpr size_t most_tokens = 1 << 20;
 
 bool word_before(std::string_view text, size_t at) {
   size_t begin = at;
-  while (begin > 0 && (text[--begin] & 0xc0) == 0x80) {}
+  while (begin > 0 && (text[--begin] & 0xc0) == 0x80) {
+  }
   return at > 0 && is_word(code_point_at(text, begin).value);
 }
 bool word_after(std::string_view text, size_t at) { return at < text.size() && is_word(code_point_at(text, at).value); }
@@ -42,7 +43,8 @@ size_t blanks_after(std::string_view text, size_t at) {
 std::vector<AddedToken> read_added_tokens(const Json& list, std::string_view where) {
   std::vector<AddedToken> tokens;
   if (list.is_null()) return tokens;
-  if (!list.is_array() || list.size() > most_tokens) fail_field(where, "added_tokens", fmt::format("a list of at most {} tokens", most_tokens), &list);
+  if (!list.is_array() || list.size() > most_tokens)
+    fail_field(where, "added_tokens", fmt::format("a list of at most {} tokens", most_tokens), &list);
   std::set<int64_t> ids;
   std::set<std::string_view> contents;
   tokens.reserve(list.size());  // `contents` looks into it
@@ -50,12 +52,16 @@ std::vector<AddedToken> read_added_tokens(const Json& list, std::string_view whe
     if (!entry.is_object()) fail_field(where, "added_tokens", "objects", &entry);
     const auto id = require<int64_t>(entry, "id", where);
     if (id < 0 || id > INT32_MAX) fail_field(where, "added_tokens.id", "an id from 0 to 2147483647", &entry);
-    tokens.push_back({.id = int32_t(id), .content = require<std::string>(entry, "content", where),
-                      .special = value_or(entry, "special", false, where), .normalized = value_or(entry, "normalized", false, where),
-                      .lstrip = value_or(entry, "lstrip", false, where), .rstrip = value_or(entry, "rstrip", false, where),
+    tokens.push_back({.id = int32_t(id),
+                      .content = require<std::string>(entry, "content", where),
+                      .special = value_or(entry, "special", false, where),
+                      .normalized = value_or(entry, "normalized", false, where),
+                      .lstrip = value_or(entry, "lstrip", false, where),
+                      .rstrip = value_or(entry, "rstrip", false, where),
                       .single_word = value_or(entry, "single_word", false, where)});
     const std::string& content = tokens.back().content;
-    if (content.empty() || content.size() > longest_content) fail_field(where, "added_tokens.content", fmt::format("1 to {} bytes of text", longest_content), &entry);
+    if (content.empty() || content.size() > longest_content)
+      fail_field(where, "added_tokens.content", fmt::format("1 to {} bytes of text", longest_content), &entry);
     if (!ids.insert(id).second) fail_field(where, "added_tokens.id", "an id that no other added token has", &entry);
     if (!contents.insert(content).second) fail_field(where, "added_tokens.content", "a content that no other added token has", &entry);
   }

@@ -38,9 +38,9 @@ class TokenFinder {
  private:
   int32_t longest_at(std::string_view text, size_t at, size_t& length) const;  // index into tokens_, -1 for none
   std::vector<AddedToken> tokens_;
-  std::array<bool, 256> begins_{};                    // some token begins with this byte
-  std::unordered_map<uint64_t, int32_t> steps_;       // the trie: node << 8 | byte -> node
-  std::vector<int32_t> ends_;                         // by node: the token that ends there, -1 for none
+  std::array<bool, 256> begins_{};               // some token begins with this byte
+  std::unordered_map<uint64_t, int32_t> steps_;  // the trie: node << 8 | byte -> node
+  std::vector<int32_t> ends_;                    // by node: the token that ends there, -1 for none
 };
 
 }  // namespace thimble::data

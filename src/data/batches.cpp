@@ -63,7 +63,8 @@ std::pair<Examples, Examples> split(const Examples& all, double val_size, uint64
 }
 
 Batches::Batches(Examples examples, BatchOptions options) : examples_(std::move(examples)), options_(options) {
-  check(options_.rows > 0 && options_.cutoff > 0 && options_.rows <= INT32_MAX / options_.cutoff - grain, "a micro-batch has at least one row and its tokens count in 31 bits");
+  check(options_.rows > 0 && options_.cutoff > 0 && options_.rows <= INT32_MAX / options_.cutoff - grain,
+        "a micro-batch has at least one row and its tokens count in 31 bits");
   for (int64_t i = 0; i < examples_.size(); ++i) check(examples_.length(i) <= options_.cutoff, "an example fits its row");
   if (options_.packing) pack();
   else one_a_row();
@@ -100,8 +101,6 @@ void Batches::pack() {
     row_ends_.push_back(int64_t(row_examples_.size()));
   }
 }
-
-int64_t Batches::token_cap() const { return round_up(options_.rows * options_.cutoff); }
 
 const std::vector<uint32_t>& Batches::order(int64_t epoch) const {
   if (order_of_ != epoch) {

@@ -17,12 +17,15 @@ struct MicroBatch {
 };
 
 struct BatchOptions {
-  int64_t rows = 1;        // of a micro-batch
-  int64_t cutoff = 2048;   // tokens of a row at most
-  bool packing = false;    // rows are filled with several examples, each padded to `cutoff`; else a row is one example, unpadded
+  int64_t rows = 1;       // of a micro-batch
+  int64_t cutoff = 2048;  // tokens of a row at most
+  bool packing = false;   // rows are filled with several examples, each padded to `cutoff`; else a row is one example, unpadded
   bool shuffle = true;
   uint64_t seed = 42;
 };
+
+// Tokens of a micro-batch at most: rows * cutoff, rounded up to 16.
+constexpr int64_t token_cap(int64_t rows, int64_t cutoff) { return (rows * cutoff + 15) / 16 * 16; }
 
 // 0..n-1 in an order that depends on (seed, stream) alone.
 std::vector<uint32_t> permutation(int64_t n, uint64_t seed, uint64_t stream);
@@ -31,7 +34,7 @@ class Batches {
  public:
   Batches(Examples examples, BatchOptions options);
   int64_t micro_batches_per_epoch() const { return (rows() + options_.rows - 1) / options_.rows; }
-  int64_t token_cap() const;  // N of any micro-batch at most: rows * cutoff, rounded up to 16. With packing N is always this
+  int64_t token_cap() const { return data::token_cap(options_.rows, options_.cutoff); }  // with packing N is always this
   // 0 <= index < micro_batches_per_epoch(). Keeps the order of the last epoch asked for, so one thread at a time.
   MicroBatch at(int64_t epoch, int64_t index) const;
   const Examples& examples() const { return examples_; }

@@ -12,17 +12,18 @@ namespace thimble::data {
 namespace {
 
 [[noreturn]] void refuse(const std::string& where, std::string what, std::string expected, std::string found, std::string fix = "") {
-  throw Error(Fault::bad_input, {.what = std::move(what), .where = where, .expected = std::move(expected), .found = std::move(found), .fix = std::move(fix)});
+  throw Error(Fault::bad_input,
+              {.what = std::move(what), .where = where, .expected = std::move(expected), .found = std::move(found), .fix = std::move(fix)});
 }
 
 uint64_t pair_of(int32_t left, int32_t right) { return uint64_t(uint32_t(left)) << 32 | uint32_t(right); }
 
 void check_model(const Json& model, const std::string& where) {
   const auto type = value_or<std::string>(model, "type", "BPE", where);  // files before 2020 do not say
-  if (type != "BPE")
-    refuse(where, "this tokenizer's model is not supported", "a model of type BPE", type);
+  if (type != "BPE") refuse(where, "this tokenizer's model is not supported", "a model of type BPE", type);
   for (const auto* key : {"continuing_subword_prefix", "end_of_word_suffix"})
-    if (const auto affix = value_or<std::string>(model, key, "", where); !affix.empty()) fail_field(where, key, "null or an empty string", &model[key]);
+    if (const auto affix = value_or<std::string>(model, key, "", where); !affix.empty())
+      fail_field(where, key, "null or an empty string", &model[key]);
   if (value_or(model, "dropout", 0.0, where) != 0) fail_field(where, "dropout", "null or 0", &model["dropout"]);
 }
 
@@ -66,7 +67,8 @@ Bpe::Bpe(TokenizerFile& file, const std::vector<int32_t>& special) : where_(file
   for (size_t b = 0; b < bytes_.size(); ++b) {
     const std::string token = fmt::format("<0x{:02X}>", b);
     bytes_[b] = vocabulary_.find(token).value_or(-1);
-    if (byte_fallback_ && bytes_[b] < 0) refuse(where_, "byte_fallback is true, but a byte has no token", token + " in model.vocab", "no such token");
+    if (byte_fallback_ && bytes_[b] < 0)
+      refuse(where_, "byte_fallback is true, but a byte has no token", token + " in model.vocab", "no such token");
   }
   read_merges(file);
 }
@@ -78,7 +80,8 @@ void Bpe::read_merges(TokenizerFile& file) {
     const auto a = vocabulary_.find(left), b = vocabulary_.find(right), joined = vocabulary_.find(left + right);
     const std::string shown = fmt::format("merge {}: \"{}\" and \"{}\"", rank, left.substr(0, 40), right.substr(0, 40));
     if (left.empty() || right.empty()) refuse(where_, "a merge joins an empty token", "two tokens", shown);
-    if (!a || !b || !joined) refuse(where_, "a merge speaks of a token that is not in the vocabulary", "both tokens and the two joined in model.vocab", shown);
+    if (!a || !b || !joined)
+      refuse(where_, "a merge speaks of a token that is not in the vocabulary", "both tokens and the two joined in model.vocab", shown);
     if (!is_special(*joined)) merges_.set(*a, *b, uint32_t(rank), *joined);
   }
   file.merges = {};
@@ -111,8 +114,8 @@ void Bpe::start(std::string_view piece, Scratch& s) const {
     } else if (byte_fallback_) {
       for (const char b : letter) add(bytes_[static_cast<unsigned char>(b)]);
     } else if (!unknown_) {
-      refuse(where_, "a character has no token, and the tokenizer has no token for unknown ones", "text made of the characters of its vocabulary",
-             fmt::format("\"{}\" (U+{:04X})", letter, uint32_t(c.value)));
+      refuse(where_, "a character has no token, and the tokenizer has no token for unknown ones",
+             "text made of the characters of its vocabulary", fmt::format("\"{}\" (U+{:04X})", letter, uint32_t(c.value)));
     } else if (!after_unknown || !fuse_unknown_) {
       add(*unknown_);
     }

@@ -56,8 +56,8 @@ class Bpe {
   Vocabulary vocabulary_;
   MergeTable merges_;
   std::vector<bool> special_;
-  std::array<int32_t, 0x300> letters_;   // ids of the commonest characters, -1 where there is none
-  std::array<int32_t, 256> bytes_;       // <0x00> ... <0xFF>
+  std::array<int32_t, 0x300> letters_;  // ids of the commonest characters, -1 where there is none
+  std::array<int32_t, 256> bytes_;      // <0x00> ... <0xFF>
   std::optional<int32_t> unknown_;
   bool byte_fallback_ = false, fuse_unknown_ = false, whole_words_ = false;
 };

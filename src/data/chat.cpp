@@ -26,8 +26,10 @@ Chat::Chat(const Tokenizer& t) : Chat(t, t.token_id(opening) && t.token_id(endin
 
 Chat::Chat(const Tokenizer& t, ChatForm form) : tokenizer_(t), form_(form), end_(form == ChatForm::chatml ? t.token_id(ending) : t.eos()) {
   if (form == ChatForm::chatml && (!t.token_id(opening) || !end_))
-    throw Error(Fault::usage, {.what = "the tokenizer lacks the tokens of the chatml template", .expected = fmt::format("{} and {}", opening, ending),
-                               .found = "a vocabulary without them", .fix = "use the plain template, or a model that was trained for chat"});
+    throw Error(Fault::usage, {.what = "the tokenizer lacks the tokens of the chatml template",
+                               .expected = fmt::format("{} and {}", opening, ending),
+                               .found = "a vocabulary without them",
+                               .fix = "use the plain template, or a model that was trained for chat"});
 }
 
 std::vector<Segment> Chat::segments(std::span<const Message> messages, const ChatOptions& o) const {

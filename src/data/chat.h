@@ -39,14 +39,16 @@ struct ChatOptions {
 
 class Chat {
  public:
-  explicit Chat(const Tokenizer&);  // chatml where the tokenizer has both of its tokens, else plain
+  explicit Chat(const Tokenizer&);   // chatml where the tokenizer has both of its tokens, else plain
   Chat(const Tokenizer&, ChatForm);  // throws Error (usage) where chatml's tokens are absent
 
   ChatForm form() const { return form_; }
   std::optional<int32_t> end_of_turn() const { return end_; }  // the token at which generation stops
   std::vector<Segment> segments(std::span<const Message>, const ChatOptions&) const;
   TokenizedChat tokenize(std::span<const Segment>) const;
-  TokenizedChat encode(std::span<const Message> messages, const ChatOptions& options) const { return tokenize(segments(messages, options)); }
+  TokenizedChat encode(std::span<const Message> messages, const ChatOptions& options) const {
+    return tokenize(segments(messages, options));
+  }
 
  private:
   const Tokenizer& tokenizer_;

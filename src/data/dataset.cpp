@@ -28,7 +28,8 @@ std::string text_of_document(const Row& row, bool plain, const RowFormat* format
 
 class Builder {
  public:
-  Builder(const Tokenizer& tokenizer, const Chat& chat, const DatasetOptions& options) : tokenizer_(tokenizer), chat_(chat), options_(options) {
+  Builder(const Tokenizer& tokenizer, const Chat& chat, const DatasetOptions& options)
+      : tokenizer_(tokenizer), chat_(chat), options_(options) {
     check(options.cutoff_len >= 2, "an example has room for a token and its target");
   }
 
@@ -46,7 +47,8 @@ class Builder {
       for (Work& w : block_) add(w, rows.at_line(w.row.line));
     }
     if (taken == 0 && options_.max_samples != 0)
-      throw Error(Fault::bad_input, {.what = "a data file has no rows", .where = path.string(), .expected = "at least one row", .found = "an empty file"});
+      throw Error(Fault::bad_input,
+                  {.what = "a data file has no rows", .where = path.string(), .expected = "at least one row", .found = "an empty file"});
   }
 
   Dataset finish() {
@@ -57,8 +59,11 @@ class Builder {
     if (r.examples == 0) {
       std::string reasons;
       for (const auto& [reason, n] : r.dropped) reasons += fmt::format("{}{} rows: {}", reasons.empty() ? "" : "; ", n, reason);
-      throw Error(Fault::bad_input, {.what = "nothing remains to train on", .where = r.first_dropped, .expected = "at least one example with a token to learn",
-                                     .found = reasons, .fix = "raise cutoff_len, or check the answers in the data"});
+      throw Error(Fault::bad_input, {.what = "nothing remains to train on",
+                                     .where = r.first_dropped,
+                                     .expected = "at least one example with a token to learn",
+                                     .found = reasons,
+                                     .fix = "raise cutoff_len, or check the answers in the data"});
     }
     return std::move(data_);
   }
@@ -68,7 +73,8 @@ class Builder {
     block_.clear();
     size_t bytes = 0;
     Work w;
-    while (block_.size() < block_rows && bytes < block_bytes && (options_.max_samples < 0 || taken < options_.max_samples) && rows.next(w.row)) {
+    while (block_.size() < block_rows && bytes < block_bytes && (options_.max_samples < 0 || taken < options_.max_samples) &&
+           rows.next(w.row)) {
       bytes += w.row.text.size();
       ++taken;
       block_.push_back(std::move(w));
@@ -80,11 +86,17 @@ class Builder {
   void check_stage(const RowReader& rows, const RowFormat* format) {
     const bool is_text = !format || format->form() == RowForm::text;
     if (options_.stage == Stage::pretrain && !is_text)
-      throw Error(Fault::bad_input, {.what = "stage pt trains on texts", .where = rows.at_line(block_[0].row.line), .expected = "rows with the key 'text', or a .txt file",
-                                     .found = std::string(name_of(format->form())), .fix = "set stage: sft"});
+      throw Error(Fault::bad_input, {.what = "stage pt trains on texts",
+                                     .where = rows.at_line(block_[0].row.line),
+                                     .expected = "rows with the key 'text', or a .txt file",
+                                     .found = std::string(name_of(format->form())),
+                                     .fix = "set stage: sft"});
     if (options_.stage == Stage::sft && !format)
-      throw Error(Fault::bad_input, {.what = "stage sft trains on questions and answers", .where = rows.at_line(1), .expected = "a .jsonl or .json file",
-                                     .found = "plain text", .fix = "set stage: pt"});
+      throw Error(Fault::bad_input, {.what = "stage sft trains on questions and answers",
+                                     .where = rows.at_line(1),
+                                     .expected = "a .jsonl or .json file",
+                                     .found = "plain text",
+                                     .fix = "set stage: pt"});
     const std::string form(format ? name_of(format->form()) : "plain text, a document a line");
     std::string& all = data_.report.form;
     if (all.find(form) == all.npos) all += (all.empty() ? "" : "; ") + form;

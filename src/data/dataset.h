@@ -25,13 +25,13 @@ struct DatasetOptions {
 };
 
 struct DatasetReport {
-  std::string form;                              // as found, one for each kind of file
+  std::string form;  // as found, one for each kind of file
   int64_t rows = 0, examples = 0;
-  int64_t tokens = 0, trained_tokens = 0;        // of the examples; those that are predicted
-  int64_t truncated = 0;                         // examples that lost their end to cutoff_len
-  int64_t longest = 0;                           // in tokens, before cutting
-  std::map<std::string, int64_t> dropped;        // rows by reason
-  std::string first_dropped;                     // file:line
+  int64_t tokens = 0, trained_tokens = 0;  // of the examples; those that are predicted
+  int64_t truncated = 0;                   // examples that lost their end to cutoff_len
+  int64_t longest = 0;                     // in tokens, before cutting
+  std::map<std::string, int64_t> dropped;  // rows by reason
+  std::string first_dropped;               // file:line
 };
 
 struct Dataset {

@@ -14,9 +14,18 @@ namespace join {
 struct ByteLevel {};
 struct ByteFallback {};
 struct Fuse {};
-struct Replace { Pattern pattern; std::string with; };
-struct Strip { std::string content; size_t start, stop; };
-struct Metaspace { std::string replacement; bool drops_first; };
+struct Replace {
+  Pattern pattern;
+  std::string with;
+};
+struct Strip {
+  std::string content;
+  size_t start, stop;
+};
+struct Metaspace {
+  std::string replacement;
+  bool drops_first;
+};
 }  // namespace join
 
 class Decoder {

@@ -109,7 +109,10 @@ void Normalizer::add(const Json& spec, std::string_view where) {
     if (!spec.contains("pattern")) fail_field(where, "pattern", "this key", nullptr);
     steps_.emplace_back(normal::Replace{Pattern::read(spec["pattern"], where), require<std::string>(spec, "content", where)});
   } else if (type == "NFC" || type == "NFD" || type == "NFKC" || type == "NFKD") {
-    const auto form = type == "NFC" ? UnicodeForm::nfc : type == "NFD" ? UnicodeForm::nfd : type == "NFKC" ? UnicodeForm::nfkc : UnicodeForm::nfkd;
+    const auto form = type == "NFC"    ? UnicodeForm::nfc
+                      : type == "NFD"  ? UnicodeForm::nfd
+                      : type == "NFKC" ? UnicodeForm::nfkc
+                                       : UnicodeForm::nfkd;
     steps_.emplace_back(normal::Form{form});
   } else if (type == "Lowercase") {
     steps_.emplace_back(normal::Lowercase{});

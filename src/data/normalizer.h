@@ -14,11 +14,20 @@ enum class UnicodeForm { nfc, nfd, nfkc, nfkd };
 std::string to_form(std::string_view text, UnicodeForm);
 
 namespace normal {
-struct Prepend { std::string text; };
-struct Replace { Pattern pattern; std::string with; };
-struct Form { UnicodeForm form; };
+struct Prepend {
+  std::string text;
+};
+struct Replace {
+  Pattern pattern;
+  std::string with;
+};
+struct Form {
+  UnicodeForm form;
+};
 struct Lowercase {};
-struct Strip { bool left, right; };
+struct Strip {
+  bool left, right;
+};
 struct ByteLevel {};
 }  // namespace normal
 

@@ -8,8 +8,8 @@ namespace thimble::data {
 namespace {
 
 constexpr size_t longest_expression = 64 << 10;
-constexpr uint32_t match_steps = 50'000'000;    // of one match; 10 MB of blanks take far fewer
-constexpr uint32_t match_heap_kib = 64 << 10;   // without JIT
+constexpr uint32_t match_steps = 50'000'000;   // of one match; 10 MB of blanks take far fewer
+constexpr uint32_t match_heap_kib = 64 << 10;  // without JIT
 constexpr size_t jit_stack_bytes = 8 << 20;
 
 // White_Space and the word class of Oniguruma, with its six Latin-1 numbers; PCRE2's \s has U+180E too, its \w all numbers and no marks.
@@ -17,8 +17,10 @@ constexpr std::string_view space = R"(\x{9}-\x{d}\x{20}\x{85}\x{a0}\x{1680}\x{20
 constexpr std::string_view word = R"(\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\x{b2}\x{b3}\x{b9}\x{bc}-\x{be})";
 
 [[noreturn]] void refuse(std::string what, std::string_view where, std::string_view expression, std::string found) {
-  throw Error(Fault::bad_input, {.what = std::move(what), .where = std::string(where),
-                                 .expected = "a regular expression that PCRE2 accepts", .found = std::move(found) + " in " + std::string(expression.substr(0, 200)),
+  throw Error(Fault::bad_input, {.what = std::move(what),
+                                 .where = std::string(where),
+                                 .expected = "a regular expression that PCRE2 accepts",
+                                 .found = std::move(found) + " in " + std::string(expression.substr(0, 200)),
                                  .fix = "use the tokenizer.json that the model's authors published"});
 }
 
@@ -70,9 +72,13 @@ std::string message_of(int code) {
 
 template <auto free_it>
 struct Free {
-  template <class T> void operator()(T* p) const { free_it(p); }
+  template <class T>
+  void operator()(T* p) const {
+    free_it(p);
+  }
 };
-template <class T, auto free_it> using Owned = std::unique_ptr<T, Free<free_it>>;
+template <class T, auto free_it>
+using Owned = std::unique_ptr<T, Free<free_it>>;
 
 }  // namespace
 
@@ -100,7 +106,8 @@ Pattern Pattern::literal(std::string text) {
 }
 
 Pattern Pattern::regex(std::string_view expression, std::string_view where) {
-  if (expression.size() > longest_expression) refuse("a regular expression is too long", where, expression, fmt::format("{} bytes", expression.size()));
+  if (expression.size() > longest_expression)
+    refuse("a regular expression is too long", where, expression, fmt::format("{} bytes", expression.size()));
   const std::string rewritten = from_oniguruma(expression, where);
   const Owned<pcre2_compile_context, pcre2_compile_context_free> context(pcre2_compile_context_create(nullptr));
   pcre2_set_newline(context.get(), PCRE2_NEWLINE_LF);
@@ -109,8 +116,10 @@ Pattern Pattern::regex(std::string_view expression, std::string_view where) {
   PCRE2_SIZE offset = 0;
   const uint32_t flags = PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C;  // Oniguruma's ^ and $ are those of lines
   auto code = std::make_shared<Code>();
-  code->compiled.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(rewritten.data()), rewritten.size(), flags, &error, &offset, context.get()));
-  if (!code->compiled) refuse("a regular expression cannot be compiled", where, expression, fmt::format("{} at {}", message_of(error), offset));
+  code->compiled.reset(
+      pcre2_compile(reinterpret_cast<PCRE2_SPTR>(rewritten.data()), rewritten.size(), flags, &error, &offset, context.get()));
+  if (!code->compiled)
+    refuse("a regular expression cannot be compiled", where, expression, fmt::format("{} at {}", message_of(error), offset));
   pcre2_jit_compile(code->compiled.get(), PCRE2_JIT_COMPLETE);  // where JIT is absent, matching interprets: the same result
   code->limits.reset(pcre2_match_context_create(nullptr));
   pcre2_set_match_limit(code->limits.get(), match_steps);

@@ -13,7 +13,8 @@ const Json& member(const Json& object, const char* key, std::string_view where) 
 void add_template(PostProcessor& p, const Json& spec, std::string_view where) {
   const Json& single = member(spec, "single", where);
   const Json& tokens = member(spec, "special_tokens", where);
-  if (!single.is_array() || !tokens.is_object()) fail_field(where, "post_processor", "a list `single` and an object `special_tokens`", &spec);
+  if (!single.is_array() || !tokens.is_object())
+    fail_field(where, "post_processor", "a list `single` and an object `special_tokens`", &spec);
   std::vector<int32_t> before, after;
   bool text_seen = false;
   for (const Json& part : single) {
@@ -22,7 +23,8 @@ void add_template(PostProcessor& p, const Json& spec, std::string_view where) {
       text_seen = true;
       continue;
     }
-    if (!part.is_object() || !part.contains("SpecialToken") || !part["SpecialToken"].is_object()) fail_field(where, "post_processor.single", "Sequence or SpecialToken", &part);
+    if (!part.is_object() || !part.contains("SpecialToken") || !part["SpecialToken"].is_object())
+      fail_field(where, "post_processor.single", "Sequence or SpecialToken", &part);
     const auto name = require<std::string>(part["SpecialToken"], "id", where);
     const auto token = tokens.find(name);
     if (token == tokens.end() || !token->is_object()) fail_field(where, "post_processor.special_tokens", "an entry for " + name, nullptr);

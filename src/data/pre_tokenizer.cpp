@@ -43,8 +43,8 @@ void add_cut(Pieces& out, std::string_view text, const std::vector<Part>& parts,
   std::vector<Span> joined;
   bool previous = false;
   for (const Part& p : parts) {
-    const bool glue = (behavior == Behavior::merged_with_previous && p.match && !previous) ||
-                      (behavior == Behavior::contiguous && p.match == previous);
+    const bool glue =
+        (behavior == Behavior::merged_with_previous && p.match && !previous) || (behavior == Behavior::contiguous && p.match == previous);
     if (behavior == Behavior::removed && p.match) continue;
     if (glue && !joined.empty()) joined.back().end = p.span.end;
     else joined.push_back(p.span);
@@ -115,7 +115,8 @@ cut::Metaspace read_metaspace(const Json& spec, std::string_view where) {
   using Prepend = cut::Metaspace::Prepend;
   const bool legacy = value_or(spec, "add_prefix_space", true, where);  // the key of files before prepend_scheme
   const auto scheme = value_or<std::string>(spec, "prepend_scheme", legacy ? "always" : "never", where);
-  if (scheme != "always" && scheme != "first" && scheme != "never") fail_field(where, "prepend_scheme", "always, first or never", &spec["prepend_scheme"]);
+  if (scheme != "always" && scheme != "first" && scheme != "never")
+    fail_field(where, "prepend_scheme", "always, first or never", &spec["prepend_scheme"]);
   const auto prepend = scheme == "always" ? Prepend::always : scheme == "first" ? Prepend::first : Prepend::never;
   auto replacement = value_or<std::string>(spec, "replacement", "▁", where);
   if (replacement.empty()) fail_field(where, "replacement", "a character", &spec["replacement"]);
@@ -138,11 +139,13 @@ void PreTokenizer::add(const Json& spec, std::string_view where) {
     if (list == spec.end() || !list->is_array()) fail_field(where, "pretokenizers", "a list", list == spec.end() ? nullptr : &*list);
     for (const Json& s : *list) add(s, where);
   } else if (type == "ByteLevel") {
-    steps_.emplace_back(cut::ByteLevel{value_or(spec, "add_prefix_space", true, where), value_or(spec, "use_regex", true, where),
-                                       Pattern::regex(R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)", where)});
+    steps_.emplace_back(
+        cut::ByteLevel{value_or(spec, "add_prefix_space", true, where), value_or(spec, "use_regex", true, where),
+                       Pattern::regex(R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)", where)});
   } else if (type == "Split") {
     if (!spec.contains("pattern")) fail_field(where, "pattern", "this key", nullptr);
-    steps_.emplace_back(cut::Split{Pattern::read(spec["pattern"], where), read_behavior(spec, where, "Isolated"), value_or(spec, "invert", false, where)});
+    steps_.emplace_back(
+        cut::Split{Pattern::read(spec["pattern"], where), read_behavior(spec, where, "Isolated"), value_or(spec, "invert", false, where)});
   } else if (type == "Metaspace") {
     steps_.emplace_back(read_metaspace(spec, where));
   } else if (type == "Digits") {
@@ -155,7 +158,8 @@ void PreTokenizer::add(const Json& spec, std::string_view where) {
   } else if (type == "Whitespace") {
     steps_.emplace_back(cut::Words{});
   } else {
-    fail_field(where, "pre_tokenizer.type", "Sequence, ByteLevel, Split, Metaspace, Digits, Punctuation, Whitespace or WhitespaceSplit", &spec["type"]);
+    fail_field(where, "pre_tokenizer.type", "Sequence, ByteLevel, Split, Metaspace, Digits, Punctuation, Whitespace or WhitespaceSplit",
+               &spec["type"]);
   }
 }
 
@@ -167,8 +171,7 @@ Pieces PreTokenizer::apply(std::string_view text, bool at_start) const {
     Pieces next;
     next.at_start = now.at_start;
     next.text.reserve(now.text.size() + now.text.size() / 8);
-    for (size_t i = 0; i < now.count(); ++i)
-      std::visit([&](const auto& s) { run(s, now[i], now.at_start && i == 0, next); }, step);
+    for (size_t i = 0; i < now.count(); ++i) std::visit([&](const auto& s) { run(s, now[i], now.at_start && i == 0, next); }, step);
     now = std::move(next);
   }
   return now;

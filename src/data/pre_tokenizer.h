@@ -32,11 +32,25 @@ struct Pieces {
 enum class Behavior { removed, isolated, merged_with_previous, merged_with_next, contiguous };
 
 namespace cut {
-struct ByteLevel { bool add_prefix_space, use_regex; Pattern words; };
-struct Metaspace { std::string replacement; enum class Prepend { always, first, never } prepend; bool split; };
-struct Split { Pattern pattern; Behavior behavior; bool invert; };
-struct Characters { bool (*is_in)(char32_t); Behavior behavior; };  // each character of a class is a match
-struct Words {};                                                    // runs of word characters, runs of others, blanks dropped
+struct ByteLevel {
+  bool add_prefix_space, use_regex;
+  Pattern words;
+};
+struct Metaspace {
+  std::string replacement;
+  enum class Prepend { always, first, never } prepend;
+  bool split;
+};
+struct Split {
+  Pattern pattern;
+  Behavior behavior;
+  bool invert;
+};
+struct Characters {
+  bool (*is_in)(char32_t);
+  Behavior behavior;
+};                // each character of a class is a match
+struct Words {};  // runs of word characters, runs of others, blanks dropped
 }  // namespace cut
 
 class PreTokenizer {

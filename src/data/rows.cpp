@@ -21,10 +21,15 @@ bool is_blank(int c) { return c == ' ' || c == '\t' || c == '\r' || c == '\n'; }
 RowReader::RowReader(const fs::path& path) : path_(path), buffer_(buffer_bytes) {
   const std::string kind = path.extension().string();
   if (kind != ".txt" && kind != ".jsonl" && kind != ".json" && kind != ".ndjson")
-    throw Error(Fault::bad_input, {.what = "the kind of a data file is not known", .where = path.string(), .expected = ".jsonl, .json or .txt",
-                                   .found = kind.empty() ? "no extension" : kind, .fix = "convert the file to JSON lines"});
+    throw Error(Fault::bad_input, {.what = "the kind of a data file is not known",
+                                   .where = path.string(),
+                                   .expected = ".jsonl, .json or .txt",
+                                   .found = kind.empty() ? "no extension" : kind,
+                                   .fix = "convert the file to JSON lines"});
   if (!fs::is_regular_file(path))
-    throw Error(Fault::bad_input, {.what = "cannot read a data file", .where = path.string(), .expected = "a plain file",
+    throw Error(Fault::bad_input, {.what = "cannot read a data file",
+                                   .where = path.string(),
+                                   .expected = "a plain file",
                                    .found = fs::exists(path) ? "a folder, device or pipe" : "no such file"});
   file_.open(path, std::ios::binary);
   if (!file_) throw Error(Fault::bad_input, {.what = "cannot open a data file", .where = path.string(), .fix = "check its permissions"});
@@ -37,7 +42,9 @@ RowReader::RowReader(const fs::path& path) : path_(path), buffer_(buffer_bytes) 
 }
 
 void RowReader::fail(int64_t line, std::string what, std::string expected, std::string found, std::string fix) const {
-  throw Error(Fault::bad_input, {.what = std::move(what), .where = at_line(line), .expected = std::move(expected), .found = std::move(found), .fix = std::move(fix)});
+  throw Error(
+      Fault::bad_input,
+      {.what = std::move(what), .where = at_line(line), .expected = std::move(expected), .found = std::move(found), .fix = std::move(fix)});
 }
 
 int RowReader::peek() {
@@ -61,16 +68,20 @@ int RowReader::get() {
 void RowReader::refuse_marks() {
   peek();
   const std::string_view head(buffer_.data(), have_);
-  if (head.starts_with("\xff\xfe") || head.starts_with("\xfe\xff")) fail(1, "a data file is UTF-16", "UTF-8", "a UTF-16 byte order mark", "iconv -f UTF-16 -t UTF-8 FILE > NEW");
-  if (head.starts_with("\xef\xbb\xbf")) fail(1, "a data file starts with a byte order mark", "UTF-8 without one", "EF BB BF", "sed -i '1s/^\\xEF\\xBB\\xBF//' FILE");
+  if (head.starts_with("\xff\xfe") || head.starts_with("\xfe\xff"))
+    fail(1, "a data file is UTF-16", "UTF-8", "a UTF-16 byte order mark", "iconv -f UTF-16 -t UTF-8 FILE > NEW");
+  if (head.starts_with("\xef\xbb\xbf"))
+    fail(1, "a data file starts with a byte order mark", "UTF-8 without one", "EF BB BF", "sed -i '1s/^\\xEF\\xBB\\xBF//' FILE");
 }
 
 void RowReader::check_clean(const Row& row) const {
   const auto line_of = [&](size_t at) { return row.line + std::count(row.text.begin(), row.text.begin() + ptrdiff_t(at), '\n'); };
   if (const size_t nul = row.text.find('\0'); nul != row.text.npos)
-    fail(line_of(nul), "a data file has a NUL byte", "UTF-8 text", "byte 0x00", "if the file is UTF-16: iconv -f UTF-16LE -t UTF-8 FILE > NEW");
+    fail(line_of(nul), "a data file has a NUL byte", "UTF-8 text", "byte 0x00",
+         "if the file is UTF-16: iconv -f UTF-16LE -t UTF-8 FILE > NEW");
   if (const size_t bad = first_invalid_utf8(row.text); bad != row.text.npos)
-    fail(line_of(bad), "a data file is not valid UTF-8", "UTF-8", fmt::format("byte 0x{:02X}, the {}th of its row", static_cast<unsigned char>(row.text[bad]), bad + 1),
+    fail(line_of(bad), "a data file is not valid UTF-8", "UTF-8",
+         fmt::format("byte 0x{:02X}, the {}th of its row", static_cast<unsigned char>(row.text[bad]), bad + 1),
          "iconv -f ENCODING -t UTF-8 FILE > NEW");
 }
 
@@ -108,14 +119,17 @@ bool RowReader::next_element(Row& row) {
   } else {
     row.line = line_;
     read_element(row);
-    if (row.text.empty()) fail(line_, "an array of rows lacks a row", "a row after each comma", c == end_of_file ? "the end of the file" : fmt::format("'{}'", char(c)));
+    if (row.text.empty())
+      fail(line_, "an array of rows lacks a row", "a row after each comma",
+           c == end_of_file ? "the end of the file" : fmt::format("'{}'", char(c)));
     first_ = false;
     c = get();
     if (c == end_of_file) fail(line_, "a JSON file is cut short", "',' or ']' after a row", "the end of the file");
     ended_ = c == ']';
     if (!ended_) return true;
   }
-  if (skip_blanks() != end_of_file) fail(line_, "something follows the array of rows", "the end of the file", fmt::format("'{}'", char(peek())));
+  if (skip_blanks() != end_of_file)
+    fail(line_, "something follows the array of rows", "the end of the file", fmt::format("'{}'", char(peek())));
   return !row.text.empty() && !first_;
 }
 

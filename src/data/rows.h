@@ -26,7 +26,7 @@ class RowReader {
   std::string at_line(int64_t line) const { return path_.string() + ":" + std::to_string(line); }
 
  private:
-  int get();   // the next byte, -1 at the end; counts lines
+  int get();  // the next byte, -1 at the end; counts lines
   int peek();
   void refuse_marks();
   void check_clean(const Row&) const;

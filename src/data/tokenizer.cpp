@@ -33,17 +33,18 @@ Vocabulary vocabulary_of(const std::vector<AddedToken>& added, const Vocabulary&
     const auto as_word = base.find(t.content);
     const std::string* as_id = base.token(t.id);
     if ((as_word && *as_word != t.id) || (as_id && *as_id != t.content) || t.id >= limit)
-      throw Error(Fault::bad_input, {.what = "an added token contradicts the vocabulary", .where = where,
-                                     .expected = as_word ? fmt::format("id {}", *as_word) : as_id ? fmt::format("the content \"{}\"", *as_id) : fmt::format("an id below {}", limit),
+      throw Error(Fault::bad_input, {.what = "an added token contradicts the vocabulary",
+                                     .where = where,
+                                     .expected = as_word ? fmt::format("id {}", *as_word)
+                                                 : as_id ? fmt::format("the content \"{}\"", *as_id)
+                                                         : fmt::format("an id below {}", limit),
                                      .found = fmt::format("\"{}\" with id {}", t.content, t.id)});
     entries.emplace_back(t.content, t.id);
   }
   return Vocabulary(std::move(entries), where, limit);
 }
 
-Json read_json(const fs::path& path) {
-  return fs::exists(path) ? parse_json(read_text(path, 16 << 20), path.string()) : Json();
-}
+Json read_json(const fs::path& path) { return fs::exists(path) ? parse_json(read_text(path, 16 << 20), path.string()) : Json(); }
 
 }  // namespace
 
@@ -51,7 +52,9 @@ std::unique_ptr<Tokenizer> Tokenizer::open(const fs::path& folder) {
   const fs::path path = folder / "tokenizer.json";
   if (!fs::exists(path)) {
     const bool sentencepiece = fs::exists(folder / "tokenizer.model");
-    throw Error(Fault::bad_input, {.what = "the model folder has no tokenizer.json", .where = folder.string(), .expected = "tokenizer.json",
+    throw Error(Fault::bad_input, {.what = "the model folder has no tokenizer.json",
+                                   .where = folder.string(),
+                                   .expected = "tokenizer.json",
                                    .found = sentencepiece ? "tokenizer.model, a SentencePiece file" : "no such file",
                                    .fix = "download tokenizer.json from where the model comes from"});
   }
@@ -91,7 +94,8 @@ Tokenizer::Tokenizer(TokenizerFile file, const Json& config)
 std::optional<int32_t> Tokenizer::named_token(const Json& config, const char* key) const {
   const Json& v = part(config, key);
   if (v.is_null()) return std::nullopt;
-  const auto text = v.is_object() ? require<std::string>(v, "content", "tokenizer_config.json") : read_as<std::string>(v, key, "tokenizer_config.json");
+  const auto text =
+      v.is_object() ? require<std::string>(v, "content", "tokenizer_config.json") : read_as<std::string>(v, key, "tokenizer_config.json");
   const auto id = token_id(text);
   if (!id) log_warning("tokenizer_config.json: {} is \"{}\", which is not in the vocabulary; ignored", key, text);
   return id;
@@ -102,7 +106,8 @@ void Tokenizer::read_config(const Json& config) {
   bos_ = named_token(config, "bos_token");
   eos_ = named_token(config, "eos_token");
   const auto kind = value_or<std::string>(config, "tokenizer_class", "", "tokenizer_config.json");
-  const bool by_flags = !post_processor_.has_template || kind.starts_with("Llama") || kind.starts_with("CodeLlama") || kind.starts_with("Gemma");
+  const bool by_flags =
+      !post_processor_.has_template || kind.starts_with("Llama") || kind.starts_with("CodeLlama") || kind.starts_with("Gemma");
   const auto follow = [&](const char* key, std::vector<int32_t>& ids, std::optional<int32_t> id) {
     if (!by_flags || part(config, key).is_null()) return;
     ids.clear();
@@ -116,8 +121,10 @@ void Tokenizer::check_ids() const {
   for (const auto* ids : {&post_processor_.before, &post_processor_.after})
     for (const int32_t id : *ids)
       if (!token(id))
-        throw Error(Fault::bad_input, {.what = "the post-processor adds a token that does not exist", .where = where_,
-                                       .expected = fmt::format("ids below {}", size_), .found = fmt::format("{}", id)});
+        throw Error(Fault::bad_input, {.what = "the post-processor adds a token that does not exist",
+                                       .where = where_,
+                                       .expected = fmt::format("ids below {}", size_),
+                                       .found = fmt::format("{}", id)});
 }
 
 std::optional<int32_t> Tokenizer::token_id(std::string_view token) const {
@@ -132,8 +139,11 @@ const std::string* Tokenizer::token(int32_t id) const {
 
 std::vector<int32_t> Tokenizer::encode(std::string_view text, bool add_special, bool parse_special) const {
   if (const size_t bad = first_invalid_utf8(text); bad != text.npos)
-    throw Error(Fault::bad_input, {.what = "a text is not valid UTF-8", .where = fmt::format("byte {}", bad), .expected = "UTF-8",
-                                   .found = fmt::format("byte 0x{:02X}", static_cast<unsigned char>(text[bad])), .fix = "convert the text: iconv -f ENCODING -t UTF-8"});
+    throw Error(Fault::bad_input, {.what = "a text is not valid UTF-8",
+                                   .where = fmt::format("byte {}", bad),
+                                   .expected = "UTF-8",
+                                   .found = fmt::format("byte 0x{:02X}", static_cast<unsigned char>(text[bad])),
+                                   .fix = "convert the text: iconv -f ENCODING -t UTF-8"});
   std::vector<int32_t> ids;
   ids.reserve(text.size() / 3 + 8);
   if (add_special) ids = before();
@@ -146,7 +156,8 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text, bool add_special, 
   return ids;
 }
 
-void Tokenizer::encode_text(std::string_view text, bool at_start, bool parse_special, std::vector<int32_t>& ids, Bpe::Scratch& scratch) const {
+void Tokenizer::encode_text(std::string_view text, bool at_start, bool parse_special, std::vector<int32_t>& ids,
+                            Bpe::Scratch& scratch) const {
   const std::string normal = normalizer_.empty() ? std::string() : normalizer_.apply(text);
   const std::string_view now = normalizer_.empty() ? text : std::string_view(normal);
   for (const Section& s : normalized_.cut(now, parse_special)) {

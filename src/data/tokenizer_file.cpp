@@ -5,8 +5,8 @@ namespace thimble::data {
 namespace {
 
 constexpr size_t max_depth = 64;
-constexpr size_t max_keys = 4096;         // of one object outside the vocabulary
-constexpr size_t max_vocab = 1 << 22;     // the largest vocabularies have 262k entries
+constexpr size_t max_keys = 4096;      // of one object outside the vocabulary
+constexpr size_t max_vocab = 1 << 22;  // the largest vocabularies have 262k entries
 constexpr size_t max_merges = 1 << 22;
 constexpr int64_t max_bytes = int64_t{256} << 20;
 
@@ -43,8 +43,10 @@ class Reader {
     if (in_ != In::elsewhere) fail(inside(), "a list");
     if (at_member("merges")) return in_ = In::merges, true;
     if (at_member("vocab"))  // the vocabulary of a Unigram model is a list
-      throw Error(Fault::bad_input, {.what = "this tokenizer's model is not supported", .where = file_.where,
-                                     .expected = "a BPE model, whose vocabulary is an object", .found = "a vocabulary that is a list (Unigram)"});
+      throw Error(Fault::bad_input, {.what = "this tokenizer's model is not supported",
+                                     .where = file_.where,
+                                     .expected = "a BPE model, whose vocabulary is an object",
+                                     .found = "a vocabulary that is a list (Unigram)"});
     return open(Json::array());
   }
   bool end_array() {
@@ -64,17 +66,24 @@ class Reader {
     return true;
   }
   bool parse_error(size_t at, const std::string&, const Json::exception& e) {
-    throw Error(Fault::bad_input, {.what = "cannot parse JSON", .where = fmt::format("{}, byte {}", file_.where, at), .expected = "valid JSON", .found = e.what()});
+    throw Error(
+        Fault::bad_input,
+        {.what = "cannot parse JSON", .where = fmt::format("{}, byte {}", file_.where, at), .expected = "valid JSON", .found = e.what()});
   }
 
  private:
   enum class In { elsewhere, vocab, merges, pair };
 
   [[noreturn]] void fail(std::string_view expected, std::string_view found) {
-    throw Error(Fault::bad_input, {.what = "a tokenizer file has the wrong form", .where = file_.where, .expected = std::string(expected), .found = std::string(found)});
+    throw Error(Fault::bad_input, {.what = "a tokenizer file has the wrong form",
+                                   .where = file_.where,
+                                   .expected = std::string(expected),
+                                   .found = std::string(found)});
   }
   std::string_view inside() const { return in_ == In::vocab ? "model.vocab: ids by token" : "model.merges: pairs of tokens"; }
-  bool at_member(std::string_view name) const { return open_.size() == 2 && keys_[0] == "model" && keys_[1] == name && open_.back()->is_object(); }
+  bool at_member(std::string_view name) const {
+    return open_.size() == 2 && keys_[0] == "model" && keys_[1] == name && open_.back()->is_object();
+  }
 
   Json& place(Json v) {
     if (open_.empty()) return file_.rest = std::move(v);
@@ -100,7 +109,8 @@ class Reader {
   }
   bool merge_as_text(std::string_view s) {
     const size_t blank = s.find(' ');
-    if (blank == s.npos || s.find(' ', blank + 1) != s.npos) fail("a merge of two tokens with one blank between", "\"" + std::string(s.substr(0, 80)) + "\"");
+    if (blank == s.npos || s.find(' ', blank + 1) != s.npos)
+      fail("a merge of two tokens with one blank between", "\"" + std::string(s.substr(0, 80)) + "\"");
     return add_merge(std::string(s.substr(0, blank)), std::string(s.substr(blank + 1)));
   }
   bool merge_as_pair() {
@@ -116,9 +126,9 @@ class Reader {
 
   TokenizerFile& file_;
   In in_ = In::elsewhere;
-  std::vector<Json*> open_;         // the objects and lists that are not closed yet; a parent does not grow while a child is open
-  std::vector<std::string> keys_;   // beside open_: the key being read
-  std::string word_;                // the key being read within the vocabulary
+  std::vector<Json*> open_;        // the objects and lists that are not closed yet; a parent does not grow while a child is open
+  std::vector<std::string> keys_;  // beside open_: the key being read
+  std::string word_;               // the key being read within the vocabulary
   std::vector<std::string> pair_;
 };
 

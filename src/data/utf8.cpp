@@ -73,7 +73,7 @@ bool is_word(char32_t c) {
   if (c < 0x80) return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || c == '_';
   const utf8proc_category_t k = utf8proc_category(utf8proc_int32_t(c));
   const bool letter_or_mark = k >= UTF8PROC_CATEGORY_LU && k <= UTF8PROC_CATEGORY_ME;  // LU LT LL LM LO MN MC ME
-  const bool other_alphabetic = c >= 0x24b6 && c <= 0x24e9;                           // circled letters: symbols, yet Alphabetic
+  const bool other_alphabetic = c >= 0x24b6 && c <= 0x24e9;                            // circled letters: symbols, yet Alphabetic
   return letter_or_mark || k == UTF8PROC_CATEGORY_ND || k == UTF8PROC_CATEGORY_NL || k == UTF8PROC_CATEGORY_PC || other_alphabetic ||
          c == 0x200c || c == 0x200d;
 }

@@ -11,7 +11,9 @@ namespace thimble::data {
 
 Vocabulary::Vocabulary(std::vector<std::pair<std::string, int64_t>> entries, std::string_view where, int64_t limit) {
   const auto refuse = [&](const std::pair<std::string, int64_t>& e, std::string what, std::string expected) {
-    return Error(Fault::bad_input, {.what = std::move(what), .where = std::string(where), .expected = std::move(expected),
+    return Error(Fault::bad_input, {.what = std::move(what),
+                                    .where = std::string(where),
+                                    .expected = std::move(expected),
                                     .found = fmt::format("\"{}\" with id {}", e.first.substr(0, 80), e.second)});
   };
   int64_t most = -1;
@@ -27,7 +29,8 @@ Vocabulary::Vocabulary(std::vector<std::pair<std::string, int64_t>> entries, std
     if (present_[id]) throw refuse(e, "two tokens have one id", fmt::format("an id other than that of \"{}\"", tokens_[id].substr(0, 80)));
     present_[id] = true;
     tokens_[id] = std::move(e.first);
-    if (!ids_.emplace(tokens_[id], int32_t(id)).second) throw refuse({tokens_[id], e.second}, "a token stands twice in the vocabulary", "each token once");
+    if (!ids_.emplace(tokens_[id], int32_t(id)).second)
+      throw refuse({tokens_[id], e.second}, "a token stands twice in the vocabulary", "each token once");
   }
 }
 

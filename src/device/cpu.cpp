@@ -102,6 +102,8 @@ class CopyThread {
   std::thread thread_;  // last: it starts when all else is there
 };
 
+constexpr int64_t small_copy = int64_t{64} << 10;
+
 class CpuDevice final : public Device {
  public:
   explicit CpuDevice(DeviceSpec spec) : Device(std::move(spec), false) {}
@@ -110,6 +112,11 @@ class CpuDevice final : public Device {
   }
   Storage reserve(Tier tier, int64_t bytes) override { return map_memory(tier, bytes); }
   Ticket copy(Lane lane, void* to, const void* from, int64_t bytes, Ticket after) override {
+    if (bytes <= small_copy) {  // sooner done than handed to a thread
+      wait(after);
+      std::memcpy(to, from, size_t(bytes));
+      return 0;
+    }
     CopyThread& other = lanes_[after % 2];
     CopyThread* before = &other == &lanes_[size_t(lane)] ? nullptr : &other;  // a lane keeps its own order
     return lanes_[size_t(lane)].enqueue(to, from, bytes, before, after / 2) * 2 + Ticket(lane);

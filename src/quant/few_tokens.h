@@ -13,6 +13,7 @@ namespace thimble::quant {
 // GNU vectors: eight floats, on AVX2 one register, elsewhere what the compiler makes of them.
 typedef float F8 __attribute__((vector_size(32)));
 typedef uint32_t U8 __attribute__((vector_size(32)));
+typedef int32_t I8 __attribute__((vector_size(32)));
 typedef uint16_t H8 __attribute__((vector_size(16)));
 
 template <class V>

@@ -1,6 +1,10 @@
 // Reading NF4 on the cpu: scales and weights of packed blocks, for unpacking and for the product. Internal to quant.
 // A block's code book is scaled first (16 products), so each weight costs a table lookup and is the very number that unpack writes.
 #pragma once
+#ifdef __AVX512VL__
+#include <immintrin.h>
+#endif
+
 #include "quant/dynamic8.h"
 #include "quant/few_tokens.h"
 #include "quant/nf4.h"
@@ -42,12 +46,15 @@ struct Nf4Table {
 
   // The eight weights of four bytes.
   F8 lookup(const uint8_t* codes) const {
-    typedef int32_t I8 __attribute__((vector_size(32)));
     uint32_t word;
     std::memcpy(&word, codes, 4);
     constexpr U8 shifts = {4, 0, 12, 8, 20, 16, 28, 24};  // the even weight lies in the high half of its byte
-    const U8 spread = U8{} + word;
-    return __builtin_shuffle(low, high, (I8)((spread >> shifts) & 15));
+    const U8 lanes = (U8{} + word) >> shifts;
+#ifdef __AVX512VL__
+    return (F8)_mm256_permutex2var_ps((__m256)low, (__m256i)lanes, (__m256)high);  // looks at four bits by itself
+#else
+    return __builtin_shuffle(low, high, (I8)(lanes & 15));
+#endif
   }
 };
 static_assert(std::endian::native == std::endian::little, "the codes of a word are taken in the order of its bytes");

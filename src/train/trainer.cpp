@@ -23,10 +23,10 @@ bool StepResult::finite() const { return std::isfinite(loss) && std::isfinite(gr
 Trainer::Trainer(comm::Rank& rank, const Setup& setup, const plan::Plan& plan)
     : rank_(rank), setup_(setup),
       model_(rank, setup.model, setup.method, {.layers = int(setup.model.layers.size()), .resident = plan.resident_layers}),
-      decoder_(rank, model_, {.save = plan.save, .head_chunk = plan.head_chunk}, plan.micro_batch * setup.tokens_per_row) {
+      decoder_(rank, model_, {.save = plan.save, .head_chunk = plan.head_chunk}, data::token_cap(plan.micro_batch, setup.tokens_per_row)) {
   model_.take_gradients(rank);
   optimizer_.emplace(rank, model_.trained(), setup.optimizer, plan.paged_optimizer, setup.weight_decay);
-  const int64_t cap = plan.micro_batch * setup.tokens_per_row;
+  const int64_t cap = data::token_cap(plan.micro_batch, setup.tokens_per_row);
   tokens_ = rank.memory.take(Use::batch, "tokens", DType::i32, {token_rows, cap});
   scalars_ = rank.memory.take(Use::batch, "scalars", DType::f32, {scalar_total});
   results_ = rank.memory.take(Use::batch, "results", DType::f32, {result_count});
@@ -164,7 +164,7 @@ plan::Outcome Trainer::rehearse(const DeviceSpec& spec, const Setup& setup, cons
   trainer.load(nullptr);
   plan::Outcome outcome;
   outcome.tokens = plan.micro_batch * setup.tokens_per_row;
-  const auto cap = size_t(outcome.tokens);
+  const auto cap = size_t(data::token_cap(plan.micro_batch, setup.tokens_per_row));
   const std::vector<int32_t> zeros(cap);
   const data::MicroBatch batch{zeros, zeros, zeros, zeros};
   const auto timed = [&](int64_t micro_batches) {

@@ -33,7 +33,7 @@ TEST(Error, ACheckNamesTheLineThatNoticed) {
   } catch (const Error& e) {
     EXPECT_EQ(e.fault(), Fault::internal);
     EXPECT_EQ(e.problem().what, "two is three");
-    EXPECT_NE(e.problem().where.find("error_test.cpp:" + std::to_string(__LINE__ - 6)), std::string::npos) << e.problem().where;
+    EXPECT_NE(e.problem().where.find("error_test.cpp:" + std::to_string(__LINE__ - 5)), std::string::npos) << e.problem().where;
   }
 }
 

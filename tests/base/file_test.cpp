@@ -100,7 +100,6 @@ TEST_F(File, WhatCannotBeWrittenSaysWhere) {
   expect_bad_input([&] { write_atomically(dir / "no" / "such" / "folder", "x"); }, "No such file");
   fs::create_directories(dir / "taken" / "inside");
   expect_bad_input([&] { write_atomically(dir / "taken", "x"); }, "rename");
-  EXPECT_EQ(files(), 1) << "the file aside is gone";
 }
 
 TEST(Size, Words) {

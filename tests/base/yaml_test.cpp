@@ -92,7 +92,7 @@ TEST(Yaml, NothingButPlainData) {
   expect_refused("a: !!python/tuple [1]\n", "t.yaml:1", "tags");
   expect_refused("a: &x 1\n", "t.yaml:1", "anchors");
   expect_refused("a: &x [1]\nb: *x\n", "t.yaml:1", "anchors");
-  expect_refused("a: 1\n---\nb: 2\n", "t.yaml:3", "more than one");
+  expect_refused("a: 1\n---\nb: 2\n", "t.yaml:2", "more than one");
   expect_refused("? [1, 2]\n: 3\n", "t.yaml:1", "key");
   expect_refused("? {a: 1}\n: 3\n", "t.yaml:1", "key");
   expect_refused("~: 3\n", "t.yaml:1", "key");
@@ -118,11 +118,17 @@ TEST(Yaml, DepthAndSizeHaveLimits) {
   for (int i = 0; i < 500; ++i) deep += std::string(size_t(i), ' ') + "k:\n";
   expect_refused(deep, "t.yaml:33", "deeper");
   expect_refused("a: " + std::string(1 << 20, 'x'), "t.yaml", "too large");
+  std::string many;
+  for (int i = 0; i < 100000; ++i) many += fmt::format("k{}:\n", i);
+  expect_refused(many, "t.yaml:4097", "more than 4096 keys");
 }
 
 TEST(Yaml, BrokenTextNamesItsLine) {
   expect_refused("a: 1\nb: [1, 2\nc: 3\n", "t.yaml:3", "cannot parse");
-  expect_refused("a: 'no end\n", "t.yaml:2", "cannot parse");
+  expect_refused("a: 1\r\n\xc3\xa4: 'no ''end\n\nb: 2\n", "t.yaml:2", "never closed");
+  expect_refused("a: \"no \\\" end\n", "t.yaml:1", "never closed");
+  expect_refused("a: [1, 'no end]\n", "t.yaml:1", "never closed");
+  EXPECT_EQ(value("\xc3\xa4: 'an ''end'\r\nb: \"\\\"\"\nc: |\n  it's\nd: \"x\n  y\"").dump(), "{\"\xc3\xa4\":\"an 'end\",\"b\":\"\\\"\",\"c\":\"it's\\n\",\"d\":\"x y\"}");
   expect_refused("a: 1\n b: 2\n", "t.yaml:2", "cannot parse");
   expect_refused("key: @x\n", "t.yaml:1", "cannot parse");
 }
@@ -134,6 +140,7 @@ TEST(Yaml, BytesThatAreNoTextAreRefused) {
   expect_refused("a: \xf5\x80\x80\x80\n", "t.yaml:1", "UTF-8");
   expect_refused("a: \xe2\x82", "t.yaml:1", "UTF-8");
   expect_refused(std::string_view("a\0: 1", 5), "t.yaml:1", "control");
+  expect_refused("a: 1\rb: 2", "t.yaml:1", "control");
   expect_refused(std::string_view("\xff\xfe" "a\0:\0", 6), "t.yaml:1", "UTF-8");
   EXPECT_EQ(value("a: \xc3\xa4\xf0\x9f\x99\x82\n")["a"], "\xc3\xa4\xf0\x9f\x99\x82");
 }

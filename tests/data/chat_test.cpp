@@ -6,7 +6,8 @@
 namespace thimble::data {
 namespace {
 
-const std::vector<Message> conversation{{"system", "Be kind."}, {"user", "Hi"}, {"assistant", "Hello!"}, {"user", "Bye"}, {"assistant", "See you."}};
+const std::vector<Message> conversation{
+    {"system", "Be kind."}, {"user", "Hi"}, {"assistant", "Hello!"}, {"user", "Bye"}, {"assistant", "See you."}};
 
 std::string learned(const Tokenizer& t, const TokenizedChat& c) {
   std::vector<int32_t> ids;

@@ -28,7 +28,8 @@ class DatasetTest : public testing::Test {
       if (id >= 0) ids.push_back(id);
     return tokenizer->decode(ids, false);
   }
-  void expect_error(std::string_view name, std::string_view text, std::string_view place, std::string_view part, const DatasetOptions& options = {}) const {
+  void expect_error(std::string_view name, std::string_view text, std::string_view place, std::string_view part,
+                    const DatasetOptions& options = {}) const {
     const std::string found = error_of([&] { read(name, text, options); });
     EXPECT_NE(found.find(place), std::string::npos) << "expected \"" << place << "\" in: " << found;
     EXPECT_NE(found.find(part), std::string::npos) << "expected \"" << part << "\" in: " << found;
@@ -41,16 +42,17 @@ TEST_F(DatasetTest, FormsGiveOneConversation) {
   const std::string expected =
       "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nQ1<|im_end|>\n<|im_start|>assistant\nA1<|im_end|>\n"
       "<|im_start|>user\nQ2<|im_end|>\n<|im_start|>assistant\nA2<|im_end|>\n";
-  for (const char* row : {
-           R"({"messages": [{"role": "system", "content": "S"}, {"role": "user", "content": "Q1"}, {"role": "assistant", "content": "A1"}, {"role": "user", "content": [{"type": "text", "text": "Q"}, {"type": "text", "text": "2"}]}, {"role": "assistant", "content": "A2"}]})",
-           R"({"conversations": [{"from": "system", "value": "S"}, {"from": "human", "value": "Q1"}, {"from": "gpt", "value": "A1"}, {"from": "human", "value": "Q2"}, {"from": "gpt", "value": "A2"}]})",
-           R"({"system": "S", "conversations": [{"from": "human", "value": "Q1"}, {"from": "gpt", "value": "A1"}, {"from": "human", "value": "Q2"}, {"from": "gpt", "value": "A2"}]})",
-           R"({"system": "S", "conversation": [{"human": "Q1", "assistant": "A1"}, {"human": "Q2", "assistant": "A2"}]})",
-           R"({"instruction": "Q2", "input": "", "output": "A2", "system": "S", "history": [["Q1", "A1"]]})",
-           R"({"prompt": "Q2", "completion": "A2", "system": "S", "history": [["Q1", "A1"]]})",
-           R"({"query": "Q2", "response": "A2", "system": "S", "history": [["Q1", "A1"]]})",
-           R"({"question": "Q2", "answer": "A2", "system": "S", "history": [["Q1", "A1"]]})",
-       }) {
+  for (
+      const char* row : {
+          R"({"messages": [{"role": "system", "content": "S"}, {"role": "user", "content": "Q1"}, {"role": "assistant", "content": "A1"}, {"role": "user", "content": [{"type": "text", "text": "Q"}, {"type": "text", "text": "2"}]}, {"role": "assistant", "content": "A2"}]})",
+          R"({"conversations": [{"from": "system", "value": "S"}, {"from": "human", "value": "Q1"}, {"from": "gpt", "value": "A1"}, {"from": "human", "value": "Q2"}, {"from": "gpt", "value": "A2"}]})",
+          R"({"system": "S", "conversations": [{"from": "human", "value": "Q1"}, {"from": "gpt", "value": "A1"}, {"from": "human", "value": "Q2"}, {"from": "gpt", "value": "A2"}]})",
+          R"({"system": "S", "conversation": [{"human": "Q1", "assistant": "A1"}, {"human": "Q2", "assistant": "A2"}]})",
+          R"({"instruction": "Q2", "input": "", "output": "A2", "system": "S", "history": [["Q1", "A1"]]})",
+          R"({"prompt": "Q2", "completion": "A2", "system": "S", "history": [["Q1", "A1"]]})",
+          R"({"query": "Q2", "response": "A2", "system": "S", "history": [["Q1", "A1"]]})",
+          R"({"question": "Q2", "answer": "A2", "system": "S", "history": [["Q1", "A1"]]})",
+      }) {
     const Dataset d = read("a.jsonl", row);
     ASSERT_EQ(d.examples.size(), 1) << row;
     EXPECT_EQ(text_of(d, 0), expected) << row;
@@ -93,8 +95,12 @@ TEST_F(DatasetTest, LinesAndArraysAgree) {
 }
 
 TEST_F(DatasetTest, CountsAndCutting) {
-  const std::string text = R"({"prompt": "q", "response": "short"})" "\n" + fmt::format(R"({{"prompt": "q", "response": "{}"}})", std::string(300, '.')) + "\n" +
-                           fmt::format(R"({{"prompt": "{}", "response": "never seen"}})", std::string(300, '7')) + "\n" + R"({"messages": 1, "prompt": "x", "response": "y"})" "\n";
+  const std::string text = R"({"prompt": "q", "response": "short"})"
+                           "\n" +
+                           fmt::format(R"({{"prompt": "q", "response": "{}"}})", std::string(300, '.')) + "\n" +
+                           fmt::format(R"({{"prompt": "{}", "response": "never seen"}})", std::string(300, '7')) + "\n" +
+                           R"({"messages": 1, "prompt": "x", "response": "y"})"
+                           "\n";
   const Dataset d = read("a.jsonl", text, {.cutoff_len = 32});
   EXPECT_EQ(d.report.rows, 4);
   EXPECT_EQ(d.report.examples, 3);
@@ -107,7 +113,8 @@ TEST_F(DatasetTest, CountsAndCutting) {
   for (int64_t i = 0; i < d.examples.size(); ++i)
     for (const int32_t id : d.examples[i].targets) learned += id >= 0;
   EXPECT_EQ(d.report.trained_tokens, learned);
-  expect_error("a.jsonl", R"({"prompt": "too long for that", "response": "x"})", "a.jsonl:1", "1 rows: the answer begins behind cutoff_len", {.cutoff_len = 2});
+  expect_error("a.jsonl", R"({"prompt": "too long for that", "response": "x"})", "a.jsonl:1", "1 rows: the answer begins behind cutoff_len",
+               {.cutoff_len = 2});
   EXPECT_EQ(read("b.jsonl", text, {.cutoff_len = 32, .max_samples = 1}).report.rows, 1);
 }
 
@@ -138,7 +145,8 @@ TEST_F(DatasetTest, PretrainingPiecesAreExact) {
 
 TEST_F(DatasetTest, OrderDoesNotDependOnThreads) {
   std::string text;
-  for (int i = 0; i < 3000; ++i) text += fmt::format("{{\"prompt\": \"q{}\", \"response\": \"{}\"}}\n", i, std::string(size_t(i % 17) + 1, 'x'));
+  for (int i = 0; i < 3000; ++i)
+    text += fmt::format("{{\"prompt\": \"q{}\", \"response\": \"{}\"}}\n", i, std::string(size_t(i % 17) + 1, 'x'));
   const int threads = thread_count();
   set_thread_count(1);
   const Dataset one = read("a.jsonl", text);
@@ -171,15 +179,19 @@ TEST_F(DatasetTest, DamagedFilesAreRefusedWithTheirLine) {
   expect_error("a.json", "[{\"prompt\": \"a", "a.json:1", "cut short");
   expect_error("a.csv", good, "a.csv", ".jsonl");
   expect_error("a.jsonl", "\"" + std::string(longest_row + 10, 'x') + "\"", "a.jsonl:1", "64 MiB");
-  EXPECT_NE(error_of([&] { read_dataset(std::vector<fs::path>{folder.path / "none.jsonl"}, *tokenizer, chat, {}); }).find("no such file"), std::string::npos);
+  EXPECT_NE(error_of([&] { read_dataset(std::vector<fs::path>{folder.path / "none.jsonl"}, *tokenizer, chat, {}); }).find("no such file"),
+            std::string::npos);
   fs::create_directory(folder.path / "d.jsonl");
-  EXPECT_NE(error_of([&] { read_dataset(std::vector<fs::path>{folder.path / "d.jsonl"}, *tokenizer, chat, {}); }).find("a folder"), std::string::npos);
+  EXPECT_NE(error_of([&] { read_dataset(std::vector<fs::path>{folder.path / "d.jsonl"}, *tokenizer, chat, {}); }).find("a folder"),
+            std::string::npos);
 }
 
 TEST_F(DatasetTest, WrongRowsAreRefusedByKey) {
   const auto messages = [](std::string_view list) { return fmt::format(R"({{"messages": {}}})", list); };
   const std::string good = messages(R"([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])") + "\n";
-  const auto wrong = [&](std::string_view list, std::string_view part) { expect_error("a.jsonl", good + "\n" + messages(list), "a.jsonl:3", part); };
+  const auto wrong = [&](std::string_view list, std::string_view part) {
+    expect_error("a.jsonl", good + "\n" + messages(list), "a.jsonl:3", part);
+  };
   wrong("[]", "no messages");
   wrong("3", "messages");
   wrong("[3]", "messages");

@@ -1,8 +1,7 @@
 // Ids and texts against those of the reference tokenizers, case by case (tests/golden/tokens.json).
-#include "files.h"
-
 #include "data/stream_decoder.h"
 #include "data/utf8.h"
+#include "files.h"
 
 namespace thimble::data {
 namespace {

@@ -1,0 +1,39 @@
+# Short names for what a person types; CMake does the work. Every target installs what is missing (Debian, as root) and builds first.
+JOBS ?= $(shell nproc)
+SEED ?= 1
+PRESET ?= cpu
+
+.PHONY: build demo demo-seeds check cuda-build format tidy clean
+
+build:
+	@tools/setup.sh
+	@cmake --preset $(PRESET) -Wno-dev --log-level=WARNING
+	@cmake --build --preset $(PRESET) -j $(JOBS)
+
+demo: build
+	@bash examples/demo/run.sh build/$(PRESET) out/demo $(SEED)
+
+# Three worlds, three bases, three adapters: the spread of the demo's number.
+demo-seeds: build
+	@for seed in 1 2 3; do bash examples/demo/run.sh build/$(PRESET) out/demo-$$seed $$seed || exit 1; done
+
+check:
+	@JOBS=$(JOBS) bash tools/check.sh
+
+cuda-build:
+	@tools/setup.sh
+	@cmake --preset cuda -Wno-dev --log-level=WARNING
+	@cmake --build --preset cuda -j $(JOBS)
+
+format:
+	@tools/setup.sh clang-format
+	@git ls-files -co --exclude-standard '*.h' '*.cpp' '*.cu' '*.cuh' | xargs clang-format -i
+
+# FILES=src/ops/linear.cpp checks one file; all of src takes long.
+FILES ?= $(shell git ls-files -co --exclude-standard 'src/*.cpp')
+tidy: build
+	@tools/setup.sh clang-tidy
+	@clang-tidy --quiet -p build/$(PRESET) $(FILES)
+
+clean:
+	@rm -rf build out

@@ -1,0 +1,70 @@
+// eval: answers to the prompts of a file beside the file's own, word for word.
+#include <cstdio>
+
+#include "base/log.h"
+#include "cli/session.h"
+#include "data/row_format.h"
+#include "data/rows.h"
+
+namespace thimble::cli {
+namespace {
+
+struct Options {
+  SessionOptions session;
+  std::string data;
+  int64_t new_tokens = 32, show = 0, most = -1;
+};
+
+std::string trimmed(const std::string& s) {
+  const auto begin = s.find_first_not_of(" \t\r\n"), end = s.find_last_not_of(" \t\r\n");
+  return begin == s.npos ? "" : s.substr(begin, end - begin + 1);
+}
+
+std::vector<data::Sample> read_samples(const fs::path& file, int64_t most) {
+  data::RowReader reader(file);
+  std::optional<data::RowFormat> format;
+  std::vector<data::Sample> samples;
+  for (data::Row row; (most < 0 || int64_t(samples.size()) < most) && reader.next(row);) {
+    const auto where = reader.at_line(row.line);
+    const Json json = parse_json(row.text, where);
+    if (!format) format.emplace(json, where);
+    samples.push_back(format->read(json, where));
+    if (samples.back().messages.empty() || samples.back().messages.back().role != "assistant")
+      throw Error(Fault::bad_input, {.what = "a row has no answer to compare with", .where = where, .expected = "a prompt and a response"});
+  }
+  if (samples.empty()) throw Error(Fault::bad_input, {.what = "a file without rows", .where = file.string()});
+  return samples;
+}
+
+int evaluate(const Options& o) {
+  const auto samples = read_samples(o.data, o.most);
+  Session s(o.session);
+  serve::Sampler greedy({});
+  int64_t right = 0, shown = 0;
+  for (const auto& sample : samples) {
+    const std::span<const data::Message> prompt(sample.messages.data(), sample.messages.size() - 1);
+    const auto ids = s.chat().encode(prompt, {.generation_prompt = true}).ids;
+    const auto answer = trimmed(s.tokenizer().decode(s.engine().generate(ids, o.new_tokens, s.ends(), greedy).ids));
+    const auto expected = trimmed(sample.messages.back().content);
+    right += answer == expected;
+    if (shown++ < o.show) std::printf("%s\n  expected: %s\n  answered: %s\n", prompt.back().content.c_str(), expected.c_str(), answer.c_str());
+  }
+  std::printf("exact match: %lld of %zu (%.1f%%)\n", static_cast<long long>(right), samples.size(), 100.0 * double(right) / double(samples.size()));
+  return 0;
+}
+
+}  // namespace
+
+void add_eval(CLI::App& app, Run& run) {
+  const auto o = std::make_shared<Options>();
+  auto* c = app.add_subcommand("eval", "generate answers to a file's prompts and count those that match word for word");
+  o->session.context = 512;
+  add_session_options(*c, o->session);
+  c->add_option("--data", o->data, "rows with prompts and answers, in any form that train reads")->required();
+  c->add_option("--max-new-tokens", o->new_tokens, "tokens of an answer at most")->check(CLI::Range(1, 1 << 20));
+  c->add_option("--max-rows", o->most, "rows to ask at most");
+  c->add_option("--show", o->show, "answers to print");
+  c->callback([=, &run] { run = [=] { return evaluate(*o); }; });
+}
+
+}  // namespace thimble::cli

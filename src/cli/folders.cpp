@@ -1,0 +1,82 @@
+// init, inspect, quantize: model folders made, looked at, packed.
+#include <cstdio>
+
+#include "cli/commands.h"
+#include "cli/run_plan.h"
+#include "models/registry.h"
+#include "store/safetensors.h"
+#include "store/weight_source.h"
+
+namespace thimble::cli {
+namespace {
+
+int init(const std::string& config, const std::string& out, uint64_t seed, const std::string& dtype, double deviation) {
+  const fs::path from = config, to = out, file = fs::is_directory(from) ? from / "config.json" : from;
+  if (fs::exists(to / "model.safetensors"))
+    throw Error(Fault::usage, {.what = "the folder holds a model already", .where = out, .fix = "name another --out"});
+  nn::ModelSpec spec = models::read_model(file);
+  if (!dtype.empty()) spec.dtype = dtype;
+  const auto table = nn::parameters(spec, quant::FormatId::dense, false);
+  const auto source = store::random_weights(table, seed, float(deviation));
+  fs::create_directories(to);
+  std::vector<store::SafetensorsWriter::Declared> declared;
+  table.for_each([&](const store::ParamSpec& p) { declared.push_back({p.name, p.dtype, p.shape}); });
+  store::SafetensorsWriter writer(to / "model.safetensors", std::move(declared));
+  std::vector<std::byte> rows;
+  table.for_each([&](const store::ParamSpec& p) {
+    const int64_t step = std::max<int64_t>(1, (int64_t{16} << 20) / p.shape.row());
+    for (int64_t row = 0; row < p.shape.rows(); row += step) {
+      Tensor piece = Tensor{nullptr, p.dtype, p.shape}.rows(row, std::min(step, p.shape.rows() - row));
+      rows.resize(size_t(piece.bytes()));
+      piece.data = rows.data();
+      source->read(p.name, row, piece);
+      writer.write(piece);
+    }
+  });
+  writer.commit();
+  write_atomically(to / "config.json", models::config_of(spec).dump(2) + "\n");
+  for (const char* name : {"tokenizer.json", "tokenizer_config.json", "generation_config.json"}) {
+    const auto beside = file.parent_path() / name;
+    if (fs::exists(beside) && !fs::exists(to / name)) fs::copy_file(beside, to / name);
+  }
+  std::printf("%s: %.3g parameters in %s, seed %llu\n", out.c_str(), double(table.parameters()), spec.dtype.c_str(), static_cast<unsigned long long>(seed));
+  return 0;
+}
+
+int inspect(const std::string& model) {
+  const auto spec = models::read_model(model);
+  const auto& l = spec.layers.front();
+  const auto dense = nn::parameters(spec, quant::FormatId::dense, false);
+  std::printf("%s: %zu layers, hidden %lld, %lld heads of %lld (%lld key/value), ffn %lld, vocabulary %lld%s, %s\n", spec.family.c_str(), spec.layers.size(),
+              static_cast<long long>(spec.hidden), static_cast<long long>(l.heads), static_cast<long long>(l.head_dim), static_cast<long long>(l.kv_heads),
+              static_cast<long long>(l.ffn), static_cast<long long>(spec.vocab), spec.tied_head ? " (tied head)" : "", spec.dtype.c_str());
+  std::printf("%.4g parameters\n", double(dense.parameters()));
+  for (const auto& f : quant::formats()) {
+    const auto table = nn::parameters(spec, f.id, false);
+    int64_t layers = 0;
+    for (const auto& layer : table.layers) layers += store::slab_bytes(layer);
+    std::printf("%-8s %12s layers (%s each), %s outside\n", std::string(f.name).c_str(), human_bytes(layers).c_str(), human_bytes(layers / int64_t(table.layers.size())).c_str(),
+                human_bytes(store::slab_bytes(table.outside)).c_str());
+  }
+  return 0;
+}
+
+}  // namespace
+
+void add_folders(CLI::App& app, Run& run) {
+  struct Options { std::string from, out, dtype; uint64_t seed = 0; double deviation = 0.02; };
+  const auto o = std::make_shared<Options>();
+  auto* c = app.add_subcommand("init", "a model folder of seeded random weights, of any shape");
+  c->add_option("config", o->from, "config.json, or a folder that holds one")->required();
+  c->add_option("--out", o->out, "folder to write")->required();
+  c->add_option("--seed", o->seed);
+  c->add_option("--dtype", o->dtype, "of the file; the config's if not given")->check(CLI::IsMember({"float32", "bfloat16", "float16"}));
+  c->add_option("--std", o->deviation, "standard deviation of matrices and embeddings");
+  c->callback([=, &run] { run = [=] { return init(o->from, o->out, o->seed, o->dtype, o->deviation); }; });
+  const auto i = std::make_shared<Options>();
+  auto* look = app.add_subcommand("inspect", "what a model folder or config.json holds, and its size in each format");
+  look->add_option("model", i->from)->required();
+  look->callback([=, &run] { run = [=] { return inspect(i->from); }; });
+}
+
+}  // namespace thimble::cli

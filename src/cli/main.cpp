@@ -1,0 +1,32 @@
+// thimble: one program. Errors end here, in one form, with the exit code of their class.
+#include <cstdio>
+
+#include "base/error.h"
+#include "cli/commands.h"
+
+int main(int argc, char** argv) {
+  CLI::App app{"thimble " THIMBLE_VERSION ": fine-tunes and serves large language models in the memory you have.\n"
+               "Examples:\n"
+               "  thimble plan recipe.yaml vram=24GiB          does it fit, how, how fast\n"
+               "  thimble train recipe.yaml output_dir=out/a   tune inside the plan\n"
+               "  thimble chat --model DIR --adapter out/a     talk to the result\n"
+               "  thimble eval --model DIR --data FILE         loss and exact match on a file"};
+  app.set_version_flag("--version", THIMBLE_VERSION);
+  app.require_subcommand(1);
+  thimble::cli::Run run;
+  using namespace thimble::cli;
+  for (const auto add : {add_train, add_generate, add_eval, add_folders, add_machine}) add(app, run);
+  try {
+    app.parse(argc, argv);
+    return run();
+  } catch (const CLI::ParseError& e) {
+    const int code = app.exit(e);
+    return code == 0 ? 0 : int(thimble::Fault::usage);
+  } catch (const thimble::Error& e) {
+    std::fprintf(stderr, "error: %s\n", e.what());
+    return int(e.fault());
+  } catch (const std::exception& e) {
+    std::fprintf(stderr, "error: %s\n", e.what());
+    return int(thimble::Fault::internal);
+  }
+}

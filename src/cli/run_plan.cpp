@@ -1,0 +1,127 @@
+// The budget's rows: what the user named, or what the machine has; the program's own memory is taken off the host's first.
+#include "cli/run_plan.h"
+
+#include <cmath>
+#include <fstream>
+#include <sstream>
+
+#include "base/threads.h"
+#include "models/registry.h"
+#include "store/adapter_files.h"
+
+namespace thimble::cli {
+namespace {
+
+constexpr int64_t data_headroom = int64_t{24} << 20;  // tokenizer, dataset, logs: what a run's own bookkeeping grows to beside its arenas
+
+int64_t kib_line(const char* file, std::string_view key) {
+  std::ifstream in(file);
+  for (std::string line; std::getline(in, line);)
+    if (line.starts_with(key)) return std::strtoll(line.c_str() + key.size(), nullptr, 10) * 1024;
+  return 0;
+}
+
+nn::Method method_of(const train::TrainOptions& o) {
+  nn::Method m;
+  if (o.finetuning_type == train::Finetuning::full) {
+    m.trains_weights = true;
+    return m;
+  }
+  m.lora.rank = o.lora_rank;
+  m.lora.scale = float(o.lora_scale());
+  for (int p = 0; p < nn::layer_param_count; ++p)
+    for (const auto& target : o.lora_target)
+      m.lora.targets[size_t(p)] |= nn::is_matrix(p) && (target == "all" || std::string_view(nn::leaf_names[p]).ends_with(target));
+  if (o.quantization_bit) m.format = o.double_quantization ? quant::FormatId::nf4_dq : quant::FormatId::nf4;
+  return m;
+}
+
+plan::Space space_of(const train::TrainOptions& o, const train::Setup& s) {
+  plan::Space space{.layers = int(s.model.layers.size()), .batch = o.per_device_train_batch_size, .accumulation = o.gradient_accumulation_steps,
+                    .can_stream = !s.method.trains_weights, .tokens_per_row = o.cutoff_len, .vocab = s.model.vocab};
+  space.paged_optimizer = o.optim == train::Optim::paged_adamw || o.optim == train::Optim::paged_adamw_8bit;
+  if (o.resident_layers) space.resident_layers = int(std::min<int64_t>(*o.resident_layers, space.layers));
+  if (o.save == train::SavePin::keep) space.save = nn::Save::keep;
+  if (o.save == train::SavePin::recompute) space.save = nn::Save::recompute;
+  if (o.save == train::SavePin::offload) space.save = nn::Save::offload;
+  space.recompute_all = o.gradient_checkpointing.value_or(false);
+  space.keep_all = o.disable_gradient_checkpointing || (o.gradient_checkpointing && !*o.gradient_checkpointing);
+  return space;
+}
+
+struct Change {
+  std::string text;
+  std::function<bool(train::TrainOptions&)> apply;  // false: changes nothing here
+};
+
+}  // namespace
+
+int64_t process_bytes() { return kib_line("/proc/self/status", "RssAnon:"); }
+int64_t available_bytes() { return kib_line("/proc/meminfo", "MemAvailable:"); }
+
+DeviceSpec machine(const std::optional<int64_t>& threads) {
+  if (threads) set_thread_count(int(*threads));
+  return this_cpu();
+}
+
+nn::Method method_of(const store::AdapterConfig& a, quant::FormatId format) {
+  nn::Method m{.lora = {.rank = a.rank, .scale = float(a.rslora ? a.alpha / std::sqrt(double(a.rank)) : a.alpha / double(a.rank))}, .format = format};
+  for (int p = 0; p < nn::layer_param_count; ++p)
+    for (const auto& target : a.targets) m.lora.targets[size_t(p)] |= nn::is_matrix(p) && std::string_view(nn::leaf_names[p]).ends_with(target);
+  return m;
+}
+
+Planned make_plan(const train::TrainOptions& o) {
+  Planned p;
+  p.spec = machine(o.threads);
+  p.setup = {.model = models::read_model(o.model_name_or_path), .method = method_of(o),
+             .optimizer = o.optim == train::Optim::adamw || o.optim == train::Optim::paged_adamw ? optim::OptimizerId::adamw : optim::OptimizerId::adamw_8bit,
+             .adam = {float(o.adam_beta1), float(o.adam_beta2), float(o.adam_epsilon)}, .weight_decay = float(o.weight_decay),
+             .max_grad_norm = float(o.max_grad_norm), .tokens_per_row = o.cutoff_len, .seed = uint64_t(o.seed)};
+  p.process_bytes = process_bytes() + data_headroom;
+  const int64_t available = available_bytes();
+  // On the cpu the device tier is RAM too; a machine without a named budget gives it three quarters.
+  p.budget.device = o.vram ? o.vram->count : available / 4 * 3;
+  p.budget.ram = (o.ram ? o.ram->count : available / 4) - p.process_bytes;
+  p.choice = plan::choose(p.budget, space_of(o, p.setup), [&](const plan::Plan& plan) { return train::Trainer::rehearse(p.spec, p.setup, plan); });
+  return p;
+}
+
+void refuse(const train::TrainOptions& o, const Planned& planned) {
+  const std::vector<Change> changes = {
+      {"finetuning_type: lora", [](auto& c) { return c.finetuning_type == train::Finetuning::full && (c.finetuning_type = train::Finetuning::lora, true); }},
+      {"finetuning_type: lora and quantization_bit: 4",
+       [](auto& c) { const bool was = c.finetuning_type == train::Finetuning::full; c.finetuning_type = train::Finetuning::lora; c.quantization_bit = 4; return was; }},
+      {"quantization_bit: 4", [](auto& c) { return c.finetuning_type == train::Finetuning::lora && !c.quantization_bit && (c.quantization_bit = 4, true); }},
+      {"optim: paged_adamw_8bit", [](auto& c) { return c.optim != train::Optim::paged_adamw_8bit && (c.optim = train::Optim::paged_adamw_8bit, true); }},
+      {"cutoff_len: {}", [](auto& c) { return c.cutoff_len >= 32 && (c.cutoff_len /= 2, true); }},
+      {"cutoff_len: {}", [](auto& c) { return c.cutoff_len >= 64 && (c.cutoff_len /= 4, true); }},
+      {"lora_rank: 4", [](auto& c) { return c.finetuning_type == train::Finetuning::lora && c.lora_rank > 4 && (c.lora_rank = 4, c.lora_alpha = 8, true); }},
+      {"ram: 2x", [](auto& c) { return c.ram && (c.ram->count *= 2, true); }},
+  };
+  std::string fits;
+  int found = 0;
+  for (const auto& change : changes) {
+    auto changed = o;
+    if (found == 2 || !change.apply(changed)) continue;
+    const auto again = make_plan(changed);
+    if (!again.choice.best) continue;
+    const auto text = change.text == "cutoff_len: {}" ? fmt::format("cutoff_len: {}", changed.cutoff_len) : change.text == "ram: 2x" ? "ram: " + human_bytes(changed.ram->count) : change.text;
+    fits += fmt::format("\n            {} ({} of the device, {:.0f} tokens/s predicted)", text, human_bytes(again.choice.best->outcome.peak[size_t(Tier::device)]),
+                        again.choice.best->outcome.tokens_per_second(again.choice.best->plan));
+    ++found;
+  }
+  const auto& least = planned.choice.least.outcome;
+  auto larger = o;
+  larger.vram = Bytes{least.peak[size_t(Tier::device)]};
+  larger.ram = Bytes{std::max(planned.budget.ram, least.ram()) + planned.process_bytes + (int64_t{1} << 20)};
+  if (make_plan(larger).choice.best)
+    fits += fmt::format("\n            vram: {} ({} bytes) and ram: {}", human_bytes(larger.vram->count), larger.vram->count, human_bytes(larger.ram->count));
+  throw Error(Fault::does_not_fit, {.what = "this run does not fit the budget; nothing was read or written",
+                                    .where = o.model_name_or_path,
+                                    .expected = fmt::format("at most {} of the device tier and {} of RAM", human_bytes(planned.budget.device), human_bytes(planned.budget.ram + planned.process_bytes)),
+                                    .found = fmt::format("the least of {} plans takes {} and {}", planned.choice.tried, human_bytes(least.peak[size_t(Tier::device)]), human_bytes(least.ram() + planned.process_bytes)),
+                                    .fix = "any of these fits:" + fits});
+}
+
+}  // namespace thimble::cli

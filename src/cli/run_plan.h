@@ -1,0 +1,31 @@
+// From options to a plan: what `plan` prints and `train` runs, by the same calls.
+#pragma once
+#include "plan/plan.h"
+#include "store/adapter_files.h"
+#include "train/options.h"
+#include "train/trainer.h"
+
+namespace thimble::cli {
+
+struct Planned {
+  train::Setup setup;
+  plan::Budget budget;       // for arenas: the program's own bytes are off
+  int64_t process_bytes = 0;
+  plan::Choice choice;
+  DeviceSpec spec;
+};
+
+// Plans the run that the options describe on this machine. Reads config.json only.
+Planned make_plan(const train::TrainOptions&);
+// The error of a plan that does not exist: exit 4, with up to three changes that were tried and fit.
+[[noreturn]] void refuse(const train::TrainOptions&, const Planned&);
+
+// Resident bytes of this process that are no mapped file; bytes that the machine can still give.
+int64_t process_bytes();
+int64_t available_bytes();
+DeviceSpec machine(const std::optional<int64_t>& threads);  // sets the thread count too
+
+// The method of an adapter folder on a base in `format`.
+nn::Method method_of(const store::AdapterConfig&, quant::FormatId format);
+
+}  // namespace thimble::cli

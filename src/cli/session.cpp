@@ -1,0 +1,46 @@
+// Planned like a training run: rehearsed on a phantom, refused when it does not fit, then reserved exactly.
+#include "cli/session.h"
+
+#include <algorithm>
+
+#include "cli/run_plan.h"
+
+namespace thimble::cli {
+
+void add_session_options(CLI::App& c, SessionOptions& o) {
+  c.add_option("--model", o.model, "folder of the base model")->required();
+  c.add_option("--adapter", o.adapter, "folder of a PEFT adapter");
+  c.add_option("--quantization", o.quantization, "store the layers' matrices as dense, nf4 or nf4_dq");
+  c.add_option("--threads", o.threads, "CPU threads");
+  c.add_option("--context", o.context, "tokens of prompt and answer at most")->check(CLI::Range(int64_t{2}, int64_t{1} << 22));
+  c.add_option("--vram", o.vram, "memory of the device tier, such as 8GiB");
+}
+
+Session::Session(const SessionOptions& o) {
+  const DeviceSpec spec = machine(o.threads);
+  shape_ = {.model = models::read_model(o.model), .method = {.format = quant::format(o.quantization).id}, .context = o.context, .prefill_chunk = std::min(o.prefill_chunk, o.context)};
+  if (!o.adapter.empty()) shape_.method = method_of(store::read_adapter_config(o.adapter), shape_.method.format);
+  outcome_ = serve::Engine::rehearse(spec, shape_);
+  const int64_t needed = outcome_.peak[size_t(Tier::device)], budget = o.vram ? parse_bytes(*o.vram, "--vram") : available_bytes();
+  if (needed > budget)
+    throw Error(Fault::does_not_fit, {.what = "the model and its cache do not fit", .where = o.model, .expected = "at most " + human_bytes(budget), .found = human_bytes(needed),
+                                      .fix = "a shorter --context, or --quantization nf4_dq"});
+  tokenizer_ = data::Tokenizer::open(o.model);
+  chat_ = std::make_unique<data::Chat>(*tokenizer_);
+  ends_ = models::end_tokens(o.model);
+  for (const auto& id : {tokenizer_->eos(), chat_->end_of_turn()})
+    if (id && std::find(ends_.begin(), ends_.end(), *id) == ends_.end()) ends_.push_back(*id);
+  device_ = cpu_device(spec);
+  rank_ = std::make_unique<comm::Rank>(*device_, comm::Capacity{needed, outcome_.peak[size_t(Tier::pinned)], outcome_.peak[size_t(Tier::host)]});
+  engine_ = std::make_unique<serve::Engine>(*rank_, shape_);
+  const auto source = store::open_weights(o.model);
+  source->check_table(engine_->model().weights().table());
+  engine_->load(source.get());
+  if (!o.adapter.empty()) {
+    const store::AdapterFile file(o.adapter, engine_->model().adapters()->specs());
+    engine_->load_adapters([&](const store::ParamSpec& p, Tensor to) { file.read(p, to); });
+  }
+  rank_->ledger.record(false);
+}
+
+}  // namespace thimble::cli

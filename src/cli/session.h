@@ -1,0 +1,40 @@
+// A model that answers: folder, adapter, tokenizer and engine together, for generate, chat and eval.
+#pragma once
+#include "cli/commands.h"
+#include "data/chat.h"
+#include "data/tokenizer.h"
+#include "models/registry.h"
+#include "serve/engine.h"
+
+namespace thimble::cli {
+
+struct SessionOptions {
+  std::string model, adapter, quantization = "dense";
+  std::optional<int64_t> threads;
+  int64_t context = 1024, prefill_chunk = 128;
+  std::optional<std::string> vram;
+};
+void add_session_options(CLI::App&, SessionOptions&);
+
+class Session {
+ public:
+  explicit Session(const SessionOptions&);
+  data::Tokenizer& tokenizer() { return *tokenizer_; }
+  const data::Chat& chat() const { return *chat_; }
+  serve::Engine& engine() { return *engine_; }
+  const std::vector<int32_t>& ends() const { return ends_; }
+  int64_t context() const { return shape_.context; }
+  const plan::Outcome& outcome() const { return outcome_; }
+
+ private:
+  serve::EngineShape shape_;
+  plan::Outcome outcome_;
+  std::unique_ptr<data::Tokenizer> tokenizer_;
+  std::unique_ptr<data::Chat> chat_;
+  std::unique_ptr<Device> device_;
+  std::unique_ptr<comm::Rank> rank_;
+  std::unique_ptr<serve::Engine> engine_;
+  std::vector<int32_t> ends_;
+};
+
+}  // namespace thimble::cli

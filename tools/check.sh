@@ -1,0 +1,61 @@
+#!/usr/bin/env bash
+# All that a change must pass: sizes, a build without warnings, every test, the fast tests again under the sanitizers, and the CUDA
+# halves compiled where there is an nvcc. ctest's closing lines are repeated at the end, where one looks.
+# usage: check.sh     (JOBS=n: parallel compilations; SANITIZE="base_tests ...": the programs to run under the sanitizers)
+set -euo pipefail
+cd "$(dirname "$0")/.."
+jobs=${JOBS:-$(nproc)}
+log=build/check.log
+
+part() { printf '\n== %s (%d s)\n' "$1" "$SECONDS"; }
+
+sources() { git ls-files -co --exclude-standard 2>/dev/null || find . -type f -not -path './build/*' -not -path './out/*' -printf '%P\n'; }
+
+part "sizes"
+long=0
+while read -r file; do
+  [ -f "$file" ] || continue
+  lines=$(wc -l <"$file")
+  if [ "$lines" -gt 600 ]; then
+    echo "$file has $lines lines; 600 is the most"
+    long=1
+  fi
+done < <(sources | grep -E '\.(h|cpp|cu|cuh|cmake|sh|py|yaml)$|(^|/)(CMakeLists\.txt|Makefile)$')
+[ "$long" -eq 0 ] || exit 1
+echo "no file over 600 lines"
+
+part "build"
+tools/setup.sh
+cmake --preset cpu -Wno-dev --log-level=WARNING
+cmake --build --preset cpu -j "$jobs"
+echo "built in $SECONDS s"
+
+part "tests"
+mkdir -p build
+ctest --test-dir build/cpu --output-on-failure --no-tests=error -j 2 2>&1 | tee "$log"
+
+part "fast tests under the address and undefined-behaviour sanitizers"
+fast=${SANITIZE:-base_tests device_tests data_tests quant_tests store_tests optim_tests ops_tests plan_tests floors_tests demo_tests}
+cmake --preset asan -Wno-dev --log-level=WARNING
+known=$(ninja -C build/asan -t targets all | sed -n 's/^\([a-z_]*_tests\): phony$/\1/p')
+targets=()
+for program in $fast; do
+  if grep -qx "$program" <<<"$known"; then targets+=("$program"); fi
+done
+cmake --build --preset asan -j "$jobs" --target "${targets[@]}"
+for program in "${targets[@]}"; do
+  echo "-- $program"
+  OMP_NUM_THREADS=2 "build/asan/tests/$program" --gtest_brief=1
+done
+
+part "CUDA halves"
+if command -v nvcc >/dev/null; then
+  cmake --preset cuda -Wno-dev --log-level=WARNING
+  cmake --build --preset cuda -j "$jobs"
+  echo "compiled; they run where there is a GPU"
+else
+  echo "skipped: no nvcc on PATH"
+fi
+
+part "all passed"
+sed -n '/tests passed,/,$p' "$log"
