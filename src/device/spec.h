@@ -25,6 +25,7 @@ struct DeviceSpec {
   double flops = 1e11;             // matrix products in `compute`, per second
   double memory_bandwidth = 1e10;  // bytes per second, read or written
   double link_bandwidth = 5e9;     // between the device tier and pinned, each way
+  double op_seconds = 5e-6;        // that an op takes however small it is: launch, or waking the threads
   int64_t matmul_workspace = 0;    // cap on what one matrix product may take as scratch from the arena
   bool operator==(const DeviceSpec&) const = default;
 };

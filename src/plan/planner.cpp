@@ -79,7 +79,7 @@ double predicted_seconds(const std::vector<Entry>& entries, const DeviceSpec& sp
   for (const Entry& e : entries) {
     if (e.kind == Entry::Kind::ran) {
       const double flops = e.matrix ? spec.flops : spec.flops / 4;  // plain arithmetic runs on the vector units
-      compute += std::max(e.flops / flops, double(e.bytes) / spec.memory_bandwidth);
+      compute += spec.op_seconds + std::max(e.flops / flops, double(e.bytes) / spec.memory_bandwidth);
     } else if (e.kind == Entry::Kind::copied) {
       double& lane = lanes[e.tier == Tier::device ? 1 : 0];
       lane = std::max(lane, compute) + double(e.bytes) / spec.link_bandwidth;

@@ -1,5 +1,5 @@
-// Packing and unpacking NF4: the choice of codes is bitsandbytes' to the byte (x times the reciprocal of absmax, strict thresholds, an
-// all-zero block giving 0 * inf = NaN and so code 0). Checked against bitsandbytes 0.50.2.
+// Packing and unpacking NF4. Codes are chosen as bitsandbytes' CUDA kernel does (kQuantizeBlockwise in its csrc): x times the reciprocal of
+// absmax, strict thresholds, an all-zero block giving 0 * inf = NaN and so code 0.
 #include "quant/nf4.h"
 
 #include "quant/nf4_codec.h"
@@ -32,7 +32,8 @@ float block_codes(uint8_t (&codes)[nf4_block], const T* x, int64_t n) {
     const F8 u = load_as<F8>(v + 8 * j) * r;
     I8 node = I8{} + 1;
 #pragma GCC unroll 4
-    for (int level = 0; level < 4; ++level) node = node + node - (u > __builtin_shuffle(low, high, node));  // true is -1; NaN is never greater
+    for (int level = 0; level < 4; ++level)  // true is -1; NaN is never greater
+      node = node + node - (u > __builtin_shuffle(low, high, node));
     const B8 bytes = __builtin_convertvector(node - 16, B8);
     std::memcpy(codes + 8 * j, &bytes, sizeof bytes);
   }

@@ -45,7 +45,8 @@ const Format& format(std::string_view name) {
 }
 
 std::array<Part, 4> parts_of(FormatId id, const Shape& matrix, DType dense, int& count) {
-  check(matrix.rank() == 2 || (id == FormatId::dense && matrix.rank() == 1), "a packed matrix has two dimensions, a dense weight one or two");
+  check(matrix.rank() == 2 || (id == FormatId::dense && matrix.rank() == 1),
+        "a packed matrix has two dimensions, a dense weight one or two");
   std::array<Part, 4> parts{};
   format(id).parts(matrix, dense, parts, count);
   return parts;
@@ -55,21 +56,21 @@ int64_t bytes_of(FormatId id, const Shape& matrix, DType dense) {
   int count = 0;
   const auto parts = parts_of(id, matrix, dense, count);
   int64_t sum = 0;
-  for (int i = 0; i < count; ++i) sum += aligned(parts[size_t(i)].shape.count() * size_of(parts[size_t(i)].dtype));
+  for (size_t i = 0; i < size_t(count); ++i) sum += aligned(parts[i].shape.count() * size_of(parts[i].dtype));
   return sum;
 }
 
 void check_parts(const Weight& w, std::source_location at) {
   int count = 0;
   const auto parts = parts_of(w.format, w.shape, w.parts[0].dtype, count);
-  for (int i = 0; i < count; ++i) {
-    const Part& p = parts[size_t(i)];
-    const Tensor& t = w.parts[size_t(i)];
-    if (!t || t.dtype != p.dtype || t.count() != p.shape.count())
-      throw Error(Fault::internal, {.what = fmt::format("a part of a {} matrix does not fit it", format(w.format).name),
-                                    .where = fmt::format("{}:{}, part {} '{}' of {}", at.file_name(), at.line(), i, p.suffix, to_string(w.shape)),
-                                    .expected = fmt::format("{} {}", name_of(p.dtype), to_string(p.shape)),
-                                    .found = t ? to_string(t) : "nothing"});
+  for (size_t i = 0; i < size_t(count); ++i) {
+    const Part& p = parts[i];
+    const Tensor& t = w.parts[i];
+    if (t && t.dtype == p.dtype && t.count() == p.shape.count()) continue;
+    throw Error(Fault::internal, {.what = fmt::format("a part of a {} matrix does not fit it", format(w.format).name),
+                                  .where = fmt::format("{}:{}, '{}' of {}", at.file_name(), at.line(), p.suffix, to_string(w.shape)),
+                                  .expected = fmt::format("{} {}", name_of(p.dtype), to_string(p.shape)),
+                                  .found = t ? to_string(t) : "nothing"});
   }
 }
 

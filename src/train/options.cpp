@@ -93,8 +93,9 @@ void validate_steps(const TrainOptions& o) {
   expect(o.max_steps == -1 || o.max_steps >= 1, "max_steps", "at least 1, or -1 to count epochs", fmt::format("{}", o.max_steps));
   expect(std::isfinite(o.num_train_epochs) && o.num_train_epochs > 0, "num_train_epochs", "a positive number", fmt::format("{}", o.num_train_epochs));
   expect_between(o.warmup_ratio, 0, 1, "warmup_ratio");
-  expect_at_least(o.warmup_steps, 0, "warmup_steps");
-  contradiction(o.max_steps > 0 && o.warmup_steps > o.max_steps, fmt::format("warmup_steps {} is more than max_steps {}", o.warmup_steps, o.max_steps),
+  expect(std::isfinite(o.warmup_steps) && o.warmup_steps >= 0 && (o.warmup_steps < 1 || o.warmup_steps == std::floor(o.warmup_steps)), "warmup_steps",
+         "a number of steps, or a share below 1", fmt::format("{}", o.warmup_steps));
+  contradiction(o.max_steps > 0 && o.warmup_steps > double(o.max_steps), fmt::format("warmup_steps {} is more than max_steps {}", o.warmup_steps, o.max_steps),
                 "lower warmup_steps, or use warmup_ratio");
   expect_at_least(o.seed, 0, "seed");
   expect_at_least(o.logging_steps, 1, "logging_steps");
@@ -151,7 +152,9 @@ double TrainOptions::lora_scale() const {
 }
 
 Schedule TrainOptions::schedule(int64_t total_steps) const {
-  return {.kind = lr_scheduler_type, .peak = learning_rate, .warmup = train::warmup_steps(warmup_steps, warmup_ratio, total_steps), .total = total_steps};
+  const bool is_share = warmup_steps > 0 && warmup_steps < 1;
+  return {.kind = lr_scheduler_type, .peak = learning_rate,
+          .warmup = train::warmup_steps(int64_t(warmup_steps), is_share ? warmup_steps : warmup_ratio, total_steps), .total = total_steps};
 }
 
 void resolve(TrainOptions& o) {

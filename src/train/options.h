@@ -53,8 +53,7 @@ struct TrainOptions {
   double num_train_epochs = 3;
   int64_t max_steps = -1;
   ScheduleKind lr_scheduler_type = ScheduleKind::linear;
-  double warmup_ratio = 0;
-  int64_t warmup_steps = 0;
+  double warmup_ratio = 0, warmup_steps = 0;  // steps below 1 are a ratio, as in transformers 5
   Optim optim = Optim::adamw;
   int64_t seed = 42;
   std::optional<bool> bf16, pure_bf16;
@@ -112,7 +111,7 @@ struct TrainOptions {
     visit("max_steps", o.max_steps, "optimizer steps, instead of epochs; -1: by epochs");
     visit("lr_scheduler_type", o.lr_scheduler_type, "course of the learning rate");
     visit("warmup_ratio", o.warmup_ratio, "share of the steps with a rising rate");
-    visit("warmup_steps", o.warmup_steps, "steps with a rising rate, instead of a ratio");
+    visit("warmup_steps", o.warmup_steps, "steps with a rising rate, instead of a ratio; below 1 a ratio itself");
     visit("optim", o.optim, "optimizer; paged: its state lives in host memory");
     visit("seed", o.seed, "of the adapters' start and of shuffling");
     visit("bf16", o.bf16, "16-bit arithmetic; the device decides where it pays");

@@ -117,7 +117,7 @@ StepResult Trainer::step(std::span<const data::MicroBatch> window, double learni
   for (const auto& m : window) decoder_.forward_backward(upload(m), loss_out());
   ops::sum_of_squares(rank_.stream, element(results_, squares), model_.all_gradients());
   clip();
-  optimizer_->update(scalars_, adam);
+  optimizer_->update(scalars_.rows(0, optim::scalar_count), adam);
   fetch_results();
   if (rank_.is_phantom()) return result;
   result.loss = host_results_.get<float>()[loss_sum];

@@ -154,7 +154,8 @@ TEST(AdamW8bit, GradientsThatAreNotFinite) {
   step(rig, u, s);
   const auto before = testing::as_doubles(u.param);
   fill_gradient(u.grad, 2);
-  const float odd[] = {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity()};
+  constexpr float infinity = std::numeric_limits<float>::infinity();
+  const float odd[] = {std::numeric_limits<float>::quiet_NaN(), infinity, -infinity};
   for (int64_t i = 0; i < 4500; i += 7) u.grad.get<float>()[i] = odd[i % 3];
   Values second = s;
   second.t = 2;

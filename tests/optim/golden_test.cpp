@@ -56,7 +56,8 @@ int64_t elements_off(const Tensor& a, const Tensor& b, double tolerance) {
   return off;
 }
 
-// Codes differ where a value lies within a rounding of a midpoint: the card's division is an approximate one. Where absmax is 0 they say nothing.
+// Codes differ where a value lies within a rounding of a midpoint: the card's division is an approximate one. Where absmax is 0 they say
+// nothing.
 int64_t codes_off(const Tensor& a, const Tensor& b, const Tensor& absmax) {
   int64_t off = 0;
   for (int64_t i = 0; i < a.count(); ++i) {

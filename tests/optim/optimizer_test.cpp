@@ -173,7 +173,8 @@ TEST(AdamW, IsTheDoubleOne) {
         m[i] = b1 * m[i] + (1 - b1) * g;
         v[i] = b2 * v[i] + (1 - b2) * g * g;
         p[i] -= rate / (1 - std::pow(b1, double(t))) * m[i] / (std::sqrt(v[i]) / std::sqrt(1 - std::pow(b2, double(t))) + eps);
-        ASSERT_NEAR(table.updates[k].param.get<float>()[i], p[i], 3e-7 * std::abs(p[i]) + 1e-7 * double(t)) << k << " " << i << " step " << t;
+        const double ours = table.updates[k].param.get<float>()[i];
+        ASSERT_NEAR(ours, p[i], 3e-7 * std::abs(p[i]) + 1e-7 * double(t)) << k << " " << i << " step " << t;
       }
     }
   }

@@ -17,7 +17,7 @@ struct Rig {
   Arena memory, scratch;
   Stream stream;
 
-  explicit Rig(bool phantom = false, int64_t capacity = int64_t{8} << 20)
+  explicit Rig(bool phantom = false, int64_t capacity = int64_t{4} << 20)
       : device(phantom ? phantom_device(DeviceSpec{}) : cpu_device(DeviceSpec{})),
         memory(*device, Tier::device, capacity, ledger),
         scratch(*device, Tier::device, capacity / 4, ledger),

@@ -172,7 +172,9 @@ TEST(MultiplyFew, OneOrderOfSums) {
 TEST(MultiplyFew, ShapesAreChecked) {
   Rig rig(true);
   const Weight w = rig.take_weight(FormatId::nf4, {10, 64});
-  const auto product = [&](Shape y, Shape x) { format(FormatId::nf4).multiply_few(rig.stream, rig.take(DType::f32, y), rig.take(DType::f32, x), w); };
+  const auto product = [&](Shape y, Shape x) {
+    format(FormatId::nf4).multiply_few(rig.stream, rig.take(DType::f32, y), rig.take(DType::f32, x), w);
+  };
   EXPECT_NO_THROW(product({8, 10}, {8, 64}));
   EXPECT_THROW(product({9, 10}, {9, 64}), Error);
   EXPECT_THROW(product({2, 11}, {2, 64}), Error);

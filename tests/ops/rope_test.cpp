@@ -1,0 +1,86 @@
+// Rotary embedding against float64 turns; backward is the inverse turn, so it is the transpose of forward.
+#include "ops/rope.h"
+
+#include "ops/harness.h"
+
+namespace thimble::ops {
+namespace {
+
+using namespace test;
+
+struct Case { int64_t tokens, heads, dim; float factor; };
+constexpr Case cases[] = {{1, 1, 2, 1}, {17, 3, 6, 1}, {130, 2, 64, 1.25f}, {5, 9, 48, 1}, {3, 2, 256, 0.5f}, {2, 1, 320, 1}};
+
+struct Tensors { Tensor x, positions, inv_freq; };
+
+Tensors inputs(World& world, const Case& c, DType t) {
+  std::vector<int32_t> positions;
+  for (int64_t i = 0; i < c.tokens; ++i) positions.push_back(int32_t(i % 11 * 701));
+  Numbers inv_freq;
+  for (int64_t i = 0; i < c.dim / 2; ++i) inv_freq.push_back(std::pow(10000.0, -2.0 * double(i) / double(c.dim)));
+  return {world.normal(t, {c.tokens, c.heads, c.dim}, 1), world.ints(positions), world.from(DType::f32, {c.dim / 2}, inv_freq)};
+}
+
+// The angle is a product in float, as in the reference implementations; its sine and cosine are exact here.
+Numbers reference(const Numbers& x, const Numbers& positions, const Numbers& inv_freq, const Case& c, double direction) {
+  Numbers y(x.size());
+  const int64_t half = c.dim / 2;
+  for (int64_t t = 0; t < c.tokens; ++t)
+    for (int64_t h = 0; h < c.heads; ++h)
+      for (int64_t i = 0; i < half; ++i) {
+        const double angle = double(float(positions[size_t(t)]) * float(inv_freq[size_t(i)]));
+        const double cosine = std::cos(angle) * double(c.factor), sine = std::sin(angle) * double(c.factor) * direction;
+        const auto a = size_t((t * c.heads + h) * c.dim + i), b = a + size_t(half);
+        y[a] = x[a] * cosine - x[b] * sine;
+        y[b] = x[b] * cosine + x[a] * sine;
+      }
+  return y;
+}
+
+TEST(Rope, AgreesWithFloat64) {
+  for (const Case& c : cases)
+    for (const DType t : {DType::f32, DType::bf16}) {
+      SCOPED_TRACE(label(t) + " " + to_string(Shape{c.tokens, c.heads, c.dim}));
+      World world;
+      const Tensors v = inputs(world, c, t);
+      const Numbers x = world.read(v.x), positions = world.read(v.positions), inv_freq = world.read(v.inv_freq);
+      rope(world, v.x, v.positions, v.inv_freq, c.factor);
+      EXPECT_LE(relative_error(world.read(v.x), reference(x, positions, inv_freq, c, 1)), tolerance(t));
+      world.write(v.x, x);
+      rope_backward(world, v.x, v.positions, v.inv_freq, c.factor);
+      EXPECT_LE(relative_error(world.read(v.x), reference(x, positions, inv_freq, c, -1)), tolerance(t));
+    }
+}
+
+TEST(Rope, GradientIsThatOfCentralDifferences) {
+  const Case c{3, 2, 6, 1.25f};
+  World world;
+  const Tensors v = inputs(world, c, DType::f32);
+  Numbers x = world.read(v.x);
+  const Numbers positions = world.read(v.positions), inv_freq = world.read(v.inv_freq);
+  const Tensor d = world.normal(DType::f32, v.x.shape, 9);
+  const Numbers dy = world.read(d);
+  const Numbers dx = central_differences(x, [&] { return dot(dy, reference(x, positions, inv_freq, c, 1)); });
+  rope_backward(world, d, v.positions, v.inv_freq, c.factor);
+  EXPECT_LE(relative_error(world.read(d), dx), 2e-6);
+}
+
+TEST(Rope, PhantomAndThreads) {
+  const auto run = [](World& world) {
+    const Tensors v = inputs(world, {130, 9, 64, 1}, DType::bf16);
+    rope(world, v.x, v.positions, v.inv_freq);
+    const Tensors back = inputs(world, {130, 3, 6, 1}, DType::f32);
+    rope_backward(world, back.x, back.positions, back.inv_freq);
+    return std::vector<Tensor>{v.x, back.x};
+  };
+  expect_phantom_agrees(run);
+  expect_threads_change_nothing(run);
+}
+
+TEST(Rope, RefusesAnOddHead) {
+  World world(phantom_device({}));
+  EXPECT_THROW(rope(world, world.empty(DType::f32, {2, 1, 5}), world.empty(DType::i32, {2}), world.empty(DType::f32, {2})), Error);
+}
+
+}  // namespace
+}  // namespace thimble::ops

@@ -1,0 +1,315 @@
+// A run's options: files as LLaMA-Factory's users have them, and everything that such a file can get wrong.
+#include "train/options.h"
+
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <fstream>
+
+#include "base/file.h"
+
+namespace thimble::train {
+namespace {
+
+class TrainOptionsTest : public testing::Test {
+ protected:
+  TrainOptionsTest() : dir(fs::temp_directory_path() / ("thimble-options-" + std::to_string(::getpid()))) { fs::create_directories(dir); }
+  ~TrainOptionsTest() override { fs::remove_all(dir); }
+  fs::path put(const char* name, std::string_view text) const {
+    std::ofstream(dir / name, std::ios::binary) << text;
+    return dir / name;
+  }
+  ReadOptions read(std::string_view text, std::vector<std::string> arguments = {}) const { return read_options(put("run.yaml", text), arguments); }
+  Problem refusal(std::string_view text, std::vector<std::string> arguments = {}) const {
+    try {
+      read(text, std::move(arguments));
+    } catch (const Error& e) {
+      EXPECT_EQ(e.fault(), Fault::usage) << e.what();
+      return e.problem();
+    }
+    ADD_FAILURE() << "accepted: " << text;
+    return {};
+  }
+  fs::path dir;
+};
+
+// The shape of LLaMA-Factory's examples/train_lora and train_qlora files.
+constexpr std::string_view their_file = R"(### model
+model_name_or_path: meta-llama/Meta-Llama-3-8B-Instruct
+quantization_bit: 4  # choices: [8 (bnb/hqq/eetq), 4 (bnb/hqq), 3 (hqq), 2 (hqq)]
+quantization_method: bnb  # choices: [bnb, hqq, eetq]
+double_quantization: false
+trust_remote_code: true
+
+### method
+stage: sft
+do_train: true
+finetuning_type: lora
+lora_rank: 16
+lora_target: all
+
+### dataset
+dataset: identity,alpaca_en_demo
+template: llama3
+cutoff_len: 4096
+max_samples: 1000
+preprocessing_num_workers: 16
+dataloader_num_workers: 4
+
+### output
+output_dir: saves/llama3-8b/lora/sft
+logging_steps: 10
+save_steps: 500
+plot_loss: true
+overwrite_output_dir: true
+save_only_model: false
+report_to: none  # choices: [none, wandb, tensorboard, swanlab, mlflow]
+
+### train
+per_device_train_batch_size: 1
+gradient_accumulation_steps: 8
+learning_rate: 1.0e-4
+num_train_epochs: 3.0
+lr_scheduler_type: cosine
+warmup_ratio: 0.1
+bf16: true
+ddp_timeout: 180000000
+resume_from_checkpoint: null
+
+### eval
+# eval_dataset: alpaca_en_demo
+val_size: 0.1
+per_device_eval_batch_size: 1
+eval_strategy: steps
+eval_steps: 500
+)";
+
+TEST_F(TrainOptionsTest, AFileOfLlamaFactoryRunsUnchanged) {
+  const ReadOptions r = read(their_file);
+  const TrainOptions& o = r.options;
+  EXPECT_EQ(o.model_name_or_path, "meta-llama/Meta-Llama-3-8B-Instruct");
+  EXPECT_EQ(o.quantization_bit, 4);
+  EXPECT_FALSE(o.double_quantization);
+  EXPECT_EQ(o.stage, Stage::sft);
+  EXPECT_EQ(o.finetuning_type, Finetuning::lora);
+  EXPECT_EQ(o.lora_rank, 16);
+  EXPECT_EQ(o.lora_alpha, 32) << "derived";
+  EXPECT_EQ(o.lora_scale(), 2);
+  EXPECT_EQ(o.dataset, (std::vector<std::string>{"identity", "alpaca_en_demo"}));
+  EXPECT_EQ(o.template_name, "llama3");
+  EXPECT_EQ(o.cutoff_len, 4096);
+  EXPECT_EQ(o.packing, false);
+  EXPECT_EQ(o.max_samples, 1000);
+  EXPECT_EQ(o.learning_rate, 1e-4);
+  EXPECT_EQ(o.num_train_epochs, 3);
+  EXPECT_EQ(o.lr_scheduler_type, ScheduleKind::cosine);
+  EXPECT_EQ(o.eval_strategy, When::steps);
+  EXPECT_EQ(o.eval_steps, 500);
+  EXPECT_TRUE(o.plot_loss && o.overwrite_output_dir);
+  std::vector<std::string> ignored;
+  for (const auto& note : r.given.ignored) ignored.push_back(note.substr(0, note.find(' ')));
+  EXPECT_EQ(ignored, (std::vector<std::string>{"quantization_method", "trust_remote_code", "do_train", "preprocessing_num_workers", "dataloader_num_workers", "save_steps",
+                                               "save_only_model", "report_to", "ddp_timeout"}));
+  const Schedule s = o.schedule(201);
+  EXPECT_EQ(s.warmup, 21);
+  EXPECT_EQ(s.total, 201);
+}
+
+TEST_F(TrainOptionsTest, DefaultsAreTheirs) {
+  const TrainOptions o = read("").options;
+  const Json record = to_json(o);
+  EXPECT_EQ(record.dump(),
+            R"({"model_name_or_path":"","adapter_name_or_path":null,"quantization_bit":null,"quantization_type":"nf4","double_quantization":true,"stage":"sft",)"
+            R"("finetuning_type":"lora","lora_rank":8,"lora_alpha":16.0,"lora_dropout":0.0,"lora_target":["all"],"use_rslora":false,"dataset":[],"eval_dataset":[],)"
+            R"("dataset_dir":"data","val_size":0.0,"template":null,"cutoff_len":2048,"packing":false,"neat_packing":false,"train_on_prompt":false,"max_samples":null,)"
+            R"("disable_shuffling":false,"per_device_train_batch_size":8,"per_device_eval_batch_size":8,"gradient_accumulation_steps":1,"learning_rate":5e-05,)"
+            R"("weight_decay":0.0,"adam_beta1":0.9,"adam_beta2":0.999,"adam_epsilon":1e-08,"max_grad_norm":1.0,"num_train_epochs":3.0,"max_steps":-1,)"
+            R"("lr_scheduler_type":"linear","warmup_ratio":0.0,"warmup_steps":0.0,"optim":"adamw_torch","seed":42,"bf16":null,"pure_bf16":null,)"
+            R"("gradient_checkpointing":null,"disable_gradient_checkpointing":false,"output_dir":"","overwrite_output_dir":false,"logging_steps":500,)"
+            R"("logging_first_step":true,"plot_loss":false,"eval_strategy":"no","eval_steps":500,"vram":null,"ram":null,"disk":null,"threads":null,"save":"auto",)"
+            R"("resident_layers":null})");
+}
+
+TEST_F(TrainOptionsTest, TheRecordReadsBackAsTheSameRun) {
+  const auto o = read(their_file, {"vram=24GiB", "save=offload", "resident_layers=3", "lora_target=q_proj,v_proj", "optim=adamw_bnb_8bit"}).options;
+  const auto record = to_json(o).dump(2);
+  EXPECT_EQ(to_json(read_options(put("args.json", record), {}).options).dump(2), record);
+  EXPECT_EQ(o.optim, Optim::adamw_8bit);
+  EXPECT_EQ(o.vram->count, int64_t{24} << 30);
+  EXPECT_EQ(o.save, SavePin::offload);
+}
+
+TEST_F(TrainOptionsTest, NamesOfOtherToolsMeanTheSame) {
+  const auto o = read("model: m\ntrain_type: full\nmax_length: 99\nval_dataset: v.jsonl\nevaluation_strategy: epoch\noptim: adamw_torch_fused\n").options;
+  EXPECT_EQ(o.model_name_or_path, "m");
+  EXPECT_EQ(o.finetuning_type, Finetuning::full);
+  EXPECT_EQ(o.cutoff_len, 99);
+  EXPECT_EQ(o.eval_dataset, (std::vector<std::string>{"v.jsonl"}));
+  EXPECT_EQ(o.eval_strategy, When::epoch);
+  EXPECT_EQ(o.optim, Optim::adamw);
+  EXPECT_EQ(read("target_modules: all-linear\nr: 4").options.lora_target, (std::vector<std::string>{"all"}));
+  EXPECT_EQ(read("bnb_4bit_use_double_quant: false").options.double_quantization, false);
+}
+
+TEST_F(TrainOptionsTest, DerivedValues) {
+  EXPECT_EQ(read("stage: pt").options.packing, true);
+  EXPECT_EQ(read("stage: pt\npacking: false").options.packing, false);
+  EXPECT_EQ(read("neat_packing: true").options.packing, true);
+  EXPECT_EQ(read("logging_steps: 7").options.eval_steps, 7);
+  EXPECT_EQ(read("lora_alpha: 5").options.lora_alpha, 5);
+  EXPECT_EQ(read("lora_rank: 16\nuse_rslora: true").options.lora_scale(), 8);
+  EXPECT_EQ(read("warmup_steps: 5\nwarmup_ratio: 0.5").options.schedule(100).warmup, 5);
+  EXPECT_EQ(read("warmup_steps: 0.25").options.schedule(100).warmup, 25);
+}
+
+TEST_F(TrainOptionsTest, NoTwoTablesNameOneKey) {
+  TrainOptions o;
+  std::set<std::string> seen, fields;
+  for (const auto& f : fields_of(o)) EXPECT_TRUE(seen.insert(f.key).second) << f.key;
+  fields = seen;
+  const Keys& k = train_keys();
+  for (const auto& a : k.aliases) {
+    EXPECT_TRUE(seen.insert(std::string(a.key)).second) << a.key;
+    EXPECT_TRUE(fields.contains(std::string(a.means))) << a.means;
+  }
+  for (const auto& n : k.ignored) EXPECT_TRUE(seen.insert(std::string(n.key)).second) << n.key;
+  for (const auto& n : k.refused) EXPECT_TRUE(seen.insert(std::string(n.key)).second) << n.key;
+  for (const auto& v : k.refused_values) EXPECT_TRUE(fields.contains(std::string(v.key))) << v.key;
+  EXPECT_GT(seen.size(), 200u);
+}
+
+TEST_F(TrainOptionsTest, EveryRefusedValueIsRefusedByName) {
+  for (const auto& v : train_keys().refused_values) {
+    const Problem p = refusal(fmt::format("{}: {}", v.key, v.value));
+    EXPECT_EQ(p.what, fmt::format("'{}: {}' is not available", v.key, v.value));
+    EXPECT_EQ(p.fix, v.why);
+  }
+}
+
+TEST_F(TrainOptionsTest, EveryRefusedKeyIsRefusedByNameUnlessItSaysNo) {
+  for (const auto& r : train_keys().refused) {
+    const Problem p = refusal(fmt::format("seed: 1\n{}: 0.5\n", r.key));
+    EXPECT_EQ(p.what, fmt::format("'{}' is not available", r.key));
+    EXPECT_EQ(p.where, (dir / "run.yaml").string() + ":2");
+    EXPECT_NO_THROW(read(fmt::format("{}: null", r.key)));
+    EXPECT_NO_THROW(read(fmt::format("{}: false", r.key)));
+  }
+}
+
+TEST_F(TrainOptionsTest, ValuesOutOfRangeNameTheirLine) {
+  const Problem p = refusal("seed: 1\n\nlearning_rate: -1e-4\n");
+  EXPECT_EQ(p.what, "bad value of 'learning_rate'");
+  EXPECT_EQ(p.where, (dir / "run.yaml").string() + ":3");
+  EXPECT_EQ(p.expected, "a finite number, not negative");
+  EXPECT_EQ(p.found, "-0.0001");
+  EXPECT_EQ(refusal("", {"learning_rate=-1"}).where, "command line");
+  for (const char* bad : {"learning_rate: .nan", "learning_rate: .inf", "learning_rate: 1e999", "weight_decay: -1", "adam_beta1: 1", "adam_beta2: -0.1", "adam_beta1: .nan",
+                          "adam_epsilon: 0", "max_grad_norm: .nan", "per_device_train_batch_size: 0", "per_device_eval_batch_size: -1", "gradient_accumulation_steps: 0",
+                          "max_steps: 0", "max_steps: -2", "num_train_epochs: 0", "num_train_epochs: .nan", "warmup_ratio: 1.5", "warmup_ratio: .nan", "warmup_steps: -1",
+                          "warmup_steps: 1.5", "warmup_steps: .nan", "logging_steps: 0", "eval_steps: 0", "seed: -1", "cutoff_len: 0", "cutoff_len: 1e12", "max_samples: 0",
+                          "val_size: -0.1", "val_size: 1.5", "val_size: .nan", "lora_rank: 0", "lora_rank: 100000", "lora_alpha: .nan", "lora_alpha: 0", "lora_dropout: 0.1",
+                          "lora_target: query", "lora_target: all, q_proj", "lora_target: []", "quantization_bit: 8", "quantization_bit: 5", "vram: 0", "vram: 3 parsecs",
+                          "ram: -1", "threads: 0", "resident_layers: -1", "save_steps: 0", "save_steps: -5", "save_steps: many"}) {
+    const auto key = std::string_view(bad).substr(0, std::string_view(bad).find(':'));
+    const Problem q = refusal(bad);
+    EXPECT_NE(q.what.find(key), std::string::npos) << bad << " gave: " << q.what;
+  }
+}
+
+TEST_F(TrainOptionsTest, WordsThatAreNoBooleansAreExplained) {
+  const Problem p = refusal("plot_loss: yes\n");
+  EXPECT_EQ(p.expected, "true | false");
+  EXPECT_EQ(p.found, "\"yes\"");
+  EXPECT_EQ(p.fix, "write true");
+}
+
+TEST_F(TrainOptionsTest, ContradictionsAreRefused) {
+  const std::pair<const char*, const char*> cases[] = {
+      {"quantization_bit: 4\nfinetuning_type: full", "quantization_bit"},
+      {"adapter_name_or_path: a\nfinetuning_type: full", "adapter_name_or_path"},
+      {"resident_layers: 2\nfinetuning_type: full", "resident_layers"},
+      {"val_size: 0.1\neval_dataset: e.jsonl", "val_size"},
+      {"eval_strategy: steps", "eval_strategy"},
+      {"neat_packing: true\npacking: false", "packing"},
+      {"max_steps: 10\nwarmup_steps: 11", "warmup_steps 11 is more than max_steps 10"},
+      {"gradient_checkpointing: true\ndisable_gradient_checkpointing: true", "gradient_checkpointing"},
+      {"gradient_checkpointing: true\nsave: keep", "save"},
+      {"disable_gradient_checkpointing: true\nsave: recompute", "save"},
+      {"model: a\nmodel_name_or_path: b", "two names"},
+  };
+  for (const auto& [text, words] : cases) {
+    const Problem p = refusal(text);
+    EXPECT_NE(p.what.find(words), std::string::npos) << p.what;
+    EXPECT_FALSE(p.fix.empty()) << text;
+    EXPECT_NE(p.where.find("run.yaml"), std::string::npos) << text;
+  }
+  EXPECT_NO_THROW(read("max_steps: 10\nwarmup_steps: 10"));
+  EXPECT_NO_THROW(read("eval_strategy: steps\nval_size: 5"));
+}
+
+TEST_F(TrainOptionsTest, HalfPrecisionIsRefusedByNameAndBfloatIsNot) {
+  EXPECT_NE(refusal("fp16: true").fix.find("bf16"), std::string::npos);
+  EXPECT_NO_THROW(read("fp16: false\nbf16: true\npure_bf16: true"));
+}
+
+TEST_F(TrainOptionsTest, UnknownKeysNameTheNearest) {
+  EXPECT_EQ(refusal("learning_rat: 1").fix, "did you mean 'learning_rate'?");
+  EXPECT_EQ(refusal("lora_alfa: 1").fix, "did you mean 'lora_alpha'?");
+  EXPECT_EQ(refusal("", {"--cutof-len", "5"}).fix, "did you mean 'cutoff_len'?");
+}
+
+TEST_F(TrainOptionsTest, BrokenFilesAreRefused) {
+  EXPECT_THROW(read_options(dir / "absent.yaml", {}), Error);
+  EXPECT_THROW(read_options(dir, {}), Error);
+  EXPECT_THROW(read_options(put("broken.json", "{"), {}), Error);
+  refusal("- a\n");
+  refusal("a: &x 1\n");
+  refusal("seed: 1\nseed: 2\n");
+}
+
+TEST_F(TrainOptionsTest, ARunNeedsModelDataAndAPlace) {
+  const auto missing = [&](std::string_view text) {
+    try {
+      require_for_run(read(text).options);
+    } catch (const Error& e) {
+      return e.problem().what;
+    }
+    return std::string("nothing");
+  };
+  EXPECT_EQ(missing(""), "'model_name_or_path' is not given");
+  EXPECT_EQ(missing("model: m"), "'dataset' is not given");
+  EXPECT_EQ(missing("model: m\ndataset: d"), "'output_dir' is not given");
+  EXPECT_EQ(missing("model: m\ndataset: d\noutput_dir: o"), "nothing");
+}
+
+TEST_F(TrainOptionsTest, DatasetsAreFoundAsTheyStandOrInTheirFolder) {
+  put("rows.jsonl", "{}");
+  TrainOptions o;
+  o.dataset_dir = dir;
+  EXPECT_EQ(find_dataset(o, "rows.jsonl"), dir / "rows.jsonl");
+  EXPECT_EQ(find_dataset(o, "rows"), dir / "rows.jsonl");
+  EXPECT_EQ(find_dataset(o, (dir / "rows.jsonl").string()), dir / "rows.jsonl");
+  EXPECT_THROW(find_dataset(o, "other"), Error);
+  fs::create_directories(dir / "folder");
+  EXPECT_THROW(find_dataset(o, "folder"), Error);
+}
+
+TEST_F(TrainOptionsTest, TheOutputFolderIsMadeOrChecked) {
+  TrainOptions o;
+  o.output_dir = dir / "deep" / "run $(x) '";
+  EXPECT_NO_THROW(prepare_output_dir(o));
+  EXPECT_TRUE(fs::is_directory(o.output_dir));
+  EXPECT_NO_THROW(prepare_output_dir(o)) << "an empty folder will do";
+  std::ofstream(fs::path(o.output_dir) / "trainer_log.jsonl") << "x";
+  EXPECT_THROW(prepare_output_dir(o), Error);
+  o.overwrite_output_dir = true;
+  EXPECT_NO_THROW(prepare_output_dir(o));
+  o.output_dir = put("a-file", "x");
+  EXPECT_THROW(prepare_output_dir(o), Error);
+  o.output_dir = fs::path(o.output_dir) / "below";
+  EXPECT_THROW(prepare_output_dir(o), Error);
+}
+
+}  // namespace
+}  // namespace thimble::train
