@@ -1,0 +1,80 @@
+// Small runs for the tests of the step: a tiny model from a seed, random packed documents, a trainer in arenas of the planned size.
+#pragma once
+#include <gtest/gtest.h>
+
+#include "base/philox.h"
+#include "models/registry.h"
+#include "store/weight_source.h"
+#include "train/trainer.h"
+
+namespace thimble::train {
+
+inline DeviceSpec f32_cpu() {
+  DeviceSpec spec = this_cpu();
+  spec.compute = DType::f32;
+  return spec;
+}
+
+inline nn::ModelSpec tiny_model(int layers = 3, bool tied = true) {
+  nn::ModelSpec m{.family = "llama", .vocab = 101, .hidden = 36, .max_positions = 128, .tied_head = tied, .dtype = "float32"};
+  m.layers.assign(size_t(layers), {.heads = 6, .kv_heads = 3, .head_dim = 6, .ffn = 52});
+  return m;
+}
+
+inline nn::Method lora(quant::FormatId format) {
+  nn::Method m{.lora = {.rank = 4, .scale = 2}, .format = format};
+  for (int p = 0; p < nn::layer_param_count; ++p) m.lora.targets[size_t(p)] = nn::is_matrix(p);
+  return m;
+}
+inline nn::Method full() { return {.trains_weights = true}; }
+
+// `tokens` tokens in documents of 1 to 20, a quarter of the targets masked.
+inline data::MicroBatch random_batch(const nn::ModelSpec& m, int64_t tokens, uint64_t seed) {
+  data::MicroBatch b;
+  Draws draws{seed, 7, 0};
+  int64_t start = 0, length = 0;
+  for (int64_t t = 0; t < tokens; ++t) {
+    if (t == start + length) start = t, length = 1 + int64_t(draws.below(20));
+    b.ids.push_back(int32_t(draws.below(uint64_t(m.vocab))));
+    b.targets.push_back(draws.below(4) ? int32_t(draws.below(uint64_t(m.vocab))) : -1);
+    b.positions.push_back(int32_t(t - start));
+    b.start.push_back(int32_t(start));
+  }
+  return b;
+}
+
+inline plan::Plan plan_of(const nn::ModelSpec& m, nn::LayerSave save, int resident, bool paged) {
+  return {.micro_batch = 1, .accumulation = 2, .save = std::vector<nn::LayerSave>(m.layers.size(), save), .resident_layers = resident, .head_chunk = 16, .paged_optimizer = paged};
+}
+
+// Everything a short run leaves: losses, norms and the trained values, to be compared bit for bit.
+struct Trace {
+  std::vector<double> numbers;
+  std::vector<float> values;
+  bool operator==(const Trace&) const = default;
+};
+
+inline Trace run(const Setup& setup, const plan::Plan& plan, int64_t tokens, int steps) {
+  const auto outcome = Trainer::rehearse(f32_cpu(), setup, plan);
+  const auto device = cpu_device(f32_cpu());
+  comm::Rank rank(*device, {outcome.peak[0], outcome.peak[1], outcome.peak[2]});
+  Trainer trainer(rank, setup, plan);
+  trainer.load(store::random_weights(trainer.model().weights().table(), 5, 0.2f).get());
+  // B starts at zero, which would hide A's gradients: give both some values.
+  if (!setup.method.trains_weights)
+    trainer.load_adapters([](const store::ParamSpec& p, Tensor t) {
+      for (int64_t i = 0; i < t.count(); ++i) t.get<float>()[i] = 0.1f * normal_at(3, uint64_t(p.layer) * 2 + (p.role == store::Role::lora_a), uint64_t(i));
+    });
+  Trace trace;
+  for (int s = 0; s < steps; ++s) {
+    const std::vector<data::MicroBatch> window{random_batch(setup.model, tokens, uint64_t(s)), random_batch(setup.model, tokens - 5, uint64_t(s) + 100)};
+    const auto r = trainer.step(window, 1e-2);
+    trace.numbers.insert(trace.numbers.end(), {r.loss, r.grad_norm});
+  }
+  const auto eval = trainer.evaluate(std::vector<data::MicroBatch>{random_batch(setup.model, tokens, 77)});
+  trace.numbers.push_back(eval.loss);
+  trainer.save([&](const store::ParamSpec&, Tensor rows) { trace.values.insert(trace.values.end(), rows.get<float>(), rows.get<float>() + rows.count()); });
+  return trace;
+}
+
+}  // namespace thimble::train

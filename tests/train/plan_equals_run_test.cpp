@@ -1,0 +1,96 @@
+// The one law: the ledger of a phantom's step equals the real one's, entry by entry; arenas of the planned bytes suffice, and less does not.
+#include "train/fixture.h"
+
+namespace thimble::train {
+namespace {
+
+struct Case {
+  const char* name;
+  nn::Method method;
+  nn::Save save;
+  int resident;  // of 3
+  optim::OptimizerId optimizer;
+  bool paged;
+  int64_t tokens;
+};
+
+std::vector<Case> cases() {
+  std::vector<Case> all;
+  struct Named { const char* name; nn::Method method; };
+  const Named methods[] = {{"full", full()}, {"lora", lora(quant::FormatId::dense)}, {"qlora", lora(quant::FormatId::nf4)}, {"qlora_dq", lora(quant::FormatId::nf4_dq)}};
+  for (const auto& m : methods)
+    for (const auto save : {nn::Save::keep, nn::Save::recompute, nn::Save::offload})
+      for (const int resident : {3, 1, 0})
+        for (const auto& [optimizer, paged] : {std::pair{optim::OptimizerId::adamw, false}, {optim::OptimizerId::adamw_8bit, false}, {optim::OptimizerId::adamw_8bit, true}})
+          for (const int64_t tokens : {64, 37}) {
+            if (m.method.trains_weights && resident != 3) continue;
+            all.push_back({m.name, m.method, save, resident, optimizer, paged, tokens});
+          }
+  return all;
+}
+
+// The same calls on any device.
+void rehearse_all(comm::Rank& rank, const Setup& setup, const plan::Plan& plan, int64_t tokens) {
+  Trainer trainer(rank, setup, plan);
+  const auto source = store::random_weights(trainer.model().weights().table(), 5, 0.2f);
+  trainer.load(source.get());
+  const std::vector<data::MicroBatch> window{random_batch(setup.model, tokens, 1), random_batch(setup.model, tokens - 5, 2)};
+  for (int i = 0; i < 2; ++i) trainer.step(window, 1e-3);
+  trainer.evaluate(window);
+  trainer.save([](const store::ParamSpec&, Tensor) {});
+}
+
+TEST(PlanEqualsRun, LedgersAreEqualAndArenasExact) {
+  int count = 0;
+  for (const Case& c : cases()) {
+    SCOPED_TRACE(fmt::format("{} save {} resident {} optimizer {} paged {} tokens {}", c.name, int(c.save), c.resident, int(c.optimizer), c.paged, c.tokens));
+    const train::Setup setup{.model = tiny_model(), .method = c.method, .optimizer = c.optimizer, .tokens_per_row = c.tokens};
+    const auto plan = plan_of(setup.model, nn::all(c.save), c.resident, c.paged);
+    const auto phantom = phantom_device(f32_cpu());
+    comm::Rank dry(*phantom, comm::boundless);
+    rehearse_all(dry, setup, plan, c.tokens);
+    const comm::Capacity exact{dry.ledger.peak(Tier::device), dry.ledger.peak(Tier::pinned), dry.ledger.peak(Tier::host)};
+    const auto cpu = cpu_device(f32_cpu());
+    {
+      comm::Rank real(*cpu, exact);
+      ASSERT_NO_THROW(rehearse_all(real, setup, plan, c.tokens));
+      ASSERT_EQ(difference(dry.ledger, real.ledger), "");
+    }
+    for (const bool device : {true, false}) {
+      auto less = exact;
+      (device ? less.device : less.pinned) -= alignment;
+      comm::Rank tight(*cpu, less);
+      try {
+        rehearse_all(tight, setup, plan, c.tokens);
+        FAIL() << "one unit less sufficed";
+      } catch (const Error& e) {
+        EXPECT_EQ(e.fault(), Fault::does_not_fit);
+        EXPECT_NE(e.problem().found.find("the largest: "), std::string::npos) << e.what();
+      }
+    }
+    ++count;
+  }
+  EXPECT_EQ(count, 18 + 3 * 54);
+}
+
+TEST(PlanEqualsRun, AStepOf70BIsPlannedFromItsConfig) {
+  nn::ModelSpec m{.family = "llama", .vocab = 128256, .hidden = 8192, .max_positions = 131072, .dtype = "bfloat16"};
+  m.layers.assign(80, {.heads = 64, .kv_heads = 8, .head_dim = 128, .ffn = 28672});
+  const auto table = nn::parameters(m, quant::FormatId::nf4_dq, false);
+  int64_t matrices = 0;
+  for (const auto& layer : table.layers)
+    for (const auto& p : layer)
+      if (p.role == store::Role::linear) matrices += quant::bytes_of(p.format, p.shape, p.dtype);
+  EXPECT_NEAR(double(matrices) / double(int64_t{1} << 30), 32.89, 0.01);
+  const train::Setup setup{.model = m, .method = lora(quant::FormatId::nf4_dq), .optimizer = optim::OptimizerId::adamw_8bit, .tokens_per_row = 4096};
+  const auto phantom = phantom_device(f32_cpu());
+  comm::Rank rank(*phantom, comm::boundless);
+  Trainer trainer(rank, setup, plan_of(m, nn::all(nn::Save::recompute), 10, true));
+  trainer.load(nullptr);
+  const std::vector<int32_t> zeros(4096);
+  trainer.step(std::vector<data::MicroBatch>{{zeros, zeros, zeros, zeros}}, 1e-4);
+  EXPECT_GT(rank.ledger.entries().size(), 10000u);
+}
+
+}  // namespace
+}  // namespace thimble::train

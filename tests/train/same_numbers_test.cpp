@@ -1,0 +1,47 @@
+// Where bytes lie never changes a number: keep, recompute, offload, streamed and paged give the same losses and weights, bit for bit.
+#include "train/fixture.h"
+
+namespace thimble::train {
+namespace {
+
+void same_everywhere(const nn::Method& method, optim::OptimizerId optimizer) {
+  const train::Setup setup{.model = tiny_model(), .method = method, .optimizer = optimizer, .weight_decay = 0.01f, .tokens_per_row = 64};
+  const Trace kept = run(setup, plan_of(setup.model, nn::all(nn::Save::keep), 3, false), 61, 4);
+  for (const double x : kept.numbers) ASSERT_TRUE(std::isfinite(x));
+  for (const auto save : {nn::Save::keep, nn::Save::recompute, nn::Save::offload})
+    for (const int resident : {3, 1, 0})
+      for (const bool paged : {false, true}) {
+        if (method.trains_weights && resident != 3) continue;
+        EXPECT_TRUE(run(setup, plan_of(setup.model, nn::all(save), resident, paged), 61, 4) == kept) << int(save) << " " << resident << " " << paged;
+      }
+  for (const auto& level : plan::ladder()) EXPECT_TRUE(run(setup, plan_of(setup.model, level.save, 3, false), 61, 4) == kept) << level.name;
+}
+
+TEST(SameNumbers, Full) { same_everywhere(full(), optim::OptimizerId::adamw); }
+TEST(SameNumbers, Lora) { same_everywhere(lora(quant::FormatId::dense), optim::OptimizerId::adamw); }
+TEST(SameNumbers, QloraEightBit) { same_everywhere(lora(quant::FormatId::nf4_dq), optim::OptimizerId::adamw_8bit); }
+
+TEST(SameNumbers, AccumulationEqualsTheBigBatchToRounding) {
+  const train::Setup setup{.model = tiny_model(), .method = full(), .tokens_per_row = 96};
+  const auto one = random_batch(setup.model, 40, 1), two = random_batch(setup.model, 56, 2);
+  auto both = one;
+  for (size_t t = 0; t < two.ids.size(); ++t) {
+    both.ids.push_back(two.ids[t]);
+    both.targets.push_back(two.targets[t]);
+    both.positions.push_back(two.positions[t]);
+    both.start.push_back(two.start[t] + 40);
+  }
+  const auto loss = [&](const std::vector<data::MicroBatch>& window) {
+    const auto device = cpu_device(f32_cpu());
+    comm::Rank rank(*device, {int64_t{64} << 20, int64_t{8} << 20, 0});
+    Trainer trainer(rank, setup, plan_of(setup.model, nn::all(nn::Save::keep), 3, false));
+    trainer.load(store::random_weights(trainer.model().weights().table(), 5, 0.2f).get());
+    return trainer.step(window, 1e-3);
+  };
+  const auto apart = loss({one, two}), together = loss({both});
+  EXPECT_NEAR(apart.loss, together.loss, 1e-6 * together.loss);
+  EXPECT_NEAR(apart.grad_norm, together.grad_norm, 1e-5 * together.grad_norm);
+}
+
+}  // namespace
+}  // namespace thimble::train
