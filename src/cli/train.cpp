@@ -35,7 +35,8 @@ Data read_data(const train::TrainOptions& o, const data::Tokenizer& tokenizer, i
                                    .expected = fmt::format("at most {}", vocab), .found = std::to_string(tokenizer.vocab_size())});
   const data::Chat chat(tokenizer);
   const bool packing = o.packing.value_or(false) || o.neat_packing;
-  const data::DatasetOptions how{.stage = o.stage == train::Stage::pt ? data::Stage::pretrain : data::Stage::sft, .cutoff_len = o.cutoff_len, .packing = packing,
+  const bool joined = o.stage == train::Stage::pt && packing && !o.neat_packing;  // texts run on into each other, as LLaMA-Factory packs for pt
+  const data::DatasetOptions how{.stage = o.stage == train::Stage::pt ? data::Stage::pretrain : data::Stage::sft, .cutoff_len = o.cutoff_len, .packing = joined,
                                  .train_on_prompt = o.train_on_prompt, .max_samples = o.max_samples.value_or(-1)};
   auto set = data::read_dataset(paths(o, o.dataset), tokenizer, chat, how);
   const auto& r = set.report;
@@ -43,7 +44,7 @@ Data read_data(const train::TrainOptions& o, const data::Tokenizer& tokenizer, i
   for (const auto& [reason, count] : r.dropped) log_warning("{} rows dropped: {} (the first: {})", count, reason, r.first_dropped);
   auto [training, evaluation] = o.val_size > 0 ? data::split(set.examples, o.val_size, uint64_t(o.seed)) : std::pair(std::move(set.examples), data::Examples{});
   if (!o.eval_dataset.empty()) evaluation = data::read_dataset(paths(o, o.eval_dataset), tokenizer, chat, how).examples;
-  data::BatchOptions batches{.rows = rows, .cutoff = o.cutoff_len, .packing = packing && o.stage == train::Stage::sft, .shuffle = !o.disable_shuffling, .seed = uint64_t(o.seed)};
+  data::BatchOptions batches{.rows = rows, .cutoff = o.cutoff_len, .packing = packing && !joined, .shuffle = !o.disable_shuffling, .seed = uint64_t(o.seed)};
   auto quiet = batches;
   quiet.shuffle = false;
   return {{std::move(training), batches}, {std::move(evaluation), quiet}};
