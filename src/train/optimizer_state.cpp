@@ -7,7 +7,7 @@
 
 namespace thimble::train {
 
-OptimizerState::OptimizerState(comm::Rank& rank, const std::vector<nn::Model::Trained>& trained, optim::OptimizerId id, bool paged, float weight_decay)
+OptimizerState::OptimizerState(comm::Rank& rank, const std::vector<nn::Model::Trained>& trained, optim::OptimizerId id, bool paged, Decay decay)
     : rank_(rank), id_(id) {
   int last_layer = -2;
   for (const auto& t : trained) {
@@ -17,8 +17,7 @@ OptimizerState::OptimizerState(comm::Rank& rank, const std::vector<nn::Model::Tr
     const int64_t count = t.value.count();
     int n = 0;
     const auto parts = optim::states_of(id, count, n);
-    // Norms are not decayed, as transformers' Trainer has it.
-    optim::Update u{.param = t.value.view({count}), .grad = t.gradient.view({count}), .weight_decay = t.spec->role == store::Role::norm ? 0 : weight_decay};
+    optim::Update u{.param = t.value.view({count}), .grad = t.gradient.view({count}), .weight_decay = t.spec->role == store::Role::norm ? decay.norms : decay.matrices};
     auto& offsets = g.offsets.emplace_back();
     for (int i = 0; i < n; ++i) {
       u.states[size_t(i)] = Tensor{nullptr, parts[size_t(i)].dtype, parts[size_t(i)].shape};

@@ -12,7 +12,8 @@ namespace thimble::train {
 
 class OptimizerState {
  public:
-  OptimizerState(comm::Rank&, const std::vector<nn::Model::Trained>&, optim::OptimizerId, bool paged, float weight_decay);
+  struct Decay { float matrices = 0, norms = 0; };
+  OptimizerState(comm::Rank&, const std::vector<nn::Model::Trained>&, optim::OptimizerId, bool paged, Decay);
 
   void reset();  // as before the first step
   // One update of everything that is trained. `scalars`: see optim/optimizer.h.

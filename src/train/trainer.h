@@ -17,6 +17,7 @@ struct Setup {
   optim::OptimizerId optimizer = optim::OptimizerId::adamw;
   optim::AdamW adam;
   float weight_decay = 0;
+  bool decay_norms = false;   // transformers' Trainer leaves norms alone; torch.optim.AdamW over all parameters does not
   float max_grad_norm = 1;    // 0: no clipping
   int64_t tokens_per_row = 0; // cutoff_len
   uint64_t seed = 42;         // of new adapters

@@ -89,7 +89,7 @@ TEST(Arena, OneUnitLessThanThePeakDoesNotFit) {
   };
   const auto phantom = phantom_device({});
   Ledger planned;
-  Arena endless(*phantom, Tier::device, int64_t{1} << 44, planned);
+  Arena endless(*phantom, Tier::device, int64_t{1} << 40, planned);
   step(endless);
   const int64_t peak = planned.peak(Tier::device);
   Arena exact(*b.device, Tier::device, peak, b.ledger);
@@ -115,7 +115,7 @@ TEST(Arena, EmptyTensorsAndEmptyArenas) {
 TEST(Arena, RefusesSizesThatOverflowAndMarksAboveItsTop) {
   const auto phantom = phantom_device({});
   Ledger ledger;
-  Arena arena(*phantom, Tier::device, int64_t{1} << 44, ledger);
+  Arena arena(*phantom, Tier::device, int64_t{1} << 40, ledger);
   EXPECT_THROW(arena.take(Use::weights, "huge", DType::f32, {int64_t{1} << 62}), Error);
   EXPECT_THROW(arena.give_back_to(alignment), Error);
   EXPECT_EQ(arena.used(), 0);

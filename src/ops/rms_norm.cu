@@ -1,0 +1,155 @@
+// Root-mean-square norm on cuda: a block per token; dw is summed by stripes of tokens into `partial`, whose rows are then added in
+// order, so that the result depends on no timing. Loads are 16 bytes wide where rows allow it.
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include "base/tensor.h"
+#include "device/cuda.cuh"
+
+namespace thimble::ops {
+namespace {
+
+constexpr int threads = 256;
+
+template <class T> struct OnDevice { using type = T; };
+template <> struct OnDevice<bf16> { using type = __nv_bfloat16; };
+template <> struct OnDevice<f16> { using type = __half; };
+
+template <class T, int N> struct alignas(sizeof(T) * N) Pack { T at[N]; };
+
+template <int N, class T>
+__device__ Pack<T, N> load(const T* p) { return *reinterpret_cast<const Pack<T, N>*>(p); }
+template <int N, class T>
+__device__ void store(T* p, const Pack<T, N>& x) { *reinterpret_cast<Pack<T, N>*>(p) = x; }
+
+// The sum over the block, in every thread, as a fixed tree.
+__device__ float block_sum(float x) {
+  __shared__ float warps[threads / 32];
+  for (int d = 16; d > 0; d /= 2) x += __shfl_xor_sync(~0u, x, d);
+  if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = x;
+  __syncthreads();
+  float total = 0;
+  for (int i = 0; i < threads / 32; ++i) total += warps[i];
+  return total;
+}
+
+template <int N, class X, class W>
+__device__ void scale_row(X* y, const X* x, const W* w, float rstd, int64_t channels) {
+  for (int64_t c = threadIdx.x * N; c < channels; c += threads * N) {
+    const auto a = load<N>(x + c);
+    Pack<X, N> out;
+    for (int i = 0; i < N; ++i) out.at[i] = X(float(a.at[i]) * rstd * float(w[c + i]));
+    store<N>(y + c, out);
+  }
+}
+
+template <int N, class X, class W>
+__global__ void forward(X* y, float* rstd, const X* x, const W* w, int64_t channels, float eps) {
+  const int64_t t = blockIdx.x;
+  const X* row = x + t * channels;
+  float squares = 0;
+  for (int64_t c = threadIdx.x * N; c < channels; c += threads * N) {
+    const auto a = load<N>(row + c);
+    for (int i = 0; i < N; ++i) squares += float(a.at[i]) * float(a.at[i]);
+  }
+  const float r = 1.0f / sqrtf(block_sum(squares) / float(channels) + eps);
+  if (threadIdx.x == 0) rstd[t] = r;
+  scale_row<N>(y + t * channels, row, w, r, channels);
+}
+
+template <int N, class X, class W>
+__global__ void apply(X* y, const X* x, const W* w, const float* rstd, int64_t channels) {
+  const int64_t t = blockIdx.x;
+  scale_row<N>(y + t * channels, x + t * channels, w, rstd[t], channels);
+}
+
+template <int N, class X, class W>
+__global__ void backward(X* dx, const X* dy, const X* x, const W* w, const float* rstd, int64_t channels) {
+  const int64_t t = blockIdx.x, row = t * channels;
+  const float r = rstd[t];
+  float products = 0;
+  for (int64_t c = threadIdx.x * N; c < channels; c += threads * N) {
+    const auto a = load<N>(x + row + c), d = load<N>(dy + row + c);
+    for (int i = 0; i < N; ++i) products += float(d.at[i]) * float(w[c + i]) * float(a.at[i]);
+  }
+  const float along = block_sum(products) / float(channels) * r * r;
+  for (int64_t c = threadIdx.x * N; c < channels; c += threads * N) {
+    const auto a = load<N>(x + row + c), d = load<N>(dy + row + c);
+    auto out = load<N>(dx + row + c);
+    for (int i = 0; i < N; ++i) out.at[i] = X(float(out.at[i]) + r * (float(d.at[i]) * float(w[c + i]) - float(a.at[i]) * along));
+    store<N>(dx + row + c, out);
+  }
+}
+
+// partial (stripes, C): stripe s sums the tokens s, s + stripes, ...
+template <class X>
+__global__ void weight_stripe(float* partial, const X* dy, const X* x, const float* rstd, int64_t tokens, int64_t channels) {
+  const int64_t c = int64_t{blockIdx.x} * threads + threadIdx.x;
+  if (c >= channels) return;
+  float total = 0;
+  for (int64_t t = blockIdx.y; t < tokens; t += gridDim.y) total += float(dy[t * channels + c]) * float(x[t * channels + c]) * rstd[t];
+  partial[blockIdx.y * channels + c] = total;
+}
+
+__global__ void add_stripes(float* dw, const float* partial, int64_t stripes, int64_t channels) {
+  const int64_t c = int64_t{blockIdx.x} * threads + threadIdx.x;
+  if (c >= channels) return;
+  float total = 0;
+  for (int64_t s = 0; s < stripes; ++s) total += partial[s * channels + c];
+  dw[c] += total;
+}
+
+// f(x, w, n): values of the device types of the activations and of the weight, and how many elements a load takes.
+template <class F>
+void visit(Tensor x, Tensor w, F&& f) {
+  visit_float(x.dtype, [&](auto a) {
+    visit_float(w.dtype, [&](auto b) {
+      using X = typename OnDevice<decltype(a)>::type;
+      using W = typename OnDevice<decltype(b)>::type;
+      constexpr int wide = 16 / sizeof(X);
+      if (x.shape[1] % wide == 0) f(X{}, W{}, std::integral_constant<int, wide>{});
+      else f(X{}, W{}, std::integral_constant<int, 1>{});
+    });
+  });
+}
+
+template <class T> T* at(Tensor x) { return static_cast<T*>(x.data); }
+
+void check_launch() {
+  const cudaError_t e = cudaGetLastError();
+  if (e != cudaSuccess) throw Error(std::string("rms_norm: a kernel did not start: ") + cudaGetErrorString(e));
+}
+
+}  // namespace
+
+void rms_norm_cuda(CudaContext& cuda, Tensor y, Tensor rstd, Tensor x, Tensor w, float eps) {
+  if (x.count() == 0) return;
+  visit(x, w, [&]<class X, class W, int n>(X, W, std::integral_constant<int, n>) {
+    forward<n><<<unsigned(x.shape[0]), threads, 0, cuda.stream>>>(at<X>(y), at<float>(rstd), at<const X>(x), at<const W>(w), x.shape[1], eps);
+  });
+  check_launch();
+}
+
+void rms_norm_apply_cuda(CudaContext& cuda, Tensor y, Tensor x, Tensor w, Tensor rstd) {
+  if (x.count() == 0) return;
+  visit(x, w, [&]<class X, class W, int n>(X, W, std::integral_constant<int, n>) {
+    apply<n><<<unsigned(x.shape[0]), threads, 0, cuda.stream>>>(at<X>(y), at<const X>(x), at<const W>(w), at<const float>(rstd), x.shape[1]);
+  });
+  check_launch();
+}
+
+void rms_norm_backward_cuda(CudaContext& cuda, Tensor dx, Tensor dw, Tensor partial, Tensor dy, Tensor x, Tensor w, Tensor rstd) {
+  if (x.count() == 0) return;
+  const int64_t tokens = x.shape[0], channels = x.shape[1];
+  visit(x, w, [&]<class X, class W, int n>(X, W, std::integral_constant<int, n>) {
+    backward<n><<<unsigned(tokens), threads, 0, cuda.stream>>>(at<X>(dx), at<const X>(dy), at<const X>(x), at<const W>(w), at<const float>(rstd), channels);
+    if (!dw) return;
+    const auto blocks = unsigned((channels + threads - 1) / threads);
+    weight_stripe<<<dim3(blocks, unsigned(partial.shape[0])), threads, 0, cuda.stream>>>(at<float>(partial), at<const X>(dy), at<const X>(x),
+                                                                                         at<const float>(rstd), tokens, channels);
+    add_stripes<<<blocks, threads, 0, cuda.stream>>>(at<float>(dw), at<const float>(partial), partial.shape[0], channels);
+  });
+  check_launch();
+}
+
+}  // namespace thimble::ops

@@ -1,0 +1,60 @@
+// Thirty optimizer steps beside PEFT and torch.optim.AdamW from the same start on the same batches (tests/golden/README.md).
+#include "store/adapter_files.h"
+#include "store/safetensors.h"
+#include "train/fixture.h"
+#include "train/schedule.h"
+
+namespace thimble::train {
+namespace {
+
+const fs::path golden = fs::path(THIMBLE_SOURCE_DIR) / "tests/golden";
+
+data::MicroBatch batch_of(const Tensor& ids, const Tensor& targets, int64_t step) {
+  const int64_t rows = ids.shape[1], length = ids.shape[2], n = rows * length;
+  data::MicroBatch b;
+  for (int64_t i = 0; i < n; ++i) {
+    b.ids.push_back(ids.get<int32_t>()[step * n + i]);
+    b.targets.push_back(std::max(-1, targets.get<int32_t>()[step * n + i]));
+    b.positions.push_back(int32_t(i % length));
+    b.start.push_back(int32_t(i / length * length));
+  }
+  return b;
+}
+
+void thirty_steps(const char* folder, const nn::Method& method, const std::string& prefix, const fs::path& adapter) {
+  const store::SafetensorsFile reference(golden / "train30.safetensors");
+  const train::Setup setup{.model = models::read_model(golden / folder), .method = method, .weight_decay = 0.01f, .decay_norms = true, .tokens_per_row = 24};
+  auto plan = plan_of(setup.model, nn::all(nn::Save::recompute), int(setup.model.layers.size()), false);
+  plan.micro_batch = 2;
+  const auto outcome = Trainer::rehearse(f32_cpu(), setup, plan);
+  const auto device = cpu_device(f32_cpu());
+  comm::Rank rank(*device, {outcome.peak[0], outcome.peak[1], outcome.peak[2]});
+  Trainer trainer(rank, setup, plan);
+  trainer.load(store::open_weights(golden / folder).get());
+  if (!adapter.empty()) {
+    const store::AdapterFile file(adapter, trainer.model().adapters()->specs());
+    trainer.load_adapters([&](const store::ParamSpec& p, Tensor to) { file.read(p, to); });
+  }
+  const Tensor loss = reference.tensor(prefix + ".loss"), norm = reference.tensor(prefix + ".norm"), lr = reference.tensor("lr");
+  const Schedule schedule{.kind = ScheduleKind::linear, .peak = 1e-3, .warmup = 3, .total = 30};
+  for (int64_t step = 0; step < 30; ++step) {
+    EXPECT_NEAR(learning_rate(schedule, step), lr.get<float>()[step], 1e-9);
+    const auto r = trainer.step(std::vector<data::MicroBatch>{batch_of(reference.tensor("ids"), reference.tensor("targets"), step)}, learning_rate(schedule, step));
+    EXPECT_NEAR(r.loss, loss.get<float>()[step], 1e-4) << prefix << " step " << step;
+    EXPECT_NEAR(r.grad_norm, norm.get<float>()[step], 1e-3 * norm.get<float>()[step]) << prefix << " step " << step;
+  }
+}
+
+nn::Method adapters(quant::FormatId format) {
+  const auto config = store::read_adapter_config(golden / "lora_odd_untied");
+  nn::Method m{.lora = {.rank = config.rank, .scale = float(config.alpha / double(config.rank))}, .format = format};
+  for (int p = 0; p < nn::layer_param_count; ++p) m.lora.targets[size_t(p)] = nn::is_matrix(p);
+  return m;
+}
+
+TEST(ThirtySteps, LoraAsPeft) { thirty_steps("llama_odd_untied", adapters(quant::FormatId::dense), "lora_f32", golden / "lora_odd_untied"); }
+TEST(ThirtySteps, QloraAsPeftOnBitsandbytesWeights) { thirty_steps("llama_odd_untied", adapters(quant::FormatId::nf4), "lora_nf4", golden / "lora_odd_untied"); }
+TEST(ThirtySteps, FullAsTorch) { thirty_steps("llama_odd_tied", full(), "full_tied", {}); }
+
+}  // namespace
+}  // namespace thimble::train
