@@ -7,6 +7,9 @@
 #include "ops/elementwise.h"
 
 namespace thimble::ops {
+
+void matmul_cuda(CudaContext&, const MatmulArgs&, Tensor workspace);  // matmul.cu
+
 namespace {
 
 struct Sizes { int64_t m, n, k; };
@@ -70,9 +73,10 @@ void matmul(Stream& s, const MatmulArgs& given) {
     args.y = s.scratch("matmul result", DType::f32, given.y.shape);
     if (given.add) convert(s, args.y, given.y);
   }
+  const Tensor workspace = s.device.kind() == DeviceKind::cuda ? s.scratch("matmul workspace", DType::u8, {s.device.spec().matmul_workspace}) : Tensor{};
   const Work work{.name = given.name, .flops = 2.0 * double(sizes.m) * double(sizes.n) * double(sizes.k),
                   .bytes = double(args.y.bytes() + args.a.bytes() + args.b.bytes()), .matrix = true};
-  launch(s, work, [&] { type == DType::f32 ? multiply_f32(args, sizes) : multiply_bf16(args, sizes); }, no_cuda_yet);
+  launch(s, work, [&] { type == DType::f32 ? multiply_f32(args, sizes) : multiply_bf16(args, sizes); }, [&](auto& cuda) { matmul_cuda(cuda, args, workspace); });
   if (args.y.data != given.y.data) convert(s, given.y, args.y);
 }
 

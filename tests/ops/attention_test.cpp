@@ -120,7 +120,7 @@ TEST(Attention, GradientIsThatOfCentralDifferences) {
   }
 }
 
-// Too large for differences: the gradient written out in float64, itself equal to the differences by the test above's f32 result.
+// Too large for differences: the gradient written out in float64.
 struct Gradient { Numbers dq, dk, dv; };
 
 Gradient reference_gradient(const Numbers& q, const Numbers& k, const Numbers& v, const Numbers& dy, const Reference& r, const Case& c) {

@@ -44,7 +44,7 @@ inline void write_number(std::byte* p, DType t, int64_t i, double x) {
 // A device with one arena and one stream. Filling a tensor does nothing on a phantom, so one body of test code runs on both.
 class World {
  public:
-  explicit World(std::unique_ptr<Device> device = cpu_device(DeviceSpec{}), int64_t capacity = int64_t{64} << 20)
+  explicit World(std::unique_ptr<Device> device = cpu_device(DeviceSpec{}), int64_t capacity = int64_t{16} << 20)
       : device_(std::move(device)), arena_(*device_, Tier::device, capacity, ledger_), stream_{*device_, ledger_, arena_} {}
   World(const World&) = delete;
   World& operator=(const World&) = delete;

@@ -1,0 +1,15 @@
+# The CUDA halves: one compiler, one list of architectures, static runtime so that a build travels. Included only by the `cuda` preset.
+set(CMAKE_CUDA_ARCHITECTURES "90" CACHE STRING "what the lent and the tested cards need; release builds name 75;80;86;89;90;120")
+if(NOT CMAKE_CUDA_COMPILER)
+  find_program(NVCC nvcc HINTS /usr/local/cuda/bin REQUIRED)
+  set(CMAKE_CUDA_COMPILER ${NVCC})
+endif()
+enable_language(CUDA)
+set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")  # CMake 3.25 does not know that CUDA 13's nvcc has it
+set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION "-std=c++20")
+set(CMAKE_CUDA_STANDARD 20)
+set(CMAKE_CUDA_FLAGS_RELEASE "-O3")  # no NDEBUG: with it fmt 9 trips nvcc's constexpr rules
+set(CMAKE_CUDA_FLAGS "${CMAKE_CUDA_FLAGS} -lineinfo")
+find_package(CUDAToolkit REQUIRED)
+target_compile_definitions(thimble_flags INTERFACE THIMBLE_CUDA)
+target_link_libraries(thimble_flags INTERFACE CUDA::cudart_static CUDA::cublasLt)

@@ -1,0 +1,45 @@
+// What .cu files share: the handles of one GPU, and status checks that name the call and the place.
+#pragma once
+#include <cublasLt.h>
+#include <cuda_runtime.h>
+
+#include <source_location>
+
+#include "base/error.h"
+#include "device/device.h"
+
+namespace thimble {
+
+inline void check_cuda(cudaError_t status, const char* call, std::source_location at = std::source_location::current()) {
+  if (status != cudaSuccess)
+    throw Error(Fault::internal, {.what = std::string("a CUDA call failed: ") + call, .where = std::string(at.file_name()) + ":" + std::to_string(at.line()),
+                                  .found = cudaGetErrorString(status)});
+}
+inline void check_cublas(cublasStatus_t status, const char* call, std::source_location at = std::source_location::current()) {
+  if (status != CUBLAS_STATUS_SUCCESS)
+    throw Error(Fault::internal, {.what = std::string("a cuBLASLt call failed: ") + call, .where = std::string(at.file_name()) + ":" + std::to_string(at.line()),
+                                  .found = cublasLtGetStatusString(status)});
+}
+
+class CudaContext {
+ public:
+  explicit CudaContext(int index) {
+    check_cuda(cudaSetDevice(index), "cudaSetDevice");
+    check_cuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate");
+    for (auto& lane : lanes) check_cuda(cudaStreamCreateWithFlags(&lane, cudaStreamNonBlocking), "cudaStreamCreate");
+    check_cublas(cublasLtCreate(&cublas), "cublasLtCreate");
+  }
+  ~CudaContext() {
+    cublasLtDestroy(cublas);
+    for (auto lane : lanes) cudaStreamDestroy(lane);
+    cudaStreamDestroy(stream);
+  }
+  CudaContext(const CudaContext&) = delete;
+  CudaContext& operator=(const CudaContext&) = delete;
+
+  cudaStream_t stream = nullptr;     // what computes
+  cudaStream_t lanes[2] = {};        // by Lane
+  cublasLtHandle_t cublas = nullptr;
+};
+
+}  // namespace thimble
