@@ -8,7 +8,6 @@ enable_language(CUDA)
 set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")  # CMake 3.25 does not know that CUDA 13's nvcc has it
 set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION "-std=c++20")
 set(CMAKE_CUDA_STANDARD 20)
-set(CMAKE_CUDA_FLAGS_RELEASE "-O3")  # no NDEBUG: with it fmt 9 trips nvcc's constexpr rules
 set(CMAKE_CUDA_FLAGS "${CMAKE_CUDA_FLAGS} -lineinfo")
 find_package(CUDAToolkit REQUIRED)
 target_compile_definitions(thimble_flags INTERFACE THIMBLE_CUDA)

@@ -1,7 +1,9 @@
 // Every failure has one form: what happened, where, what was expected, what was found, how to fix it.
 // The fault is also the exit code, so that scripts can tell a bad file from a budget that does not fit.
 #pragma once
+#ifndef __CUDACC__  // fmt 9 is beyond nvcc; .cu files build their messages without it
 #include <fmt/core.h>
+#endif
 
 #include <exception>
 #include <source_location>

@@ -115,11 +115,6 @@ void visit(Tensor x, Tensor w, F&& f) {
 
 template <class T> T* at(Tensor x) { return static_cast<T*>(x.data); }
 
-void check_launch() {
-  const cudaError_t e = cudaGetLastError();
-  if (e != cudaSuccess) throw Error(std::string("rms_norm: a kernel did not start: ") + cudaGetErrorString(e));
-}
-
 }  // namespace
 
 void rms_norm_cuda(CudaContext& cuda, Tensor y, Tensor rstd, Tensor x, Tensor w, float eps) {
@@ -127,7 +122,7 @@ void rms_norm_cuda(CudaContext& cuda, Tensor y, Tensor rstd, Tensor x, Tensor w,
   visit(x, w, [&]<class X, class W, int n>(X, W, std::integral_constant<int, n>) {
     forward<n><<<unsigned(x.shape[0]), threads, 0, cuda.stream>>>(at<X>(y), at<float>(rstd), at<const X>(x), at<const W>(w), x.shape[1], eps);
   });
-  check_launch();
+  check_cuda(cudaGetLastError(), "rms_norm");
 }
 
 void rms_norm_apply_cuda(CudaContext& cuda, Tensor y, Tensor x, Tensor w, Tensor rstd) {
@@ -135,7 +130,7 @@ void rms_norm_apply_cuda(CudaContext& cuda, Tensor y, Tensor x, Tensor w, Tensor
   visit(x, w, [&]<class X, class W, int n>(X, W, std::integral_constant<int, n>) {
     apply<n><<<unsigned(x.shape[0]), threads, 0, cuda.stream>>>(at<X>(y), at<const X>(x), at<const W>(w), at<const float>(rstd), x.shape[1]);
   });
-  check_launch();
+  check_cuda(cudaGetLastError(), "rms_norm_apply");
 }
 
 void rms_norm_backward_cuda(CudaContext& cuda, Tensor dx, Tensor dw, Tensor partial, Tensor dy, Tensor x, Tensor w, Tensor rstd) {
@@ -149,7 +144,7 @@ void rms_norm_backward_cuda(CudaContext& cuda, Tensor dx, Tensor dw, Tensor part
                                                                                          at<const float>(rstd), tokens, channels);
     add_stripes<<<blocks, threads, 0, cuda.stream>>>(at<float>(dw), at<const float>(partial), partial.shape[0], channels);
   });
-  check_launch();
+  check_cuda(cudaGetLastError(), "rms_norm_backward");
 }
 
 }  // namespace thimble::ops
