@@ -44,11 +44,11 @@ grep '"chance"' "$world/world.json" | sed 's/^ *"chance": *\([0-9.]*\).*/chance:
 echo "before:"
 show "$thimble" eval --model "$out/base" --data "$world/questions_test.jsonl"
 echo "after:"
-show "$thimble" eval --model "$out/base" --adapter "$out/adapter" --data "$world/questions_test.jsonl"
+show "$thimble" eval --model "$out/base" --adapter "$out/adapter" --quantization nf4_dq --data "$world/questions_test.jsonl"
 
 step "Done"
 question=$(sed -n '1s/.*"prompt":"\([^"]*\)".*/\1/p' "$world/questions_test.jsonl")
 answer=$(sed -n '1s/.*"response":"\([^"]*\)".*/\1/p' "$world/questions_test.jsonl")
 echo "curves: $out/base/training_loss.png and $out/adapter/training_loss.png"
-echo "talk to it: $thimble chat --model $out/base --adapter $out/adapter"
+echo "talk to it: $thimble chat --model $out/base --adapter $out/adapter --quantization nf4_dq"
 echo "and ask, say: $question   (the world says: $answer)"

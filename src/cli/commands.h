@@ -9,7 +9,8 @@ using Run = std::function<int()>;
 void add_train(CLI::App&, Run&);      // train, plan
 void add_generate(CLI::App&, Run&);   // generate, chat
 void add_eval(CLI::App&, Run&);
-void add_folders(CLI::App&, Run&);    // init, inspect, quantize
+void add_folders(CLI::App&, Run&);    // init, inspect
+void add_quantize(CLI::App&, Run&);
 void add_machine(CLI::App&, Run&);    // doctor, bench
 
 }  // namespace thimble::cli

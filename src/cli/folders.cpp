@@ -1,4 +1,4 @@
-// init, inspect, quantize: model folders made, looked at, packed.
+// init and inspect: model folders made and looked at.
 #include <cstdio>
 
 #include "cli/commands.h"

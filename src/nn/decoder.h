@@ -19,6 +19,7 @@ struct Execution {
   std::vector<LayerSave> save;   // by layer
   int64_t head_chunk = 256;      // tokens whose logits exist at once
   int offload_slots = 3;
+  int64_t longest_document = 0;  // tokens; 0: no cap. Counts in the predicted time alone
 };
 
 // Where a pass leaves its results: f32 (1), i32 (1), added to. scale: f32 (1), 1 / target tokens of the whole window.

@@ -10,6 +10,7 @@
 namespace thimble::ops {
 namespace {
 
+constexpr int64_t few_rows = rows_together;
 constexpr float minus_infinity = -std::numeric_limits<float>::infinity();
 
 template <class X>
@@ -66,6 +67,37 @@ void shrink_rows(float* total, int64_t width, const Running& run, int64_t rows) 
   }
 }
 
+// The same for row i alone, whose scores lie side by side.
+void softmax_step_of_row(float* scores, Running& run, const Sight& sight, int64_t i, int64_t key, int64_t keys) {
+  Floats most = splat(run.most[i]);
+  for (int64_t j = 0; j < keys; j += lanes) {
+    const Ints position = ascending() + int32_t(key + j);
+    const Floats x = (position >= sight.low[i]) & (position <= sight.high[i]) ? load(scores + j) : splat(minus_infinity);
+    store(scores + j, x);
+    most = max(x, most);
+  }
+  const float now = largest(most), shift = now == minus_infinity ? 0 : now;
+  Floats part{};
+  for (int64_t j = 0; j < keys; j += lanes) {
+    const Floats p = exp(load(scores + j) - shift);
+    store(scores + j, p);
+    part += p;
+  }
+  run.shrink[i] = exp(splat(run.most[i] - shift))[0];
+  run.sum[i] = run.sum[i] * run.shrink[i] + sum(part);
+  run.most[i] = now;
+}
+
+template <class X>
+void write_rows(const Forward<X>& f, int64_t group, int64_t begin, int64_t rows, const float* total, const Running& run) {
+  for (int64_t i = 0; i < rows; ++i) {
+    const float norm = 1.0f / run.sum[i];
+    X* y = f.y + f.size.query(group, begin + i);
+    each_vector(f.size.dim, [&](int64_t d, auto n) { store(y + d, load(total + i * f.size.width() + d) * norm, n); });
+    if (f.lse) f.lse[f.size.lse(group, begin + i)] = run.most[i] + std::log(run.sum[i]);
+  }
+}
+
 template <class X>
 void attend(const Forward<X>& f, int64_t group, int64_t tile) {
   const AttentionSizes& size = f.size;
@@ -86,12 +118,31 @@ void attend(const Forward<X>& f, int64_t group, int64_t tile) {
     load_rows(keys, width, n, dim, 1, [&](int64_t j) { return f.v + size.key(group, key + j); });
     tile_product(total, width, scores, {1, tile_rows}, keys, width, rows, width, n, true);
   }
-  for (int64_t i = 0; i < rows; ++i) {
-    const float norm = 1.0f / run.sum[i];
-    X* y = f.y + size.query(group, begin + i);
-    each_vector(dim, [&](int64_t d, auto n) { store(y + d, load(total + i * width + d) * norm, n); });
-    if (f.lse) f.lse[size.lse(group, begin + i)] = run.most[i] + std::log(run.sum[i]);
+  write_rows(f, group, begin, rows, total, run);
+}
+
+// Decode: the rows of a group are so few that vectors run over the keys instead, and scores are kept as (row, key).
+template <class X>
+void attend_few(const Forward<X>& f, int64_t group) {
+  const AttentionSizes& size = f.size;
+  const int64_t rows = size.rows(), width = size.width(), dim = size.dim;
+  alignas(64) float query[few_rows * widest_head], total[few_rows * widest_head] = {}, scores[few_rows * tile_rows] = {}, keys[tile_floats];
+  const Sight sight(size, 0, rows);
+  Running run;
+  std::fill_n(run.most, few_rows, minus_infinity);
+  std::fill_n(run.sum, few_rows, 0.0f);
+  std::fill_n(keys, tile_rows * width, 0.0f);
+  load_rows(query, width, rows, dim, f.scale, [&](int64_t i) { return f.q + size.query(group, i); });
+  for (int64_t key = sight.begin_key; key < sight.end_key; key += tile_rows) {
+    const int64_t n = std::min(tile_rows, sight.end_key - key);
+    load_rows(keys, width, n, dim, 1, [&](int64_t j) { return f.k + size.key(group, key + j); });
+    few_products(scores, tile_rows, query, keys, width, rows, n);
+    for (int64_t i = 0; i < rows; ++i) softmax_step_of_row(scores + i * tile_rows, run, sight, i, key, n);
+    shrink_rows(total, width, run, rows);
+    load_rows(keys, width, n, dim, 1, [&](int64_t j) { return f.v + size.key(group, key + j); });
+    tile_product(total, width, scores, {tile_rows, 1}, keys, width, rows, width, n, true);
   }
+  write_rows(f, group, 0, rows, total, run);
 }
 
 AttentionSizes sizes_of(Tensor q, Tensor k, const AttentionShape& a) {
@@ -111,10 +162,10 @@ void check_attention(Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v, const A
   check(dim > 0 && dim <= widest_head, "attention: a head has 1 to 512 channels");
 }
 
-// Pairs of a query and a key, as if each row were one document: work depends on shapes, never on data.
-double causal_pairs(Tensor q, int64_t first) {
-  const double tokens = double(q.shape[0]);
-  return double(q.shape[1]) * (tokens * double(first) + tokens * (tokens + 1) / 2);
+// Pairs of a query and a key, as if all documents were as long as they may be: work depends on shapes and caps, never on data.
+double causal_pairs(Tensor q, const AttentionShape& a) {
+  const double tokens = double(q.shape[0]), longest = a.longest > 0 ? std::min(tokens, double(a.longest)) : tokens;
+  return double(q.shape[1]) * (tokens * double(a.first) + tokens * (longest + 1) / 2);
 }
 
 }  // namespace
@@ -122,7 +173,7 @@ double causal_pairs(Tensor q, int64_t first) {
 void attention(Stream& s, Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v, const AttentionShape& a) {
   check_attention(y, lse, q, k, v, a);
   const int64_t dim = q.shape[2], seen = (a.first + q.shape[0]) * k.shape.row() * size_of(k.dtype);
-  const Work work{.name = "attention", .flops = 4.0 * double(dim) * causal_pairs(q, a.first),
+  const Work work{.name = "attention", .flops = 4.0 * double(dim) * causal_pairs(q, a),
                   .bytes = double(2 * q.bytes() + 2 * seen + a.start.bytes() + (lse ? lse.bytes() : 0)), .matrix = s.device.kind() == DeviceKind::cuda};
   launch(
       s, work,
@@ -132,7 +183,7 @@ void attention(Stream& s, Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v, co
           const Forward<X> f{size, a.scale, y.get<X>(), lse ? lse.get<float>() : nullptr, q.get<X>(), k.get<X>(), v.get<X>()};
           const int64_t tiles = size.row_tiles();
           parallel_for(size.groups * tiles, 1, [&](int64_t begin, int64_t end) {
-            for (int64_t i = begin; i < end; ++i) attend(f, i / tiles, balanced(i % tiles, tiles));
+            for (int64_t i = begin; i < end; ++i) size.rows() <= few_rows ? attend_few(f, i) : attend(f, i / tiles, balanced(i % tiles, tiles));
           });
         });
       },
@@ -147,7 +198,7 @@ void attention_backward(Stream& s, const AttentionGrad& g, Tensor dy, Tensor y, 
   check(alike(g.dq, q) && alike(g.dk, k) && alike(g.dv, v) && alike(dy, y), "attention_backward: each gradient is as its tensor");
   const Scope scope(s.arena);
   const Tensor delta = s.scratch("attention delta", DType::f32, lse.shape);
-  const Work work{.name = "attention_backward", .flops = 10.0 * double(q.shape[2]) * causal_pairs(q, 0),
+  const Work work{.name = "attention_backward", .flops = 10.0 * double(q.shape[2]) * causal_pairs(q, a),
                   .bytes = double(4 * q.bytes() + 4 * k.bytes() + a.start.bytes() + lse.bytes()), .matrix = s.device.kind() == DeviceKind::cuda};
   launch(s, work, [&] { attention_backward_cpu(sizes_of(q, k, a), a.scale, g, delta, dy, y, lse, q, k, v); }, no_cuda_yet);
 }

@@ -55,8 +55,6 @@ struct Sight {
 // Tiles of rows in an order whose every cut has about equal work: the shortest, the longest, the second shortest, ...
 inline int64_t balanced(int64_t i, int64_t n) { return i % 2 ? n - 1 - i / 2 : i / 2; }
 
-inline Ints ascending() { return Ints{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}; }
-
 void attention_backward_cpu(const AttentionSizes&, float scale, const AttentionGrad&, Tensor delta, Tensor dy, Tensor y, Tensor lse, Tensor q,
                             Tensor k, Tensor v);
 

@@ -53,7 +53,7 @@ inline void tile_product(float* c, int64_t c_row, const float* a, Steps step, co
       const auto four = [&](auto v) {
         constexpr int width = decltype(v)::value;
         product_in_registers<4, width>(to, c_row, left, step, b + j, b_row, depth, add);
-        product_in_registers<4, width>(to + 4 * c_row, c_row, left + 4 * step.row, step, b + j, b_row, depth, add);
+        if (rows - i > 4) product_in_registers<4, width>(to + 4 * c_row, c_row, left + 4 * step.row, step, b + j, b_row, depth, add);
       };
       switch (vectors) {  // fewer vectors take more rows: eight sums in flight hide the latency of a multiply-add
         case 1: product_in_registers<8, 1>(to, c_row, left, step, b + j, b_row, depth, add); break;
@@ -63,6 +63,20 @@ inline void tile_product(float* c, int64_t c_row, const float* a, Steps step, co
       }
     }
   }
+}
+
+// c (rows, keys) = a (rows, width) . b (keys, width)^T for a few rows, keys rounded up to lanes: a product per pair, sixteen keys together.
+inline void few_products(float* c, int64_t c_row, const float* a, const float* b, int64_t width, int64_t rows, int64_t keys) {
+  for (int64_t j = 0; j < keys; j += lanes)
+    for (int64_t i = 0; i < rows; ++i) {
+      Floats part[lanes] = {};
+      for (int64_t d = 0; d < width; d += lanes) {
+        const Floats left = load(a + i * width + d);
+#pragma GCC unroll 16
+        for (int64_t k = 0; k < lanes; ++k) part[k] += left * load(b + (j + k) * width + d);
+      }
+      store(c + i * c_row + j, sum_each(part));
+    }
 }
 
 // tile (rows, width), width = dim rounded up to lanes: row i is scale * row_of(i)[0 .. dim); pads are zero.

@@ -11,10 +11,6 @@ namespace {
 
 constexpr int threads = 256;
 
-template <class T> struct OnDevice { using type = T; };
-template <> struct OnDevice<bf16> { using type = __nv_bfloat16; };
-template <> struct OnDevice<f16> { using type = __half; };
-
 template <class T, int N> struct alignas(sizeof(T) * N) Pack { T at[N]; };
 
 template <int N, class T>
@@ -99,13 +95,22 @@ __global__ void add_stripes(float* dw, const float* partial, int64_t stripes, in
   dw[c] += total;
 }
 
-// f(x, w, n): values of the device types of the activations and of the weight, and how many elements a load takes.
+// Not visit_float: nvcc takes no _Float16, which is what the host's f16 holds.
+template <class F>
+void visit_type(DType t, F&& f) {
+  switch (t) {
+    case DType::f32: return f(float{});
+    case DType::bf16: return f(__nv_bfloat16{});
+    case DType::f16: return f(__half{});
+    default: throw Error("rms_norm takes floating-point tensors");
+  }
+}
+
+// f(x, w, n): values of the types of the activations and of the weight, and how many elements a load takes.
 template <class F>
 void visit(Tensor x, Tensor w, F&& f) {
-  visit_float(x.dtype, [&](auto a) {
-    visit_float(w.dtype, [&](auto b) {
-      using X = typename OnDevice<decltype(a)>::type;
-      using W = typename OnDevice<decltype(b)>::type;
+  visit_type(x.dtype, [&]<class X>(X) {
+    visit_type(w.dtype, [&]<class W>(W) {
       constexpr int wide = 16 / sizeof(X);
       if (x.shape[1] % wide == 0) f(X{}, W{}, std::integral_constant<int, wide>{});
       else f(X{}, W{}, std::integral_constant<int, 1>{});
@@ -120,7 +125,8 @@ template <class T> T* at(Tensor x) { return static_cast<T*>(x.data); }
 void rms_norm_cuda(CudaContext& cuda, Tensor y, Tensor rstd, Tensor x, Tensor w, float eps) {
   if (x.count() == 0) return;
   visit(x, w, [&]<class X, class W, int n>(X, W, std::integral_constant<int, n>) {
-    forward<n><<<unsigned(x.shape[0]), threads, 0, cuda.stream>>>(at<X>(y), at<float>(rstd), at<const X>(x), at<const W>(w), x.shape[1], eps);
+    forward<n><<<unsigned(x.shape[0]), threads, 0, cuda.stream>>>(at<X>(y), at<float>(rstd), at<const X>(x), at<const W>(w), x.shape[1],
+                                                                  eps);
   });
   check_cuda(cudaGetLastError(), "rms_norm");
 }
@@ -128,7 +134,8 @@ void rms_norm_cuda(CudaContext& cuda, Tensor y, Tensor rstd, Tensor x, Tensor w,
 void rms_norm_apply_cuda(CudaContext& cuda, Tensor y, Tensor x, Tensor w, Tensor rstd) {
   if (x.count() == 0) return;
   visit(x, w, [&]<class X, class W, int n>(X, W, std::integral_constant<int, n>) {
-    apply<n><<<unsigned(x.shape[0]), threads, 0, cuda.stream>>>(at<X>(y), at<const X>(x), at<const W>(w), at<const float>(rstd), x.shape[1]);
+    apply<n><<<unsigned(x.shape[0]), threads, 0, cuda.stream>>>(at<X>(y), at<const X>(x), at<const W>(w), at<const float>(rstd),
+                                                                x.shape[1]);
   });
   check_cuda(cudaGetLastError(), "rms_norm_apply");
 }
@@ -137,11 +144,13 @@ void rms_norm_backward_cuda(CudaContext& cuda, Tensor dx, Tensor dw, Tensor part
   if (x.count() == 0) return;
   const int64_t tokens = x.shape[0], channels = x.shape[1];
   visit(x, w, [&]<class X, class W, int n>(X, W, std::integral_constant<int, n>) {
-    backward<n><<<unsigned(tokens), threads, 0, cuda.stream>>>(at<X>(dx), at<const X>(dy), at<const X>(x), at<const W>(w), at<const float>(rstd), channels);
+    backward<n><<<unsigned(tokens), threads, 0, cuda.stream>>>(at<X>(dx), at<const X>(dy), at<const X>(x), at<const W>(w),
+                                                               at<const float>(rstd), channels);
     if (!dw) return;
     const auto blocks = unsigned((channels + threads - 1) / threads);
-    weight_stripe<<<dim3(blocks, unsigned(partial.shape[0])), threads, 0, cuda.stream>>>(at<float>(partial), at<const X>(dy), at<const X>(x),
-                                                                                         at<const float>(rstd), tokens, channels);
+    const dim3 stripes(blocks, unsigned(partial.shape[0]));
+    weight_stripe<<<stripes, threads, 0, cuda.stream>>>(at<float>(partial), at<const X>(dy), at<const X>(x), at<const float>(rstd), tokens,
+                                                        channels);
     add_stripes<<<blocks, threads, 0, cuda.stream>>>(at<float>(dw), at<const float>(partial), partial.shape[0], channels);
   });
   check_cuda(cudaGetLastError(), "rms_norm_backward");

@@ -106,6 +106,19 @@ inline float largest(Floats x) {
   return most;
 }
 
+inline Ints ascending() { return Ints{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}; }
+
+// Sixteen sums at once: lane i of the result is the sum over x[i]. Each step folds two vectors of `step` pairs into one.
+template <int step = lanes / 2>
+Floats sum_each(Floats* x) {
+  const Ints lane = ascending(), from = (lane & step) * (int(lanes) / step);  // of the first vector, or of the second
+#pragma GCC unroll 8
+  for (int i = 0; i < step; ++i)
+    x[i] = __builtin_shuffle(x[i], x[i + step], (lane & ~step) + from) + __builtin_shuffle(x[i], x[i + step], (lane | step) + from);
+  if constexpr (step == 1) return x[0];
+  else return sum_each<step / 2>(x);
+}
+
 // e^x within 2 ulp; 0 below the smallest normal float, infinity above the largest, NaN stays NaN. x = n ln2 + r, |r| <= ln2 / 2,
 // and a polynomial for e^r (coefficients of Cephes' expf).
 inline Floats exp(Floats x) {

@@ -23,7 +23,7 @@ bool StepResult::finite() const { return std::isfinite(loss) && std::isfinite(gr
 Trainer::Trainer(comm::Rank& rank, const Setup& setup, const plan::Plan& plan)
     : rank_(rank), setup_(setup),
       model_(rank, setup.model, setup.method, {.layers = int(setup.model.layers.size()), .resident = plan.resident_layers}),
-      decoder_(rank, model_, {.save = plan.save, .head_chunk = plan.head_chunk}, data::token_cap(plan.micro_batch, setup.tokens_per_row)) {
+      decoder_(rank, model_, {.save = plan.save, .head_chunk = plan.head_chunk, .longest_document = setup.tokens_per_row}, data::token_cap(plan.micro_batch, setup.tokens_per_row)) {
   model_.take_gradients(rank);
   optimizer_.emplace(rank, model_.trained(), setup.optimizer, plan.paged_optimizer, OptimizerState::Decay{setup.weight_decay, setup.decay_norms ? setup.weight_decay : 0});
   const int64_t cap = data::token_cap(plan.micro_batch, setup.tokens_per_row);
