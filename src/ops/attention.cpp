@@ -156,7 +156,8 @@ void check_attention(Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v, const A
   check(k.shape[2] == dim && k.shape[1] > 0 && heads % k.shape[1] == 0, "attention: k has q's D, and H is a multiple of its heads");
   check(v.shape == k.shape && y.shape == q.shape, "attention: v is as k, y is as q");
   check(k.dtype == q.dtype && v.dtype == q.dtype && y.dtype == q.dtype, "attention: q, k, v and y are of one type");
-  check(a.first >= 0 && a.first + tokens <= k.shape[0] && k.shape[0] <= std::numeric_limits<int32_t>::max(), "attention: first + T keys are there");
+  check(a.first >= 0 && a.first + tokens <= k.shape[0], "attention: first + T keys are there");
+  check(k.shape[0] <= std::numeric_limits<int32_t>::max(), "attention: positions are 32-bit");
   check(a.start.dtype == DType::i32 && a.start.shape == Shape{tokens}, "attention: start is (T) i32");
   check(!lse || (lse.dtype == DType::f32 && lse.shape == Shape{heads, tokens}), "attention: lse is (H, T) f32, or null");
   check(dim > 0 && dim <= widest_head, "attention: a head has 1 to 512 channels");
@@ -174,7 +175,8 @@ void attention(Stream& s, Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v, co
   check_attention(y, lse, q, k, v, a);
   const int64_t dim = q.shape[2], seen = (a.first + q.shape[0]) * k.shape.row() * size_of(k.dtype);
   const Work work{.name = "attention", .flops = 4.0 * double(dim) * causal_pairs(q, a),
-                  .bytes = double(2 * q.bytes() + 2 * seen + a.start.bytes() + (lse ? lse.bytes() : 0)), .matrix = s.device.kind() == DeviceKind::cuda};
+                  .bytes = double(2 * q.bytes() + 2 * seen + a.start.bytes() + (lse ? lse.bytes() : 0)),
+                  .matrix = s.device.kind() == DeviceKind::cuda};
   launch(
       s, work,
       [&] {
@@ -183,14 +185,18 @@ void attention(Stream& s, Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v, co
           const Forward<X> f{size, a.scale, y.get<X>(), lse ? lse.get<float>() : nullptr, q.get<X>(), k.get<X>(), v.get<X>()};
           const int64_t tiles = size.row_tiles();
           parallel_for(size.groups * tiles, 1, [&](int64_t begin, int64_t end) {
-            for (int64_t i = begin; i < end; ++i) size.rows() <= few_rows ? attend_few(f, i) : attend(f, i / tiles, balanced(i % tiles, tiles));
+            for (int64_t i = begin; i < end; ++i) {
+              if (size.rows() <= few_rows) attend_few(f, i);
+              else attend(f, i / tiles, balanced(i % tiles, tiles));
+            }
           });
         });
       },
       no_cuda_yet);
 }
 
-void attention_backward(Stream& s, const AttentionGrad& g, Tensor dy, Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v, const AttentionShape& a) {
+void attention_backward(Stream& s, const AttentionGrad& g, Tensor dy, Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v,
+                        const AttentionShape& a) {
   check_attention(y, lse, q, k, v, a);
   check(bool(lse), "attention_backward: needs the lse of forward");
   check(a.first == 0 && k.shape[0] == q.shape[0], "attention_backward: no cache, as many keys as queries");
@@ -199,7 +205,8 @@ void attention_backward(Stream& s, const AttentionGrad& g, Tensor dy, Tensor y, 
   const Scope scope(s.arena);
   const Tensor delta = s.scratch("attention delta", DType::f32, lse.shape);
   const Work work{.name = "attention_backward", .flops = 10.0 * double(q.shape[2]) * causal_pairs(q, a),
-                  .bytes = double(4 * q.bytes() + 4 * k.bytes() + a.start.bytes() + lse.bytes()), .matrix = s.device.kind() == DeviceKind::cuda};
+                  .bytes = double(4 * q.bytes() + 4 * k.bytes() + a.start.bytes() + lse.bytes()),
+                  .matrix = s.device.kind() == DeviceKind::cuda};
   launch(s, work, [&] { attention_backward_cpu(sizes_of(q, k, a), a.scale, g, delta, dy, y, lse, q, k, v); }, no_cuda_yet);
 }
 

@@ -17,6 +17,7 @@ struct AttentionShape {
 void attention(Stream&, Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v, const AttentionShape&);
 // dq dk dv overwritten. first must be 0 and S == T.
 struct AttentionGrad { Tensor dq, dk, dv; };
-void attention_backward(Stream&, const AttentionGrad&, Tensor dy, Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v, const AttentionShape&);
+void attention_backward(Stream&, const AttentionGrad&, Tensor dy, Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v,
+                        const AttentionShape&);
 
 }  // namespace thimble::ops

@@ -31,7 +31,8 @@ void sum_delta(const Backward<X>& b) {
 
 // scores (rows, keys) become probabilities, dp (rows, keys) the gradient of the scores.
 template <class X>
-void turn_by_keys(const Backward<X>& b, float* scores, float* dp, const Sight& sight, int64_t group, int64_t row, int64_t rows, int64_t key, int64_t keys) {
+void turn_by_keys(const Backward<X>& b, float* scores, float* dp, const Sight& sight, int64_t group, int64_t row, int64_t rows, int64_t key,
+                  int64_t keys) {
   for (int64_t i = 0; i < rows; ++i) {
     const int64_t at = b.size.lse(group, row + i);
     const float lse = b.lse[at], delta = b.delta[at];
@@ -77,7 +78,8 @@ void backward_keys(const Backward<X>& b, int64_t group, int64_t key) {
 }
 
 // dp (keys, rows) becomes the gradient of the scores (keys, rows).
-void turn_by_rows(const float* scores, float* dp, const Sight& sight, const float* lse, const float* delta, int64_t rows, int64_t key, int64_t keys) {
+void turn_by_rows(const float* scores, float* dp, const Sight& sight, const float* lse, const float* delta, int64_t rows, int64_t key,
+                  int64_t keys) {
   for (int64_t r = 0; r < rows; r += lanes) {
     Ints low, high;
     std::memcpy(&low, sight.low + r, sizeof low);
@@ -122,8 +124,8 @@ void backward_rows(const Backward<X>& b, int64_t group, int64_t tile) {
 
 }  // namespace
 
-void attention_backward_cpu(const AttentionSizes& size, float scale, const AttentionGrad& g, Tensor delta, Tensor dy, Tensor y, Tensor lse, Tensor q,
-                            Tensor k, Tensor v) {
+void attention_backward_cpu(const AttentionSizes& size, float scale, const AttentionGrad& g, Tensor delta, Tensor dy, Tensor y, Tensor lse,
+                            Tensor q, Tensor k, Tensor v) {
   visit_float(q.dtype, [&]<class X>(X) {
     const Backward<X> b{size,          scale,       g.dq.get<X>(),    g.dk.get<X>(), g.dv.get<X>(), delta.get<float>(),
                         dy.get<X>(), y.get<X>(), lse.get<float>(), q.get<X>(),    k.get<X>(),    v.get<X>()};

@@ -55,7 +55,7 @@ struct Sight {
 // Tiles of rows in an order whose every cut has about equal work: the shortest, the longest, the second shortest, ...
 inline int64_t balanced(int64_t i, int64_t n) { return i % 2 ? n - 1 - i / 2 : i / 2; }
 
-void attention_backward_cpu(const AttentionSizes&, float scale, const AttentionGrad&, Tensor delta, Tensor dy, Tensor y, Tensor lse, Tensor q,
-                            Tensor k, Tensor v);
+void attention_backward_cpu(const AttentionSizes&, float scale, const AttentionGrad&, Tensor delta, Tensor dy, Tensor y, Tensor lse,
+                            Tensor q, Tensor k, Tensor v);
 
 }  // namespace thimble::ops

@@ -61,9 +61,11 @@ TokenLoss token(X* x, int64_t vocab, int32_t target, float scale, bool gradient)
 }  // namespace
 
 void cross_entropy(Stream& s, Tensor loss, Tensor correct, Tensor logits, Tensor targets, Tensor scale, bool gradient) {
-  check(logits.shape.rank() == 2 && (logits.dtype == DType::f32 || logits.dtype == DType::bf16), "cross_entropy: logits is (T, V), f32 or bf16");
+  check(logits.shape.rank() == 2 && (logits.dtype == DType::f32 || logits.dtype == DType::bf16),
+        "cross_entropy: logits is (T, V), f32 or bf16");
   check(targets.dtype == DType::i32 && targets.shape == Shape{logits.shape[0]}, "cross_entropy: targets is (T) i32");
-  check(loss.dtype == DType::f32 && loss.count() == 1 && scale.dtype == DType::f32 && scale.count() == 1, "cross_entropy: loss and scale are (1) f32");
+  check(loss.dtype == DType::f32 && loss.count() == 1, "cross_entropy: loss is (1) f32");
+  check(scale.dtype == DType::f32 && scale.count() == 1, "cross_entropy: scale is (1) f32");
   check(!correct || (correct.dtype == DType::i32 && correct.count() == 1), "cross_entropy: correct is (1) i32, or null");
   const int64_t tokens = logits.shape[0], vocab = logits.shape[1];
   const Work work{.name = gradient ? "cross_entropy" : "cross_entropy_loss", .flops = (gradient ? 8.0 : 4.0) * double(logits.count()),
@@ -78,8 +80,10 @@ void cross_entropy(Stream& s, Tensor loss, Tensor correct, Tensor logits, Tensor
           for (int64_t first = 0; first < tokens; first += tokens_at_once) {
             const int64_t n = std::min(tokens_at_once, tokens - first);
             parallel_for(n, std::max<int64_t>(1, 4096 / std::max<int64_t>(1, vocab)), [&](int64_t begin, int64_t end) {
-              for (int64_t t = begin; t < end; ++t)
-                part[t] = token(logits.get<X>() + (first + t) * vocab, vocab, targets.get<int32_t>()[first + t], *scale.get<float>(), gradient);
+              for (int64_t t = begin; t < end; ++t) {
+                const int64_t row = first + t;
+                part[t] = token(logits.get<X>() + row * vocab, vocab, targets.get<int32_t>()[row], *scale.get<float>(), gradient);
+              }
             });
             for (int64_t t = 0; t < n; ++t) total += part[t].loss, hits += part[t].correct;
           }

@@ -37,7 +37,9 @@ void zero(Stream& s, Tensor y) {
   launch(
       s, {.name = "zero", .bytes = double(y.bytes())},
       [&] {
-        parallel_for(y.bytes(), 1 << 18, [&](int64_t begin, int64_t end) { std::memset(static_cast<std::byte*>(y.data) + begin, 0, size_t(end - begin)); });
+        parallel_for(y.bytes(), 1 << 18, [&](int64_t begin, int64_t end) {
+          std::memset(static_cast<std::byte*>(y.data) + begin, 0, size_t(end - begin));
+        });
       },
       no_cuda_yet);
 }

@@ -40,7 +40,8 @@ void embedding_backward(Stream& s, Tensor dtable, Tensor dy, Tensor ids) {
   check_embedding(dy, ids, dtable);
   check(dtable.dtype == DType::f32, "embedding_backward: dtable is f32");
   const int64_t tokens = dy.shape[0], channels = dy.shape[1];
-  const Work work{.name = "embedding_backward", .flops = double(dy.count()), .bytes = double(dy.bytes() + 2 * dy.count() * size_of(DType::f32) + ids.bytes())};
+  const Work work{.name = "embedding_backward", .flops = double(dy.count()),
+                  .bytes = double(dy.bytes() + 2 * dy.count() * size_of(DType::f32) + ids.bytes())};
   launch(
       s, work,
       [&] {

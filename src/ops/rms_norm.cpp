@@ -122,7 +122,8 @@ void rms_norm_backward(Stream& s, Tensor dx, Tensor dw, Tensor dy, Tensor x, Ten
   const int64_t tokens = x.shape[0], channels = x.shape[1];
   const Scope scope(s.arena);
   Tensor partial;
-  if (dw && s.device.kind() == DeviceKind::cuda) partial = s.scratch("norm gradient parts", DType::f32, {std::min(tokens, cuda_partials), channels});
+  if (dw && s.device.kind() == DeviceKind::cuda)
+    partial = s.scratch("norm gradient parts", DType::f32, {std::min(tokens, cuda_partials), channels});
   const Work work{.name = "rms_norm_backward", .flops = (dw ? 12.0 : 9.0) * double(x.count()),
                   .bytes = double(4 * x.bytes() + w.bytes() + rstd.bytes() + (dw ? 2 * dw.bytes() : 0))};
   launch(
@@ -130,8 +131,10 @@ void rms_norm_backward(Stream& s, Tensor dx, Tensor dw, Tensor dy, Tensor x, Ten
       [&] {
         visit(x, w, [&]<class X, class W>(X, W) {
           parallel_for(tokens, grain(channels), [&](int64_t begin, int64_t end) {
-            for (int64_t t = begin; t < end; ++t)
-              backward_row(dx.get<X>() + t * channels, dy.get<X>() + t * channels, x.get<X>() + t * channels, w.get<W>(), rstd.get<float>()[t], channels);
+            for (int64_t t = begin; t < end; ++t) {
+              const int64_t row = t * channels;
+              backward_row(dx.get<X>() + row, dy.get<X>() + row, x.get<X>() + row, w.get<W>(), rstd.get<float>()[t], channels);
+            }
           });
           if (dw) backward_weight(dw.get<float>(), dy.get<X>(), x.get<X>(), rstd.get<float>(), tokens, channels);
         });

@@ -45,8 +45,10 @@ void turn(Stream& s, const char* name, Tensor x, Tensor positions, Tensor inv_fr
       [&] {
         visit_float(x.dtype, [&]<class X>(X) {
           parallel_for(tokens, std::max<int64_t>(1, 8192 / std::max<int64_t>(1, heads * dim)), [&](int64_t begin, int64_t end) {
-            for (int64_t t = begin; t < end; ++t)
-              turn_token(x.get<X>() + t * heads * dim, heads, dim, float(positions.get<int32_t>()[t]), inv_freq.get<float>(), factor, direction);
+            for (int64_t t = begin; t < end; ++t) {
+              const auto position = float(positions.get<int32_t>()[t]);
+              turn_token(x.get<X>() + t * heads * dim, heads, dim, position, inv_freq.get<float>(), factor, direction);
+            }
           });
         });
       },

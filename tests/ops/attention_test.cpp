@@ -29,6 +29,9 @@ constexpr Case cases[] = {
     {.tokens = 20, .heads = 2, .groups = 1, .dim = 512},
     {.tokens = 1, .heads = 9, .groups = 3, .dim = 64, .first = 400},
     {.tokens = 1, .heads = 2, .groups = 2, .dim = 6, .first = 129, .spare = 9},
+    {.tokens = 4, .heads = 4, .groups = 2, .dim = 37, .first = 250, .document = 83},
+    {.tokens = 3, .heads = 3, .groups = 3, .dim = 8, .first = 500, .document = 100},
+    {.tokens = 2, .heads = 10, .groups = 2, .dim = 128, .first = 70, .document = 71},
     {.tokens = 17, .heads = 4, .groups = 2, .dim = 64, .first = 113, .spare = 50},
     {.tokens = 80, .heads = 6, .groups = 2, .dim = 48, .first = 33, .document = 41},
 };
@@ -55,8 +58,9 @@ Reference reference(const Numbers& q, const Numbers& k, const Numbers& v, const 
       }
       for (double& x : p) total += x = std::exp(x - most);
       r.lse[size_t(h * c.tokens + t)] = most + std::log(total);
+      double* y = &r.y[size_t((t * c.heads + h) * c.dim)];
       for (int64_t j = c.start(t); j <= c.first + t; ++j)
-        for (int64_t d = 0; d < c.dim; ++d) r.y[size_t((t * c.heads + h) * c.dim + d)] += p[size_t(j - c.start(t))] / total * key_of(v, j)[d];
+        for (int64_t d = 0; d < c.dim; ++d) y[d] += p[size_t(j - c.start(t))] / total * key_of(v, j)[d];
     }
   return r;
 }
@@ -102,7 +106,8 @@ TEST(Attention, AgreesWithFloat64) {
 
 TEST(Attention, GradientIsThatOfCentralDifferences) {
   for (const Case& c : {Case{.tokens = 1, .heads = 1, .groups = 1, .dim = 6}, Case{.tokens = 9, .heads = 4, .groups = 2, .dim = 6},
-                        Case{.tokens = 13, .heads = 3, .groups = 1, .dim = 7, .document = 5}, Case{.tokens = 70, .heads = 2, .groups = 1, .dim = 2}}) {
+                        Case{.tokens = 13, .heads = 3, .groups = 1, .dim = 7, .document = 5},
+                        Case{.tokens = 70, .heads = 2, .groups = 1, .dim = 2}}) {
     SCOPED_TRACE(text(c, DType::f32));
     World world;
     const Tensors t = run(world, c, DType::f32, true);
@@ -164,12 +169,14 @@ TEST(Attention, GradientOfLargeCasesAgreesWithFloat64) {
 
 TEST(Attention, DocumentsDoNotSeeEachOther) {
   World world;
-  const Case packed{.tokens = 111, .heads = 4, .groups = 2, .dim = 8, .document = 37}, alone{.tokens = 37, .heads = 4, .groups = 2, .dim = 8};
+  const Case packed{.tokens = 111, .heads = 4, .groups = 2, .dim = 8, .document = 37};
+  const Case alone{.tokens = 37, .heads = 4, .groups = 2, .dim = 8};
   const Tensors all = run(world, packed, DType::f32, true);
   for (int64_t i = 0; i < 3; ++i) {
     const auto part = [&](Tensor x) { return x.rows(37 * i, 37); };
     const Tensor y = world.empty(DType::f32, part(all.y).shape), lse = world.empty(DType::f32, {4, 37});
-    const AttentionGrad d{world.empty(DType::f32, y.shape), world.empty(DType::f32, part(all.k).shape), world.empty(DType::f32, part(all.k).shape)};
+    const Shape keys = part(all.k).shape;
+    const AttentionGrad d{world.empty(DType::f32, y.shape), world.empty(DType::f32, keys), world.empty(DType::f32, keys)};
     const AttentionShape shape = shape_of(world, alone);
     attention(world, y, lse, part(all.q), part(all.k), part(all.v), shape);
     attention_backward(world, d, part(all.dy), y, lse, part(all.q), part(all.k), part(all.v), shape);
@@ -183,14 +190,16 @@ TEST(Attention, DocumentsDoNotSeeEachOther) {
 TEST(Attention, LargeScoresDoNotOverflow) {
   World world;
   const Case c{.tokens = 70, .heads = 1, .groups = 1, .dim = 16};
-  const Tensor q = world.normal(DType::f32, {70, 1, 16}, 1, 300), v = world.normal(DType::f32, {70, 1, 16}, 3), y = world.empty(DType::f32, {70, 1, 16});
+  const Shape shape{70, 1, 16};
+  const Tensor q = world.normal(DType::f32, shape, 1, 300), v = world.normal(DType::f32, shape, 3), y = world.empty(DType::f32, shape);
   attention(world, y, Tensor{}, q, q, v, shape_of(world, c));
   EXPECT_LE(relative_error(world.read(y), reference(world.read(q), world.read(q), world.read(v), c).y), 1e-4);
 }
 
 TEST(Attention, PhantomAndThreads) {
   for (const DType t : {DType::f32, DType::bf16}) {
-    const Case c{.tokens = 130, .heads = 9, .groups = 3, .dim = 6, .document = 37}, decode{.tokens = 1, .heads = 9, .groups = 3, .dim = 48, .first = 300};
+    const Case c{.tokens = 130, .heads = 9, .groups = 3, .dim = 6, .document = 37};
+    const Case decode{.tokens = 1, .heads = 9, .groups = 3, .dim = 48, .first = 300};
     expect_phantom_agrees([&](World& world) {
       run(world, c, t, true);
       run(world, decode, t, false);

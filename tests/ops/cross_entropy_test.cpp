@@ -97,7 +97,8 @@ TEST(CrossEntropy, OfEqualMaximaTheFirstIsTheArgMax) {
 TEST(CrossEntropy, MaskedAndHugeLogits) {
   World world;
   const double never = -INFINITY;
-  const Tensor logits = world.from(DType::f32, {2, 4}, {never, 1e30, never, never, never, 1000, 1000, never}), loss = world.filled(DType::f32, {1}, 0);
+  const Tensor logits = world.from(DType::f32, {2, 4}, {never, 1e30, never, never, never, 1000, 1000, never});
+  const Tensor loss = world.filled(DType::f32, {1}, 0);
   cross_entropy(world, loss, Tensor{}, logits, world.ints({1, 2}), world.filled(DType::f32, {1}, 1), true);
   EXPECT_NEAR(world.read(loss)[0], std::log(2.0), 1e-6);
   const Numbers d = world.read(logits), want{0, 0, 0, 0, 0, 0.5, -0.5, 0};

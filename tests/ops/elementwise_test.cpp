@@ -55,8 +55,8 @@ TEST(Elementwise, SumOfSquaresIsAddedTo) {
 
 TEST(Elementwise, PhantomAndThreads) {
   const auto run = [](World& world) {
-    const Tensor x = world.normal(DType::f32, {400, 257}, 1), y = world.normal(DType::f32, {400, 257}, 2), z = world.empty(DType::bf16, {400, 257});
-    const Tensor sum = world.filled(DType::f32, {1}, 0), gone = world.normal(DType::f32, {5}, 3);
+    const Tensor x = world.normal(DType::f32, {400, 257}, 1), y = world.normal(DType::f32, {400, 257}, 2);
+    const Tensor z = world.empty(DType::bf16, {400, 257}), sum = world.filled(DType::f32, {1}, 0), gone = world.normal(DType::f32, {5}, 3);
     add(world, y, x);
     convert(world, z, y);
     sum_of_squares(world, sum, y);

@@ -12,7 +12,7 @@ constexpr int64_t vocab = 50;
 
 std::vector<int32_t> some_ids(int64_t tokens) {
   std::vector<int32_t> ids;
-  for (int64_t t = 0; t < tokens; ++t) ids.push_back(t == 0 ? int32_t(vocab - 1) : int32_t(philox(5, 6, uint64_t(t))[0] % 7));  // many repeats
+  for (int64_t t = 0; t < tokens; ++t) ids.push_back(t ? int32_t(philox(5, 6, uint64_t(t))[0] % 7) : int32_t(vocab - 1));  // many repeats
   return ids;
 }
 
@@ -53,8 +53,8 @@ TEST(Embedding, GradientIsAddedInTheOrderOfTheTokens) {
 
 TEST(Embedding, PhantomAndThreads) {
   const auto run = [](World& world) {
-    const Tensor ids = world.ints(some_ids(300)), table = world.normal(DType::bf16, {vocab, 130}, 1), y = world.empty(DType::f32, {300, 130});
-    const Tensor dtable = world.filled(DType::f32, {vocab, 130}, 0);
+    const Tensor ids = world.ints(some_ids(300)), table = world.normal(DType::bf16, {vocab, 130}, 1);
+    const Tensor y = world.empty(DType::f32, {300, 130}), dtable = world.filled(DType::f32, {vocab, 130}, 0);
     embedding(world, y, ids, table);
     embedding_backward(world, dtable, y, ids);
     return std::vector<Tensor>{y, dtable};

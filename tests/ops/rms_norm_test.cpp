@@ -60,7 +60,8 @@ TEST(RmsNorm, GradientIsThatOfCentralDifferences) {
       const Tensors v = run(world, c, t, DType::f32);
       World before;  // what dx and dw held: the gradient is added to it
       Numbers x = world.read(v.x), w = world.read(v.w);
-      const Numbers dy = world.read(v.dy), old_dx = before.read(before.normal(t, v.dx.shape, 4)), old_dw = before.read(before.normal(DType::f32, v.dw.shape, 5));
+      const Numbers old_dx = before.read(before.normal(t, v.dx.shape, 4)), old_dw = before.read(before.normal(DType::f32, v.dw.shape, 5));
+      const Numbers dy = world.read(v.dy);
       const auto loss = [&] { return dot(dy, reference(x, w, c)); };
       Numbers dx = central_differences(x, loss), dw = central_differences(w, loss);
       for (size_t i = 0; i < dx.size(); ++i) dx[i] += old_dx[i];

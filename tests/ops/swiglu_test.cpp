@@ -19,8 +19,8 @@ Numbers reference(const Numbers& gate, const Numbers& up) {
 struct Tensors { Tensor gate, up, y, dy, dgate, dup; };
 
 Tensors run(World& world, Shape shape, DType t) {
-  Tensors v{.gate = world.normal(t, shape, 1, 3), .up = world.normal(t, shape, 2), .y = world.empty(t, shape), .dy = world.normal(t, shape, 3),
-            .dgate = world.empty(t, shape), .dup = world.empty(t, shape)};
+  Tensors v{.gate = world.normal(t, shape, 1, 3), .up = world.normal(t, shape, 2), .y = world.empty(t, shape),
+            .dy = world.normal(t, shape, 3), .dgate = world.empty(t, shape), .dup = world.empty(t, shape)};
   swiglu(world, v.y, v.gate, v.up);
   swiglu_backward(world, v.dgate, v.dup, v.dy, v.gate, v.up);
   return v;
