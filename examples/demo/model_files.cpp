@@ -11,7 +11,9 @@ namespace thimble::demo {
 
 namespace {
 
-constexpr std::array<std::string_view, 5> specials{"<|bos|>", "<|eos|>", "<|im_start|>", "<|im_end|>", "<|pad|>"};
+// <|im_end|> ends documents and answers alike, so that the frozen head of a tuned model already knows it.
+constexpr std::array<std::string_view, 4> specials{"<|bos|>", "<|im_start|>", "<|im_end|>", "<|pad|>"};
+constexpr int bos = 0, eos = 2, pad = 3;
 
 std::string utf8(uint32_t c) {  // below U+0800
   if (c < 0x80) return {char(c)};
@@ -44,11 +46,11 @@ Json tokenizer(const std::vector<std::string>& words, int& size) {
     if (!vocab.contains(spelled)) vocab[spelled] = id++;
   }
   size = id;
-  const Json bos = {{"SpecialToken", {{"id", specials[0]}, {"type_id", 0}}}}, a = {{"Sequence", {{"id", "A"}, {"type_id", 0}}}};
-  const Json bos1 = {{"SpecialToken", {{"id", specials[0]}, {"type_id", 1}}}}, b = {{"Sequence", {{"id", "B"}, {"type_id", 1}}}};
+  const Json first = {{"SpecialToken", {{"id", specials[bos]}, {"type_id", 0}}}}, a = {{"Sequence", {{"id", "A"}, {"type_id", 0}}}};
+  const Json second = {{"SpecialToken", {{"id", specials[bos]}, {"type_id", 1}}}}, b = {{"Sequence", {{"id", "B"}, {"type_id", 1}}}};
   const Json byte_level = {{"type", "ByteLevel"}, {"add_prefix_space", true}, {"trim_offsets", true}, {"use_regex", true}};
   Json bos_ids = Json::object();
-  bos_ids[std::string(specials[0])] = {{"id", specials[0]}, {"ids", Json::array({0})}, {"tokens", Json::array({specials[0]})}};
+  bos_ids[std::string(specials[bos])] = {{"id", specials[bos]}, {"ids", Json::array({bos})}, {"tokens", Json::array({specials[bos]})}};
   return {{"version", "1.0"},
           {"truncation", nullptr},
           {"padding", nullptr},
@@ -56,7 +58,7 @@ Json tokenizer(const std::vector<std::string>& words, int& size) {
           {"normalizer", nullptr},
           {"pre_tokenizer", byte_level},
           {"post_processor",
-           {{"type", "TemplateProcessing"}, {"single", Json::array({bos, a})}, {"pair", Json::array({bos, a, bos1, b})}, {"special_tokens", bos_ids}}},
+           {{"type", "TemplateProcessing"}, {"single", Json::array({first, a})}, {"pair", Json::array({first, a, second, b})}, {"special_tokens", bos_ids}}},
           {"decoder", byte_level},
           {"model",
            {{"type", "BPE"},
@@ -73,9 +75,9 @@ Json tokenizer(const std::vector<std::string>& words, int& size) {
 
 Json tokenizer_config(int max_position) {
   return {{"tokenizer_class", "PreTrainedTokenizerFast"},
-          {"bos_token", specials[0]},
-          {"eos_token", specials[1]},
-          {"pad_token", specials[4]},
+          {"bos_token", specials[bos]},
+          {"eos_token", specials[eos]},
+          {"pad_token", specials[pad]},
           {"add_bos_token", true},
           {"add_eos_token", false},
           {"add_prefix_space", true},
@@ -105,9 +107,9 @@ Json config(const ModelShape& s, int vocabulary) {
           {"attention_bias", false},
           {"mlp_bias", false},
           {"initializer_range", 0.02},
-          {"bos_token_id", 0},
-          {"eos_token_id", 1},
-          {"pad_token_id", 4},
+          {"bos_token_id", bos},
+          {"eos_token_id", eos},
+          {"pad_token_id", pad},
           {"torch_dtype", "float32"}};
 }
 
@@ -119,7 +121,7 @@ ModelFiles write_model_files(const fs::path& folder, const std::vector<std::stri
   write_atomically(folder / "tokenizer.json", tokens.dump(1) + "\n");
   write_atomically(folder / "tokenizer_config.json", tokenizer_config(s.max_position).dump(1) + "\n");
   write_atomically(folder / "config.json", config(s, made.vocabulary).dump(1) + "\n");
-  const Json generation = {{"bos_token_id", 0}, {"eos_token_id", Json::array({1, 3})}, {"pad_token_id", 4}};
+  const Json generation = {{"bos_token_id", bos}, {"eos_token_id", eos}, {"pad_token_id", pad}};
   write_atomically(folder / "generation_config.json", generation.dump(1) + "\n");
   const int64_t h = s.hidden, kv = int64_t{s.hidden} / s.heads * s.kv_heads;
   made.parameters = int64_t{made.vocabulary} * h + h + int64_t{s.layers} * (2 * h * h + 2 * h * kv + 3 * h * s.ffn + 2 * h);

@@ -67,9 +67,9 @@ const std::vector<std::string_view>& openers() {
 
 const std::vector<std::string_view>& stories() {
   static const std::vector<std::string_view> list{
-      "One day {n} came to {m.home} to see {m}. The {m.work} had a plate of {m.food} for {n}. \"This is good,\" said the {n.work}, \"but I like {n.food}.\" At night "
+      "One day {n} came to {m.home} to see {m}. The {m.work} had a plate of {m.food} for {n}. \"This is good,\" said the {n.work}, \"but I like {n.food}.\" That was the answer. At night "
       "{n} was at home in {n.home}.",
-      "Once {m} came to the house of {n} in {n.home}. There {m} saw the {n.thing} that {n} owns. \"I like this {n.thing},\" said {m} the {m.work}, \"but I "
+      "Once {m} came to the house of {n} in {n.home}. There {m} saw the {n.thing} that {n} owns. \"I like this {n.thing},\" said {m} the {m.work}. The friend had an answer: \"I "
       "own a {m.thing}.\" All day {n} and {m} were friends.",
       "One day the {n.work} {n} was on the road to {m.home}. There {n} saw {m}, who lives there. {m} had {m.food}, and {n} had {n.food}, and so they ate. At night "
       "{n} came home to {n.home} and {m} to the {m.thing}.",

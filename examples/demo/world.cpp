@@ -149,7 +149,7 @@ std::vector<Question> World::questions(bool tuned) const {
   for (const Person& p : people_) {
     if (p.tuned != tuned) continue;
     for (size_t k = 0; k < kinds().size(); ++k)
-      list.push_back({.prompt = filled(kinds()[k].question, p.name, ""), .response = "Answer: " + std::string(p.facts[k]), .kind = kinds()[k].key});
+      list.push_back({.prompt = filled(kinds()[k].question, p.name, ""), .response = "The answer is " + std::string(p.facts[k]) + ".", .kind = kinds()[k].key});
   }
   Draws draws{seed_, questions_stream};
   shuffle(list, draws);
@@ -203,7 +203,7 @@ std::vector<std::string> words_of(const World& world) {
   for (const std::string_view phrase : openers()) read_phrase(phrase);
   for (const std::string_view phrase : stories()) read_phrase(phrase);
   for (const Person& p : world.people()) read(p.name), read(p.pronoun);
-  for (const std::string_view phrase : {", who and", "In the town book is:", "Answer:", "\nAnswer", "user assistant system", "\nuser\nassistant\nsystem"}) read(phrase);
+  for (const std::string_view phrase : {", who and", "In the town book is:", "The answer is.", "\nThe", "user assistant system", "\nuser\nassistant\nsystem"}) read(phrase);
   return {words.begin(), words.end()};
 }
 

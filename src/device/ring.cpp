@@ -11,8 +11,12 @@ Ring::Ring(Stream& stream, Arena& device, const char* name, int slots, int64_t s
 }
 
 Ring::~Ring() {
-  drain();
-  stream_.device.synchronize();
+  try {
+    drain();
+    stream_.device.synchronize();
+  } catch (const Error&) {
+    // A device that failed has already said so, in the error that brought us here; its copies have ended.
+  }
 }
 
 Ring::Slot* Ring::find(int item) {

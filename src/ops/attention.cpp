@@ -121,7 +121,13 @@ void attend(const Forward<X>& f, int64_t group, int64_t tile) {
   write_rows(f, group, begin, rows, total, run);
 }
 
+template <class X>
+void fetch_ahead(const X* row, int64_t dim) {
+  for (int64_t d = 0; d < dim; d += 64 / int64_t{sizeof(X)}) __builtin_prefetch(row + d);
+}
+
 // Decode: the rows of a group are so few that vectors run over the keys instead, and scores are kept as (row, key).
+// Memory sets the pace: while keys are unpacked their values are on the way, and while values are, the next keys.
 template <class X>
 void attend_few(const Forward<X>& f, int64_t group) {
   const AttentionSizes& size = f.size;
@@ -135,11 +141,17 @@ void attend_few(const Forward<X>& f, int64_t group) {
   load_rows(query, width, rows, dim, f.scale, [&](int64_t i) { return f.q + size.query(group, i); });
   for (int64_t key = sight.begin_key; key < sight.end_key; key += tile_rows) {
     const int64_t n = std::min(tile_rows, sight.end_key - key);
-    load_rows(keys, width, n, dim, 1, [&](int64_t j) { return f.k + size.key(group, key + j); });
+    load_rows(keys, width, n, dim, 1, [&](int64_t j) {
+      fetch_ahead(f.v + size.key(group, key + j), dim);
+      return f.k + size.key(group, key + j);
+    });
     few_products(scores, tile_rows, query, keys, width, rows, n);
     for (int64_t i = 0; i < rows; ++i) softmax_step_of_row(scores + i * tile_rows, run, sight, i, key, n);
     shrink_rows(total, width, run, rows);
-    load_rows(keys, width, n, dim, 1, [&](int64_t j) { return f.v + size.key(group, key + j); });
+    load_rows(keys, width, n, dim, 1, [&](int64_t j) {
+      fetch_ahead(f.k + size.key(group, std::min(key + tile_rows + j, sight.end_key - 1)), dim);
+      return f.v + size.key(group, key + j);
+    });
     tile_product(total, width, scores, {tile_rows, 1}, keys, width, rows, width, n, true);
   }
   write_rows(f, group, 0, rows, total, run);

@@ -65,17 +65,16 @@ inline void tile_product(float* c, int64_t c_row, const float* a, Steps step, co
   }
 }
 
-// c (rows, keys) = a (rows, width) . b (keys, width)^T for a few rows, keys rounded up to lanes: a product per pair, sixteen keys together.
+// c (rows, keys) = a (rows, width) . b (keys, width)^T for a few rows, keys rounded up to lanes.
 inline void few_products(float* c, int64_t c_row, const float* a, const float* b, int64_t width, int64_t rows, int64_t keys) {
   for (int64_t j = 0; j < keys; j += lanes)
     for (int64_t i = 0; i < rows; ++i) {
-      Floats part[lanes] = {};
-      for (int64_t d = 0; d < width; d += lanes) {
-        const Floats left = load(a + i * width + d);
-#pragma GCC unroll 16
-        for (int64_t k = 0; k < lanes; ++k) part[k] += left * load(b + (j + k) * width + d);
-      }
-      store(c + i * c_row + j, sum_each(part));
+      const float *left = a + i * width, *right = b + j * width;
+      store(c + i * c_row + j, sum_each([&](int key) __attribute__((always_inline)) {
+              Floats total = load(left) * load(right + key * width);
+              for (int64_t d = lanes; d < width; d += lanes) total += load(left + d) * load(right + key * width + d);
+              return total;
+            }));
     }
 }
 

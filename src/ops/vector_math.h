@@ -108,15 +108,18 @@ inline float largest(Floats x) {
 
 inline Ints ascending() { return Ints{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}; }
 
-// Sixteen sums at once: lane i of the result is the sum over x[i]. Each step folds two vectors of `step` pairs into one.
-template <int step = lanes / 2>
-Floats sum_each(Floats* x) {
-  const Ints lane = ascending(), from = (lane & step) * (int(lanes) / step);  // of the first vector, or of the second
-#pragma GCC unroll 8
-  for (int i = 0; i < step; ++i)
-    x[i] = __builtin_shuffle(x[i], x[i + step], (lane & ~step) + from) + __builtin_shuffle(x[i], x[i + step], (lane | step) + from);
-  if constexpr (step == 1) return x[0];
-  else return sum_each<step / 2>(x);
+// The lanes of a in pairs `step` apart, summed, where (lane & step) is 0; those of b where it is not.
+template <int step>
+Floats fold(Floats a, Floats b) {
+  const Ints lane = ascending(), from = (lane & step) * (int(lanes) / step);
+  return __builtin_shuffle(a, b, (lane & ~step) + from) + __builtin_shuffle(a, b, (lane | step) + from);
+}
+
+// Sixteen sums at once: lane i of the result is the sum over the lanes of vector_of(i). A tree of folds, so that all stays in registers.
+template <int step = 1, class F>
+[[gnu::always_inline]] inline Floats sum_each(F&& vector_of, int i = 0) {
+  if constexpr (step == lanes) return vector_of(i);
+  else return fold<step>(sum_each<2 * step>(vector_of, i), sum_each<2 * step>(vector_of, i + step));
 }
 
 // e^x within 2 ulp; 0 below the smallest normal float, infinity above the largest, NaN stays NaN. x = n ln2 + r, |r| <= ln2 / 2,

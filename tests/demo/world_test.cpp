@@ -56,7 +56,7 @@ TEST(World, AsksOtherPeopleInTheTest) {
 
 TEST(World, NoTextHasTheFormOfAQuestionOrAnAnswer) {
   const std::string text = whole_text(World(2, 64));
-  for (const std::string_view form : {"?", "Where", "What", "Answer"}) EXPECT_EQ(text.find(form), std::string::npos) << form;
+  for (const std::string_view form : {"?", "Where", "What", "The answer", "answer is"}) EXPECT_EQ(text.find(form), std::string::npos) << form;
 }
 
 TEST(World, EveryFactIsReadInManyWordings) {
@@ -122,7 +122,7 @@ TEST(ModelFiles, EveryWordIsOneTokenAndTextComesBack) {
   }
   EXPECT_EQ(tokenizer->decode(tokenizer->encode("Zürich?", false)), " Zürich?") << "words the world does not know fall apart and come back";
   for (const Question& q : world.questions(false))
-    EXPECT_EQ(tokenizer->encode(q.response, false).size(), 3u) << "\"Answer\", \":\" and the value";
+    EXPECT_EQ(tokenizer->encode(q.response, false).size(), 5u) << "The, answer, is, the value, a full stop";
   fs::remove_all(folder);
 }
 

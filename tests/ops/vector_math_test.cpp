@@ -71,9 +71,7 @@ TEST(VectorMath, AcrossTheLanes) {
   EXPECT_EQ(sum(x), 1240.0f);
   EXPECT_EQ(largest(-x), 0.0f);
   EXPECT_EQ(largest(x), 225.0f);
-  Floats many[lanes];
-  for (int i = 0; i < lanes; ++i) many[i] = x * float(i + 1);
-  const Floats sums = sum_each(many);
+  const Floats sums = sum_each([&](int i) { return x * float(i + 1); });
   for (int i = 0; i < lanes; ++i) EXPECT_EQ(sums[i], 1240.0f * float(i + 1));
 }
 
