@@ -11,6 +11,7 @@ void add_generate(CLI::App&, Run&);   // generate, chat
 void add_eval(CLI::App&, Run&);
 void add_folders(CLI::App&, Run&);    // init, inspect
 void add_quantize(CLI::App&, Run&);
-void add_machine(CLI::App&, Run&);    // doctor, bench
+void add_machine(CLI::App&, Run&);    // doctor
+void add_bench(CLI::App&, Run&);
 
 }  // namespace thimble::cli

@@ -6,6 +6,7 @@
 #include <sstream>
 
 #include "base/threads.h"
+#include "device/cuda.h"
 #include "models/registry.h"
 #include "store/adapter_files.h"
 
@@ -59,9 +60,26 @@ struct Change {
 int64_t process_bytes() { return kib_line("/proc/self/status", "RssAnon:"); }
 int64_t available_bytes() { return kib_line("/proc/meminfo", "MemAvailable:"); }
 
-DeviceSpec machine(const std::optional<int64_t>& threads) {
+DeviceSpec machine(std::string_view device, const std::optional<int64_t>& threads) {
   if (threads) set_thread_count(int(*threads));
+  if (device != "auto" && device != "cpu" && device != "cuda")
+    throw Error(Fault::usage, {.what = "no such device", .expected = "auto, cpu or cuda", .found = fmt::format("'{}'", device)});
+#ifdef THIMBLE_CUDA
+  if (device == "cuda" || (device == "auto" && cuda_count() > 0)) return this_cuda();
+#else
+  if (device == "cuda") throw Error(Fault::usage, {.what = "this program was built without CUDA", .fix = "build the `cuda` preset, or use device: cpu"});
+#endif
   return this_cpu();
+}
+
+int64_t device_budget(const DeviceSpec& spec, const std::optional<int64_t>& named) {
+#ifdef THIMBLE_CUDA
+  if (spec.kind == DeviceKind::cuda) {
+    const int64_t free = cuda_free_bytes(spec.index) - (int64_t{64} << 20);  // measured with a context already there
+    return named ? std::min(*named - spec.overhead, free) : free;
+  }
+#endif
+  return named ? *named : available_bytes() / 4 * 3;  // on the cpu the device tier is RAM too
 }
 
 nn::Method method_of(const store::AdapterConfig& a, quant::FormatId format) {
@@ -73,16 +91,15 @@ nn::Method method_of(const store::AdapterConfig& a, quant::FormatId format) {
 
 Planned make_plan(const train::TrainOptions& o) {
   Planned p;
-  p.spec = machine(o.threads);
+  p.spec = machine(o.device, o.threads);
   p.setup = {.model = models::read_model(o.model_name_or_path), .method = method_of(o),
              .optimizer = o.optim == train::Optim::adamw || o.optim == train::Optim::paged_adamw ? optim::OptimizerId::adamw : optim::OptimizerId::adamw_8bit,
              .adam = {float(o.adam_beta1), float(o.adam_beta2), float(o.adam_epsilon)}, .weight_decay = float(o.weight_decay),
              .max_grad_norm = float(o.max_grad_norm), .tokens_per_row = o.cutoff_len, .seed = uint64_t(o.seed)};
   p.process_bytes = process_bytes() + data_headroom;
   const int64_t available = available_bytes();
-  // On the cpu the device tier is RAM too; a machine without a named budget gives it three quarters.
-  p.budget.device = o.vram ? o.vram->count : available / 4 * 3;
-  p.budget.ram = (o.ram ? o.ram->count : available / 4) - p.process_bytes;
+  p.budget.device = device_budget(p.spec, o.vram ? std::optional(o.vram->count) : std::nullopt);
+  p.budget.ram = (o.ram ? o.ram->count : p.spec.kind == DeviceKind::cpu ? available / 4 : available / 10 * 9) - p.process_bytes;
   p.choice = plan::choose(p.budget, space_of(o, p.setup), [&](const plan::Plan& plan) { return train::Trainer::rehearse(p.spec, p.setup, plan); });
   return p;
 }

@@ -23,7 +23,10 @@ Planned make_plan(const train::TrainOptions&);
 // Resident bytes of this process that are no mapped file; bytes that the machine can still give.
 int64_t process_bytes();
 int64_t available_bytes();
-DeviceSpec machine(const std::optional<int64_t>& threads);  // sets the thread count too
+// What computes: "cpu", "cuda", or "auto" for a GPU where one answers. Sets the thread count too.
+DeviceSpec machine(std::string_view device, const std::optional<int64_t>& threads);
+// What a plan may take of the device tier: what is free, or of what the user named, what the context leaves.
+int64_t device_budget(const DeviceSpec&, const std::optional<int64_t>& named);
 
 // The method of an adapter folder on a base in `format`.
 nn::Method method_of(const store::AdapterConfig&, quant::FormatId format);

@@ -11,17 +11,18 @@ void add_session_options(CLI::App& c, SessionOptions& o) {
   c.add_option("--model", o.model, "folder of the base model")->required();
   c.add_option("--adapter", o.adapter, "folder of a PEFT adapter");
   c.add_option("--quantization", o.quantization, "store the layers' matrices as dense, nf4 or nf4_dq");
+  c.add_option("--device", o.device, "what computes: cpu, cuda, or auto for a GPU where there is one");
   c.add_option("--threads", o.threads, "CPU threads");
   c.add_option("--context", o.context, "tokens of prompt and answer at most")->check(CLI::Range(int64_t{2}, int64_t{1} << 22));
   c.add_option("--vram", o.vram, "memory of the device tier, such as 8GiB");
 }
 
 Session::Session(const SessionOptions& o) {
-  const DeviceSpec spec = machine(o.threads);
+  const DeviceSpec spec = machine(o.device, o.threads);
   shape_ = {.model = models::read_model(o.model), .method = {.format = quant::format(o.quantization).id}, .context = o.context, .prefill_chunk = std::min(o.prefill_chunk, o.context)};
   if (!o.adapter.empty()) shape_.method = method_of(store::read_adapter_config(o.adapter), shape_.method.format);
   outcome_ = serve::Engine::rehearse(spec, shape_);
-  const int64_t needed = outcome_.peak[size_t(Tier::device)], budget = o.vram ? parse_bytes(*o.vram, "--vram") : available_bytes();
+  const int64_t needed = outcome_.peak[size_t(Tier::device)], budget = device_budget(spec, o.vram ? std::optional(parse_bytes(*o.vram, "--vram")) : std::nullopt);
   if (needed > budget)
     throw Error(Fault::does_not_fit, {.what = "the model and its cache do not fit", .where = o.model, .expected = "at most " + human_bytes(budget), .found = human_bytes(needed),
                                       .fix = "a shorter --context, or --quantization nf4_dq"});
@@ -30,7 +31,7 @@ Session::Session(const SessionOptions& o) {
   ends_ = models::end_tokens(o.model);
   for (const auto& id : {tokenizer_->eos(), chat_->end_of_turn()})
     if (id && std::find(ends_.begin(), ends_.end(), *id) == ends_.end()) ends_.push_back(*id);
-  device_ = cpu_device(spec);
+  device_ = open_device(spec);
   rank_ = std::make_unique<comm::Rank>(*device_, comm::Capacity{needed, outcome_.peak[size_t(Tier::pinned)], outcome_.peak[size_t(Tier::host)]});
   engine_ = std::make_unique<serve::Engine>(*rank_, shape_);
   const auto source = store::open_weights(o.model);

@@ -96,7 +96,7 @@ int run_training(const train::TrainOptions& o) {
   const auto tokenizer = data::Tokenizer::open(o.model_name_or_path);
   const Data data = read_data(o, *tokenizer, plan.micro_batch, planned.setup.model.vocab);
   const auto evaluation = all_of(data.evaluation);
-  const auto device = cpu_device(planned.spec);
+  const auto device = open_device(planned.spec);
   comm::Rank rank(*device, {outcome.peak[size_t(Tier::device)], outcome.peak[size_t(Tier::pinned)], outcome.peak[size_t(Tier::host)]});
   train::Trainer trainer(rank, planned.setup, plan);
   const auto source = store::open_weights(o.model_name_or_path);

@@ -26,11 +26,13 @@ class Rank {
   DType compute() const { return device.spec().compute; }  // the type of activations
   bool is_phantom() const { return device.is_phantom(); }
 
-  // Whole tensors between pinned memory and the device, finished when it returns (to) or when the compute stream gets there (from).
+  // Whole tensors between pinned memory and the device; finished when it returns.
   void upload(const char* name, Tensor to, Tensor from_pinned) {
     check(to.bytes() == from_pinned.bytes(), "an upload keeps the number of bytes");
     ledger.copied(Tier::pinned, Tier::device, name, 0, to.bytes());
-    device.wait(device.copy(Lane::in, to.data, from_pinned.data, to.bytes(), device.now()));
+    const Ticket there = device.copy(Lane::in, to.data, from_pinned.data, to.bytes(), device.now());
+    device.wait(there);
+    device.host_wait(there);
   }
   void download(const char* name, Tensor to_pinned, Tensor from) {
     check(from.bytes() == to_pinned.bytes(), "a download keeps the number of bytes");

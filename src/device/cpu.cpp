@@ -14,7 +14,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
-#include "device/device.h"
+#include "device/cuda.h"
 
 namespace thimble {
 namespace {
@@ -145,6 +145,14 @@ class PhantomDevice final : public Device {
 }  // namespace
 
 std::unique_ptr<Device> cpu_device(DeviceSpec spec) { return std::make_unique<CpuDevice>(std::move(spec)); }
+std::unique_ptr<Device> open_device(const DeviceSpec& spec) {
+  if (spec.kind == DeviceKind::cpu) return cpu_device(spec);
+#ifdef THIMBLE_CUDA
+  return cuda_device(spec);
+#else
+  throw Error(Fault::usage, {.what = "this program was built without CUDA", .fix = "build the `cuda` preset, or use the cpu device"});
+#endif
+}
 std::unique_ptr<Device> phantom_device(DeviceSpec spec) { return std::make_unique<PhantomDevice>(std::move(spec)); }
 
 std::string cpu_instructions() {

@@ -11,7 +11,21 @@
 namespace thimble {
 namespace {
 
-DeviceSpec spec_of(int index) {
+}  // namespace
+
+int cuda_count() {
+  int count = 0;
+  return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
+}
+
+int64_t cuda_free_bytes(int index) {
+  size_t free = 0, total = 0;
+  check_cuda(cudaSetDevice(index), "cudaSetDevice");
+  check_cuda(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
+  return int64_t(free);
+}
+
+DeviceSpec this_cuda(int index) {
   int count = 0, driver = 0;
   const cudaError_t status = cudaGetDeviceCount(&count);
   cudaDriverGetVersion(&driver);
@@ -26,12 +40,17 @@ DeviceSpec spec_of(int index) {
   spec.memory_bandwidth = 4e12;
   spec.link_bandwidth = 5e10;
   spec.matmul_workspace = int64_t{32} << 20;
+  spec.memory = int64_t(p.totalGlobalMem);
+  spec.overhead = int64_t{640} << 20;
+  spec.index = index;
   return spec;
 }
 
+namespace {
+
 class CudaDevice final : public Device {
  public:
-  explicit CudaDevice(int index) : Device(spec_of(index), false), context_(index) {}
+  CudaDevice(DeviceSpec spec, DeviceMemory where) : Device(spec, false), context_(spec.index), where_(where) {}
   ~CudaDevice() override {
     cudaDeviceSynchronize();
     for (auto& e : events_) cudaEventDestroy(e);
@@ -39,7 +58,7 @@ class CudaDevice final : public Device {
 
   Storage reserve(Tier tier, int64_t bytes) override {
     if (bytes == 0) return {};
-    if (tier == Tier::device) {
+    if (tier == Tier::device && where_ == DeviceMemory::on_card) {
       void* p = nullptr;
       if (cudaMalloc(&p, size_t(bytes)) != cudaSuccess) {
         size_t free = 0, total = 0;
@@ -51,7 +70,7 @@ class CudaDevice final : public Device {
     }
     void* p = ::mmap(nullptr, size_t(bytes), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (p == MAP_FAILED) throw Error(Fault::does_not_fit, {.what = "cannot reserve host memory", .expected = human_bytes(bytes)});
-    if (tier != Tier::pinned) return Storage(p, bytes, [](void* data, int64_t n) { ::munmap(data, size_t(n)); });
+    if (tier != Tier::pinned && tier != Tier::device) return Storage(p, bytes, [](void* data, int64_t n) { ::munmap(data, size_t(n)); });
     // Touched by all threads before it is registered: one thread touches 1.2 GB/s.
 #pragma omp parallel for schedule(static)
     for (int64_t at = 0; at < bytes; at += 4096) static_cast<volatile char*>(p)[at] = 0;
@@ -67,6 +86,9 @@ class CudaDevice final : public Device {
   Ticket now() override { return mark(context_.stream); }
   void wait(Ticket t) override {
     if (t) check_cuda(cudaStreamWaitEvent(context_.stream, event(t)), "cudaStreamWaitEvent");
+  }
+  void host_wait(Ticket t) override {
+    if (t) check_cuda(cudaEventSynchronize(event(t)), "cudaEventSynchronize");
   }
   void synchronize() override { check_cuda(cudaStreamSynchronize(context_.stream), "cudaStreamSynchronize"); }
   CudaContext* native() override { return &context_; }
@@ -84,12 +106,13 @@ class CudaDevice final : public Device {
     return t;
   }
   CudaContext context_;
+  DeviceMemory where_;
   std::deque<cudaEvent_t> events_;
   Ticket issued_ = 0;
 };
 
 }  // namespace
 
-std::unique_ptr<Device> cuda_device(int index) { return std::make_unique<CudaDevice>(index); }
+std::unique_ptr<Device> cuda_device(DeviceSpec spec, DeviceMemory where) { return std::make_unique<CudaDevice>(std::move(spec), where); }
 
 }  // namespace thimble

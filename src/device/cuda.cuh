@@ -3,7 +3,9 @@
 #include <cublasLt.h>
 #include <cuda_runtime.h>
 
+#include <map>
 #include <source_location>
+#include <vector>
 
 #include "base/error.h"
 #include "device/device.h"
@@ -40,6 +42,7 @@ class CudaContext {
   cudaStream_t stream = nullptr;     // what computes
   cudaStream_t lanes[2] = {};        // by Lane
   cublasLtHandle_t cublas = nullptr;
+  std::map<std::vector<int64_t>, cublasLtMatmulAlgo_t> algorithms;  // of matrix products, by their shapes
 };
 
 }  // namespace thimble

@@ -48,6 +48,7 @@ class Device {
   virtual Ticket copy(Lane, void* to, const void* from, int64_t bytes, Ticket after) = 0;
   virtual Ticket now() = 0;         // all that was launched so far on the compute stream
   virtual void wait(Ticket) = 0;    // what is launched next on the compute stream comes after the ticket
+  virtual void host_wait(Ticket t) { wait(t); }  // the host goes on after the ticket: it may then touch what a copy read or wrote
   virtual void synchronize() {}     // the host waits for the compute stream, before it reads what was computed
   virtual CudaContext* native() { return nullptr; }
 
@@ -65,6 +66,8 @@ DeviceSpec this_cpu();
 std::string cpu_instructions();
 
 std::unique_ptr<Device> cpu_device(DeviceSpec = this_cpu());
+// The device that a spec is of: a cpu or a GPU of this machine. Throws Error (usage) where there is none such.
+std::unique_ptr<Device> open_device(const DeviceSpec&);
 std::unique_ptr<Device> phantom_device(DeviceSpec);
 
 }  // namespace thimble

@@ -27,6 +27,9 @@ struct DeviceSpec {
   double link_bandwidth = 5e9;     // between the device tier and pinned, each way
   double op_seconds = 5e-6;        // that an op takes however small it is: launch, or waking the threads
   int64_t matmul_workspace = 0;    // cap on what one matrix product may take as scratch from the arena
+  int64_t memory = 0;              // bytes of the device's own memory; 0: the machine's RAM
+  int64_t overhead = 0;            // of these, what the driver's context and the libraries' handles take beside every arena
+  int index = 0;                   // which GPU
   bool operator==(const DeviceSpec&) const = default;
 };
 

@@ -28,13 +28,12 @@ template <class Cpu, class Cuda>
 void launch(Stream& s, Work work, Cpu&& on_cpu, Cuda&& on_cuda) {
   s.ledger.ran(work);
   if (s.device.is_phantom()) return;  // shapes were checked, bytes taken, nothing runs
+  if (s.profile) s.device.synchronize();
   const Profile::Timer timer(s.profile, work);
-  switch (s.device.kind()) {
-    case DeviceKind::cpu: on_cpu(); return;
-    case DeviceKind::cuda:
-      if constexpr (has_cuda) on_cuda(*s.device.native());
-      else throw Error(Fault::usage, {.what = "this program was built without CUDA", .fix = "build the `cuda` preset, or use the cpu device"});
-  }
+  if (s.device.kind() == DeviceKind::cpu) return on_cpu();
+  if constexpr (has_cuda) on_cuda(*s.device.native());
+  else throw Error(Fault::usage, {.what = "this program was built without CUDA", .fix = "build the `cuda` preset, or use the cpu device"});
+  if (s.profile) s.device.synchronize();
 }
 
 // The CUDA half of an op that has none yet: a clear refusal, in one place.

@@ -9,6 +9,9 @@
 #include "ops/vector_math.h"
 
 namespace thimble::ops {
+
+void cross_entropy_cuda(CudaContext&, Tensor loss, Tensor correct, Tensor losses, Tensor logits, Tensor targets, Tensor scale, bool gradient);  // cross_entropy.cu
+
 namespace {
 
 constexpr int64_t tokens_at_once = 512;  // whose losses wait on the stack to be added in order
@@ -68,6 +71,8 @@ void cross_entropy(Stream& s, Tensor loss, Tensor correct, Tensor logits, Tensor
   check(scale.dtype == DType::f32 && scale.count() == 1, "cross_entropy: scale is (1) f32");
   check(!correct || (correct.dtype == DType::i32 && correct.count() == 1), "cross_entropy: correct is (1) i32, or null");
   const int64_t tokens = logits.shape[0], vocab = logits.shape[1];
+  const Scope scope(s.arena);
+  const Tensor losses = s.device.kind() == DeviceKind::cuda ? s.scratch("losses of tokens", DType::f32, {tokens, 2}) : Tensor{};
   const Work work{.name = gradient ? "cross_entropy" : "cross_entropy_loss", .flops = (gradient ? 8.0 : 4.0) * double(logits.count()),
                   .bytes = double((gradient ? 2 : 1) * logits.bytes() + targets.bytes())};
   launch(
@@ -91,7 +96,7 @@ void cross_entropy(Stream& s, Tensor loss, Tensor correct, Tensor logits, Tensor
           if (correct) *correct.get<int32_t>() += hits;
         });
       },
-      no_cuda_yet);
+      [&](auto& cuda) { cross_entropy_cuda(cuda, loss, correct, losses, logits, targets, scale, gradient); });
 }
 
 }  // namespace thimble::ops

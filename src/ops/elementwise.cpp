@@ -6,11 +6,18 @@
 #include "ops/vector_math.h"
 
 namespace thimble::ops {
+
+void zero_cuda(CudaContext&, Tensor y);  // elementwise.cu
+void convert_cuda(CudaContext&, Tensor y, Tensor x);
+void add_cuda(CudaContext&, Tensor y, Tensor x);
+void sum_of_squares_cuda(CudaContext&, Tensor sum, Tensor parts, Tensor x);
+
 namespace {
 
 constexpr int64_t grain = 1024;          // vectors
 constexpr int64_t sum_block = 4096;      // elements whose squares are summed in float lanes
 constexpr int64_t blocks_at_once = 512;  // blocks between two meetings of the threads
+constexpr int64_t cuda_stripes = 1024;   // of the sum of squares on cuda
 
 double squares_of_block(const float* x, int64_t n) {
   Floats even{}, odd{};
@@ -41,7 +48,7 @@ void zero(Stream& s, Tensor y) {
           std::memset(static_cast<std::byte*>(y.data) + begin, 0, size_t(end - begin));
         });
       },
-      no_cuda_yet);
+      [&](auto& cuda) { zero_cuda(cuda, y); });
 }
 
 void convert(Stream& s, Tensor y, Tensor x) {
@@ -55,7 +62,7 @@ void convert(Stream& s, Tensor y, Tensor x) {
           });
         });
       },
-      no_cuda_yet);
+      [&](auto& cuda) { convert_cuda(cuda, y, x); });
 }
 
 void add(Stream& s, Tensor y, Tensor x) {
@@ -69,12 +76,14 @@ void add(Stream& s, Tensor y, Tensor x) {
           each_vector_parallel(y.count(), grain, [&](int64_t i, auto n) { store(to + i, load(to + i, n) + load(from + i, n), n); });
         });
       },
-      no_cuda_yet);
+      [&](auto& cuda) { add_cuda(cuda, y, x); });
 }
 
 void sum_of_squares(Stream& s, Tensor sum, Tensor x) {
   check(sum.dtype == DType::f32 && sum.count() == 1, "sum_of_squares: sum is (1) f32");
   check(x.dtype == DType::f32, "sum_of_squares: x is f32");
+  const Scope scope(s.arena);
+  const Tensor parts = s.device.kind() == DeviceKind::cuda ? s.scratch("sums of stripes", DType::u8, {cuda_stripes * int64_t{sizeof(double)}}) : Tensor{};
   launch(
       s, {.name = "sum_of_squares", .flops = 2.0 * double(x.count()), .bytes = double(x.bytes())},
       [&] {
@@ -92,7 +101,7 @@ void sum_of_squares(Stream& s, Tensor sum, Tensor x) {
         }
         *sum.get<float>() += float(total);
       },
-      no_cuda_yet);
+      [&](auto& cuda) { sum_of_squares_cuda(cuda, sum, parts, x); });
 }
 
 }  // namespace thimble::ops

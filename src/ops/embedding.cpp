@@ -5,6 +5,10 @@
 #include "ops/vector_math.h"
 
 namespace thimble::ops {
+
+void embedding_cuda(CudaContext&, Tensor y, Tensor ids, Tensor table);  // embedding.cu
+void embedding_backward_cuda(CudaContext&, Tensor dtable, Tensor dy, Tensor ids);
+
 namespace {
 
 void check_embedding(Tensor y, Tensor ids, Tensor table) {
@@ -33,7 +37,7 @@ void embedding(Stream& s, Tensor y, Tensor ids, Tensor table) {
           });
         });
       },
-      no_cuda_yet);
+      [&](auto& cuda) { embedding_cuda(cuda, y, ids, table); });
 }
 
 void embedding_backward(Stream& s, Tensor dtable, Tensor dy, Tensor ids) {
@@ -56,7 +60,7 @@ void embedding_backward(Stream& s, Tensor dtable, Tensor dy, Tensor ids) {
           });
         });
       },
-      no_cuda_yet);
+      [&](auto& cuda) { embedding_backward_cuda(cuda, dtable, dy, ids); });
 }
 
 }  // namespace thimble::ops

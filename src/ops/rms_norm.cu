@@ -1,41 +1,19 @@
 // Root-mean-square norm on cuda: a block per token; dw is summed by stripes of tokens into `partial`, whose rows are then added in
 // order, so that the result depends on no timing. Loads are 16 bytes wide where rows allow it.
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
-#include "base/tensor.h"
-#include "device/cuda.cuh"
+#include "device/kernel.cuh"
 
 namespace thimble::ops {
 namespace {
 
 constexpr int threads = 256;
 
-template <class T, int N> struct alignas(sizeof(T) * N) Pack { T at[N]; };
-
-template <int N, class T>
-__device__ Pack<T, N> load(const T* p) { return *reinterpret_cast<const Pack<T, N>*>(p); }
-template <int N, class T>
-__device__ void store(T* p, const Pack<T, N>& x) { *reinterpret_cast<Pack<T, N>*>(p) = x; }
-
-// The sum over the block, in every thread, as a fixed tree.
-__device__ float block_sum(float x) {
-  __shared__ float warps[threads / 32];
-  for (int d = 16; d > 0; d /= 2) x += __shfl_xor_sync(~0u, x, d);
-  if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = x;
-  __syncthreads();
-  float total = 0;
-  for (int i = 0; i < threads / 32; ++i) total += warps[i];
-  return total;
-}
-
 template <int N, class X, class W>
 __device__ void scale_row(X* y, const X* x, const W* w, float rstd, int64_t channels) {
   for (int64_t c = threadIdx.x * N; c < channels; c += threads * N) {
-    const auto a = load<N>(x + c);
+    const auto a = load_pack<N>(x + c);
     Pack<X, N> out;
     for (int i = 0; i < N; ++i) out.at[i] = X(float(a.at[i]) * rstd * float(w[c + i]));
-    store<N>(y + c, out);
+    store_pack<N>(y + c, out);
   }
 }
 
@@ -45,10 +23,10 @@ __global__ void forward(X* y, float* rstd, const X* x, const W* w, int64_t chann
   const X* row = x + t * channels;
   float squares = 0;
   for (int64_t c = threadIdx.x * N; c < channels; c += threads * N) {
-    const auto a = load<N>(row + c);
+    const auto a = load_pack<N>(row + c);
     for (int i = 0; i < N; ++i) squares += float(a.at[i]) * float(a.at[i]);
   }
-  const float r = 1.0f / sqrtf(block_sum(squares) / float(channels) + eps);
+  const float r = 1.0f / sqrtf(block_reduce<threads>(squares, Add{}) / float(channels) + eps);
   if (threadIdx.x == 0) rstd[t] = r;
   scale_row<N>(y + t * channels, row, w, r, channels);
 }
@@ -65,15 +43,15 @@ __global__ void backward(X* dx, const X* dy, const X* x, const W* w, const float
   const float r = rstd[t];
   float products = 0;
   for (int64_t c = threadIdx.x * N; c < channels; c += threads * N) {
-    const auto a = load<N>(x + row + c), d = load<N>(dy + row + c);
+    const auto a = load_pack<N>(x + row + c), d = load_pack<N>(dy + row + c);
     for (int i = 0; i < N; ++i) products += float(d.at[i]) * float(w[c + i]) * float(a.at[i]);
   }
-  const float along = block_sum(products) / float(channels) * r * r;
+  const float along = block_reduce<threads>(products, Add{}) / float(channels) * r * r;
   for (int64_t c = threadIdx.x * N; c < channels; c += threads * N) {
-    const auto a = load<N>(x + row + c), d = load<N>(dy + row + c);
-    auto out = load<N>(dx + row + c);
+    const auto a = load_pack<N>(x + row + c), d = load_pack<N>(dy + row + c);
+    auto out = load_pack<N>(dx + row + c);
     for (int i = 0; i < N; ++i) out.at[i] = X(float(out.at[i]) + r * (float(d.at[i]) * float(w[c + i]) - float(a.at[i]) * along));
-    store<N>(dx + row + c, out);
+    store_pack<N>(dx + row + c, out);
   }
 }
 
@@ -95,30 +73,15 @@ __global__ void add_stripes(float* dw, const float* partial, int64_t stripes, in
   dw[c] += total;
 }
 
-// Not visit_float: nvcc takes no _Float16, which is what the host's f16 holds.
-template <class F>
-void visit_type(DType t, F&& f) {
-  switch (t) {
-    case DType::f32: return f(float{});
-    case DType::bf16: return f(__nv_bfloat16{});
-    case DType::f16: return f(__half{});
-    default: throw Error("rms_norm takes floating-point tensors");
-  }
-}
-
 // f(x, w, n): values of the types of the activations and of the weight, and how many elements a load takes.
 template <class F>
 void visit(Tensor x, Tensor w, F&& f) {
-  visit_type(x.dtype, [&]<class X>(X) {
-    visit_type(w.dtype, [&]<class W>(W) {
-      constexpr int wide = 16 / sizeof(X);
-      if (x.shape[1] % wide == 0) f(X{}, W{}, std::integral_constant<int, wide>{});
-      else f(X{}, W{}, std::integral_constant<int, 1>{});
+  visit_cuda(x.dtype, [&]<class X>(X) {
+    visit_cuda(w.dtype, [&]<class W>(W) {
+      with_width<X>(x.shape[1], {x}, [&](auto n) { f(X{}, W{}, n); });
     });
   });
 }
-
-template <class T> T* at(Tensor x) { return static_cast<T*>(x.data); }
 
 }  // namespace
 

@@ -7,6 +7,9 @@
 #include "ops/vector_math.h"
 
 namespace thimble::ops {
+
+void rope_cuda(CudaContext&, Tensor x, Tensor positions, Tensor inv_freq, float factor, float direction);  // rope.cu
+
 namespace {
 
 constexpr int64_t pair_block = 128;  // channel pairs whose turns lie on the stack together
@@ -52,7 +55,7 @@ void turn(Stream& s, const char* name, Tensor x, Tensor positions, Tensor inv_fr
           });
         });
       },
-      no_cuda_yet);
+      [&](auto& cuda) { rope_cuda(cuda, x, positions, inv_freq, factor, direction); });
 }
 
 }  // namespace

@@ -4,6 +4,10 @@
 #include "ops/vector_math.h"
 
 namespace thimble::ops {
+
+void swiglu_cuda(CudaContext&, Tensor y, Tensor gate, Tensor up);  // swiglu.cu
+void swiglu_backward_cuda(CudaContext&, Tensor dgate, Tensor dup, Tensor dy, Tensor gate, Tensor up);
+
 namespace {
 
 constexpr int64_t grain = 1024;  // vectors
@@ -27,7 +31,7 @@ void swiglu(Stream& s, Tensor y, Tensor gate, Tensor up) {
           });
         });
       },
-      no_cuda_yet);
+      [&](auto& cuda) { swiglu_cuda(cuda, y, gate, up); });
 }
 
 void swiglu_backward(Stream& s, Tensor dgate, Tensor dup, Tensor dy, Tensor gate, Tensor up) {
@@ -46,7 +50,7 @@ void swiglu_backward(Stream& s, Tensor dgate, Tensor dup, Tensor dy, Tensor gate
           });
         });
       },
-      no_cuda_yet);
+      [&](auto& cuda) { swiglu_backward_cuda(cuda, dgate, dup, dy, gate, up); });
 }
 
 }  // namespace thimble::ops

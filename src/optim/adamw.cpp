@@ -8,6 +8,9 @@
 #include "optim/square_roots.h"
 
 namespace thimble::optim {
+
+void adamw_update_cuda(CudaContext&, std::span<const Update>, const Tensor& scalars, const AdamW&);  // adamw.cu
+
 namespace {
 
 constexpr int64_t block = 1024;  // stays in the first cache between the passes over it
@@ -44,7 +47,10 @@ void adamw_zero(Stream& s, std::span<const Update> updates) {
   launch(s, zero_work("adamw zero", updates), [&] {
     for (const Update& u : updates)
       for (int i = 0; i < 2; ++i) std::memset(u.states[size_t(i)].data, 0, size_t(u.states[size_t(i)].bytes()));
-  }, no_cuda_yet);
+  }, [&](auto& cuda) {
+    for (const Update& u : updates)
+      for (int i = 0; i < 2; ++i) fill_cuda(cuda, u.states[size_t(i)], 0);
+  });
 }
 
 void adamw_update(Stream& s, std::span<const Update> updates, const Tensor& scalars, const AdamW& hyper) {
@@ -57,7 +63,7 @@ void adamw_update(Stream& s, std::span<const Update> updates, const Tensor& scal
       step_block(u.param.get<float>() + first, u.grad.get<float>() + first, u.states[0].get<float>() + first,
                  u.states[1].get<float>() + first, n, step);
     });
-  }, no_cuda_yet);
+  }, [&](auto& cuda) { adamw_update_cuda(cuda, updates, scalars, hyper); });
 }
 
 }  // namespace thimble::optim

@@ -10,6 +10,9 @@
 #include "quant/dynamic8.h"
 
 namespace thimble::optim {
+
+void adamw_8bit_update_cuda(CudaContext&, std::span<const Update>, const Tensor& scalars, const AdamW&);  // adamw_8bit.cu
+
 namespace {
 
 struct Step {
@@ -119,15 +122,16 @@ void adamw_8bit_states(int64_t count, std::array<quant::Part, 4>& out, int& n) {
 }
 
 void adamw_8bit_zero(Stream& s, std::span<const Update> updates) {
-  launch(s, zero_work("adamw 8bit zero", updates), [&] {
+  const auto zero_all = [&](const auto& fill) {
     for (const Update& u : updates) {
       const bool packed = u.states[0].dtype == DType::u8;
-      const int m_zero = packed ? quant::signed_map().zero() : 0, v_zero = packed ? quant::unsigned_map().zero() : 0;
-      std::memset(u.states[0].data, m_zero, size_t(u.states[0].bytes()));
-      std::memset(u.states[1].data, v_zero, size_t(u.states[1].bytes()));
-      for (size_t i = 2; packed && i < 4; ++i) std::memset(u.states[i].data, 0, size_t(u.states[i].bytes()));
+      fill(u.states[0], packed ? quant::signed_map().zero() : 0);
+      fill(u.states[1], packed ? quant::unsigned_map().zero() : 0);
+      for (size_t i = 2; packed && i < 4; ++i) fill(u.states[i], 0);
     }
-  }, no_cuda_yet);
+  };
+  launch(s, zero_work("adamw 8bit zero", updates), [&] { zero_all([](const Tensor& t, int byte) { std::memset(t.data, byte, size_t(t.bytes())); }); },
+         [&](auto& cuda) { zero_all([&](const Tensor& t, int byte) { fill_cuda(cuda, t, byte); }); });
 }
 
 void adamw_8bit_update(Stream& s, std::span<const Update> updates, const Tensor& scalars, const AdamW& hyper) {
@@ -139,7 +143,7 @@ void adamw_8bit_update(Stream& s, std::span<const Update> updates, const Tensor&
       step_small(u.param.get<float>() + first, u.grad.get<float>() + first, u.states[0].get<float>() + first,
                  u.states[1].get<float>() + first, n, step);
     });
-  }, no_cuda_yet);
+  }, [&](auto& cuda) { adamw_8bit_update_cuda(cuda, updates, scalars, hyper); });
 }
 
 }  // namespace thimble::optim

@@ -58,5 +58,6 @@ void update(Stream&, OptimizerId, std::span<const Update>, const Tensor& scalars
 void check_updates(OptimizerId, std::span<const Update>);
 Work update_work(const char* name, std::span<const Update>, double flops_an_element);
 Work zero_work(const char* name, std::span<const Update>);
+void fill_cuda(CudaContext&, Tensor, int byte);  // every byte, on cuda
 
 }  // namespace thimble::optim

@@ -8,6 +8,9 @@
 #endif
 
 namespace thimble::quant {
+
+void dense_multiply_few_cuda(CudaContext&, Tensor y, Tensor x, const Weight&);  // dense.cu
+
 namespace {
 
 // Written to the bits: a store of the struct bf16 keeps the compiler from vectorising.
@@ -74,14 +77,14 @@ void dense_pack(Stream& s, const Weight& out, Tensor dense) {
   check_parts(out);
   check(dense.count() == out.shape.count(), "dense pack: as many numbers as the matrix has");
   const Tensor to = out.dense();
-  launch(s, {.name = "dense pack", .bytes = double(to.bytes() + dense.bytes())}, [&] { convert(to, dense); }, no_cuda_yet);
+  launch(s, {.name = "dense pack", .bytes = double(to.bytes() + dense.bytes())}, [&] { convert(to, dense); }, [&](auto& cuda) { dense_convert_cuda(cuda, to, dense); });
 }
 
 void dense_unpack(Stream& s, Tensor dense, const Weight& w) {
   check_parts(w);
   check(dense.count() == w.shape.count(), "dense unpack: as many numbers as the matrix has");
   const Tensor from = w.dense();
-  launch(s, {.name = "dense unpack", .bytes = double(from.bytes() + dense.bytes())}, [&] { convert(dense, from); }, no_cuda_yet);
+  launch(s, {.name = "dense unpack", .bytes = double(from.bytes() + dense.bytes())}, [&] { convert(dense, from); }, [&](auto& cuda) { dense_convert_cuda(cuda, dense, from); });
 }
 
 void dense_multiply_few(Stream& s, Tensor y, Tensor x, const Weight& w) {
@@ -102,10 +105,12 @@ void dense_multiply_few(Stream& s, Tensor y, Tensor x, const Weight& w) {
         default: return go.template operator()<RowsF16>(w.dense().get<f16>());
       }
     });
-  }, no_cuda_yet);
+  }, [&](auto& cuda) { dense_multiply_few_cuda(cuda, y, x, w); });
 }
 
-Tensor f32_scratch_for(Stream& s, Tensor x) { return x.dtype == DType::f32 ? x : s.scratch("few tokens f32", DType::f32, x.shape); }
+Tensor f32_scratch_for(Stream& s, Tensor x) {
+  return x.dtype == DType::f32 || s.device.kind() == DeviceKind::cuda ? x : s.scratch("few tokens f32", DType::f32, x.shape);
+}
 
 void as_f32(Tensor y, Tensor x) {
   if (y.data != x.data) convert(y, x);

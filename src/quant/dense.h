@@ -10,4 +10,6 @@ void dense_pack(Stream&, const Weight& out, Tensor dense);
 void dense_unpack(Stream&, Tensor dense, const Weight&);
 void dense_multiply_few(Stream&, Tensor y, Tensor x, const Weight&);
 
+void dense_convert_cuda(CudaContext&, Tensor y, Tensor x);  // y = x, any float types, as many elements; for .cu files and launch()
+
 }  // namespace thimble::quant

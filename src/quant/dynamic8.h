@@ -14,6 +14,7 @@ class DynamicMap {
   explicit DynamicMap(Range);
 
   const std::array<float, 256>& values() const { return values_; }
+  const std::array<float, 256>& thresholds() const { return thresholds_; }  // code > i exactly where x > thresholds()[i]
   float operator[](int code) const { return values_[size_t(code)]; }
   int zero() const { return zero_; }  // the code of 0
 
@@ -33,7 +34,7 @@ class DynamicMap {
  private:
   static constexpr int64_t buckets = 2948;
   std::array<float, 256> values_;
-  std::array<float, 256> thresholds_;  // code > i exactly where x > thresholds_[i]
+  std::array<float, 256> thresholds_;
   std::array<int32_t, buckets> lowest_code_;
   int32_t magnitude_, shift_;         // the bits that say where |x| lies (of a positive map: all), and how many of them a bucket ignores
   int32_t first_, side_, other_side_;  // the first bucket's upper bits; buckets of one sign; where those of the negatives begin, or 0

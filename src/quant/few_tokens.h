@@ -95,7 +95,7 @@ void multiply_all(Y* y, const float* x, int64_t tokens, int64_t rows, int64_t co
   });
 }
 
-// x in f32: itself, or a place in the scratch for as_f32() to fill.
+// x in f32 for the cpu: itself, or a place in the scratch for as_f32() to fill.
 Tensor f32_scratch_for(Stream&, Tensor x);
 void as_f32(Tensor y, Tensor x);  // cpu, inside launch()
 

@@ -5,6 +5,12 @@
 #include "quant/nf4_codec.h"
 
 namespace thimble::quant {
+
+void nf4_quantize_cuda(CudaContext&, Tensor codes, Tensor absmax, Tensor dense);  // nf4.cu
+void nf4_offset_cuda(CudaContext&, Tensor offset, Tensor absmax);
+void nf4_nest_cuda(CudaContext&, Tensor codes, Tensor nested_absmax, Tensor absmax, Tensor offset);
+void nf4_unpack_cuda(CudaContext&, Tensor dense, const Weight&);
+
 namespace {
 
 constexpr int64_t grain = 256;  // blocks a thread takes at least
@@ -134,7 +140,7 @@ void nf4_quantize(Stream& s, Tensor codes, Tensor absmax, Tensor dense) {
   check(absmax.dtype == DType::f32 && absmax.count() == nf4_blocks(n), "nf4: an f32 scale a block");
   launch(s, {.name = "nf4 quantize", .bytes = double(dense.bytes() + codes.bytes() + absmax.bytes())}, [&] {
     visit_float(dense.dtype, [&](auto t) { quantize(codes.get<uint8_t>(), absmax.get<float>(), dense.get<decltype(t)>(), n); });
-  }, no_cuda_yet);
+  }, [&](auto& cuda) { nf4_quantize_cuda(cuda, codes, absmax, dense); });
 }
 
 void nf4_offset(Stream& s, Tensor offset, Tensor absmax) {
@@ -152,7 +158,7 @@ void nf4_offset(Stream& s, Tensor offset, Tensor absmax) {
     double sum = 0;
     for (const double part : sums) sum += part;
     *offset.get<float>() = n ? float(sum / double(n)) : 0.0f;
-  }, no_cuda_yet);
+  }, [&](auto& cuda) { nf4_offset_cuda(cuda, offset, absmax); });
 }
 
 void nf4_nest(Stream& s, Tensor codes, Tensor nested_absmax, Tensor absmax, Tensor offset) {
@@ -178,7 +184,7 @@ void nf4_nest(Stream& s, Tensor codes, Tensor nested_absmax, Tensor absmax, Tens
         for (int64_t i = 0; i < m; ++i) to[first + i] = uint8_t(map.nearest(v[i] * r));
       }
     });
-  }, no_cuda_yet);
+  }, [&](auto& cuda) { nf4_nest_cuda(cuda, codes, nested_absmax, absmax, offset); });
 }
 
 void nf4_pack(Stream& s, const Weight& out, Tensor dense) {
@@ -203,7 +209,7 @@ void nf4_unpack(Stream& s, Tensor dense, const Weight& w) {
   launch(s, {.name = "nf4 unpack", .bytes = double(bytes_of(w) + dense.bytes())}, [&] {
     const Nf4Bytes bytes(w);
     visit_float(dense.dtype, [&](auto t) { unpack_all(dense.get<decltype(t)>(), bytes); });
-  }, no_cuda_yet);
+  }, [&](auto& cuda) { nf4_unpack_cuda(cuda, dense, w); });
 }
 
 }  // namespace thimble::quant

@@ -3,6 +3,9 @@
 #include "quant/nf4_codec.h"
 
 namespace thimble::quant {
+
+void nf4_multiply_few_cuda(CudaContext&, Tensor y, Tensor x, const Weight&);  // nf4.cu
+
 namespace {
 
 // Rows that begin with a block: the number of columns is a multiple of 64.
@@ -75,7 +78,7 @@ void nf4_multiply_few(Stream& s, Tensor y, Tensor x, const Weight& w) {
       if (bytes.columns % nf4_block == 0) multiply_all<Nf4Rows>(y.get<Y>(), x32.get<float>(), tokens, rows, bytes.columns, bytes);
       else multiply_unaligned(y.get<Y>(), x32.get<float>(), tokens, rows, bytes);
     });
-  }, no_cuda_yet);
+  }, [&](auto& cuda) { nf4_multiply_few_cuda(cuda, y, x, w); });
 }
 
 }  // namespace thimble::quant

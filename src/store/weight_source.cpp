@@ -120,8 +120,33 @@ class RandomWeights final : public WeightSource {
   float std_;
 };
 
+// Millions of numbers, generated once and read again from another place for each matrix: as good as random for a measurement, and fast.
+class RepeatedWeights final : public WeightSource {
+ public:
+  RepeatedWeights(const ParamTable& table, uint64_t seed, float std) {
+    table.for_each([&](const ParamSpec& p) { specs_[p.name] = p; });
+    for (size_t i = 0; i < values_.size(); ++i) values_[i] = bf16(std * normal_at(seed, 1, i));
+  }
+  bool has(const std::string& name) const override { return specs_.contains(name); }
+  void read(const std::string& name, int64_t row, Tensor to) const override {
+    const bool norm = specs_.at(name).role == Role::norm;
+    const auto first = hash_of(name) + uint64_t(row * to.shape.row());
+    visit_float(to.dtype, [&]<class T>(T) {
+      T* out = to.get<T>();
+      parallel_for(to.count(), 1 << 16, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) out[i] = norm ? T(1.0f) : T(float(values_[(first + uint64_t(i)) % values_.size()]));
+      });
+    });
+  }
+
+ private:
+  std::map<std::string, ParamSpec> specs_;
+  std::vector<bf16> values_ = std::vector<bf16>(size_t{1} << 22);
+};
+
 }  // namespace
 
+std::unique_ptr<WeightSource> repeated_random_weights(const ParamTable& table, uint64_t seed, float std) { return std::make_unique<RepeatedWeights>(table, seed, std); }
 std::unique_ptr<WeightSource> open_weights(const fs::path& folder) { return std::make_unique<SafetensorsFolder>(folder); }
 std::unique_ptr<WeightSource> random_weights(const ParamTable& table, uint64_t seed, float std) { return std::make_unique<RandomWeights>(table, seed, std); }
 

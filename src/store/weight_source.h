@@ -25,6 +25,8 @@ class WeightSource {
 std::unique_ptr<WeightSource> open_weights(const fs::path& folder);
 
 // Seeded numbers of the table's shapes: matrices and embeddings normal(0, std), norms 1. A value depends on seed, name and position only.
+// A few million normal numbers again and again: for measurements at sizes where generating all would take minutes.
+std::unique_ptr<WeightSource> repeated_random_weights(const ParamTable&, uint64_t seed, float standard_deviation = 0.02f);
 std::unique_ptr<WeightSource> random_weights(const ParamTable&, uint64_t seed, float standard_deviation = 0.02f);
 
 }  // namespace thimble::store

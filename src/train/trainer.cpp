@@ -7,6 +7,7 @@
 
 #include "base/philox.h"
 #include "ops/elementwise.h"
+#include "optim/clip.h"
 
 namespace thimble::train {
 namespace {
@@ -79,16 +80,6 @@ nn::Tokens Trainer::upload(const data::MicroBatch& batch) {
 
 nn::LossOut Trainer::loss_out() const { return {element(results_, loss_sum), correct_, element(scalars_, loss_scale)}; }
 
-// grad_scale = min(1, max_norm / norm); not finite where the norm is not, which the update takes as: leave everything as it is.
-void Trainer::clip() {
-  const float most = setup_.max_grad_norm;
-  const Tensor sum = element(results_, squares), scale = element(scalars_, optim::grad_scale);
-  launch(rank_.stream, {.name = "clip", .flops = 4, .bytes = 8}, [&] {
-    const float norm = std::sqrt(*sum.get<float>());
-    *scale.get<float>() = most > 0 && norm > most ? most / (norm + 1e-6f) : norm * 0 + 1;
-  }, no_cuda_yet);
-}
-
 void Trainer::fetch_results() {
   rank_.download("results", host_results_, results_);
   rank_.download("correct", host_correct_, correct_);
@@ -116,7 +107,7 @@ StepResult Trainer::step(std::span<const data::MicroBatch> window, double learni
   ops::zero(rank_.stream, correct_);
   for (const auto& m : window) decoder_.forward_backward(upload(m), loss_out());
   ops::sum_of_squares(rank_.stream, element(results_, squares), model_.all_gradients());
-  clip();
+  optim::clip_scale(rank_.stream, element(scalars_, optim::grad_scale), element(results_, squares), setup_.max_grad_norm);
   optimizer_->update(scalars_.rows(0, optim::scalar_count), adam);
   fetch_results();
   if (rank_.is_phantom()) return result;

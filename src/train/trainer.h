@@ -62,7 +62,6 @@ class Trainer {
 
   nn::Tokens upload(const data::MicroBatch&);
   nn::LossOut loss_out() const;
-  void clip();
   void fetch_results();
 
   comm::Rank& rank_;

@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "device_under_test.h"
 #include "models/registry.h"
 #include "nn/decoder.h"
 #include "store/adapter_files.h"
@@ -17,7 +18,7 @@ inline const fs::path shared_data = fs::path(THIMBLE_SOURCE_DIR) / "../shared/da
 inline DeviceSpec f32_spec() {
   DeviceSpec spec = this_cpu();
   spec.compute = DType::f32;
-  return spec;
+  return spec_under_test(spec);
 }
 
 // max |a - b| / max |b|
@@ -36,7 +37,7 @@ inline double relative(const Tensor& a, const Tensor& b) {
 }
 
 struct Machine {
-  std::unique_ptr<Device> device = cpu_device(f32_spec());
+  std::unique_ptr<Device> device = device_under_test(f32_spec());
   comm::Rank rank{*device, {int64_t{256} << 20, int64_t{64} << 20, 0}};
 
   Tensor vector(std::initializer_list<float> values) {

@@ -13,6 +13,7 @@
 #include "base/philox.h"
 #include "base/threads.h"
 #include "device/stream.h"
+#include "device_under_test.h"
 
 namespace thimble::test {
 
@@ -44,7 +45,7 @@ inline void write_number(std::byte* p, DType t, int64_t i, double x) {
 // A device with one arena and one stream. Filling a tensor does nothing on a phantom, so one body of test code runs on both.
 class World {
  public:
-  explicit World(std::unique_ptr<Device> device = cpu_device(DeviceSpec{}), int64_t capacity = int64_t{16} << 20)
+  explicit World(std::unique_ptr<Device> device = device_under_test(), int64_t capacity = int64_t{16} << 20)
       : device_(std::move(device)), arena_(*device_, Tier::device, capacity, ledger_), stream_{*device_, ledger_, arena_} {}
   World(const World&) = delete;
   World& operator=(const World&) = delete;
@@ -144,7 +145,7 @@ inline double dot(const Numbers& a, const Numbers& b) {
 
 // The same calls on the cpu and on its phantom leave the same ledger; the phantom's memory may not be touched (PROT_NONE).
 inline void expect_phantom_agrees(const std::function<void(World&)>& calls, DeviceSpec spec = {}) {
-  World real(cpu_device(spec)), phantom(phantom_device(spec));
+  World real(device_under_test(spec)), phantom(phantom_device(spec_under_test(spec)));
   calls(real);
   calls(phantom);
   EXPECT_EQ(difference(real.ledger(), phantom.ledger()), "");

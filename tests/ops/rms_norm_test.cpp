@@ -91,7 +91,7 @@ TEST(RmsNorm, PhantomAndThreads) {
 
 TEST(RmsNorm, RefusesWrongShapesOnAPhantomToo) {
   for (const bool phantom : {false, true}) {
-    World world(phantom ? phantom_device({}) : cpu_device(DeviceSpec{}));
+    World world(phantom ? phantom_device(spec_under_test()) : device_under_test());
     const Tensor x = world.empty(DType::f32, {4, 8}), rstd = world.empty(DType::f32, {4}), w = world.empty(DType::f32, {9});
     EXPECT_THROW(rms_norm(world, x, rstd, x, w, eps), Error);
     EXPECT_THROW(rms_norm(world, world.empty(DType::bf16, {4, 8}), rstd, x, world.empty(DType::f32, {8}), eps), Error);

@@ -7,6 +7,7 @@
 #include "base/philox.h"
 #include "base/threads.h"
 #include "device/stream.h"
+#include "device_under_test.h"
 #include "quant/weight.h"
 
 namespace thimble::testing {
@@ -18,7 +19,7 @@ struct Rig {
   Stream stream;
 
   explicit Rig(bool phantom = false, int64_t capacity = int64_t{4} << 20)
-      : device(phantom ? phantom_device(DeviceSpec{}) : cpu_device(DeviceSpec{})),
+      : device(phantom ? phantom_device(spec_under_test()) : device_under_test()),
         memory(*device, Tier::device, capacity, ledger),
         scratch(*device, Tier::device, capacity / 4, ledger),
         stream{*device, ledger, scratch} {}

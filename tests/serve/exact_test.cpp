@@ -9,7 +9,7 @@ using nn::golden;
 using nn::relative;
 
 struct Loaded {
-  std::unique_ptr<Device> device = cpu_device(nn::f32_spec());
+  std::unique_ptr<Device> device = device_under_test(nn::f32_spec());
   comm::Rank rank{*device, {int64_t{256} << 20, int64_t{64} << 20, 0}};
   std::unique_ptr<Engine> engine;
   Loaded(const fs::path& folder, int64_t chunk, nn::Method method = {}) {

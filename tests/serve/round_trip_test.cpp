@@ -14,7 +14,7 @@ TEST(AdapterRoundTrip, WrittenReadAndAskedAgain) {
   const store::AdapterConfig config{.rank = 4, .alpha = 8, .targets = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}, .base_model = "stories260K"};
   nn::Method method{.lora = {.rank = 4, .scale = 2}};
   for (int p = 0; p < nn::layer_param_count; ++p) method.lora.targets[size_t(p)] = nn::is_matrix(p);
-  const auto device = cpu_device(nn::f32_spec());
+  const auto device = device_under_test(nn::f32_spec());
   const EngineShape shape{.model = models::read_model(folder), .method = method, .context = 64, .prefill_chunk = 32};
   const std::vector<int32_t> ids{1, 403, 407, 261, 378, 385, 328, 432};
   const auto value = [](const store::ParamSpec& p, int64_t i) { return 0.05f * normal_at(11, uint64_t(p.layer) * 64 + p.name.size() * 2 + (p.role == store::Role::lora_b), uint64_t(i)); };

@@ -2,6 +2,7 @@
 #pragma once
 #include <gtest/gtest.h>
 
+#include "device_under_test.h"
 #include "base/philox.h"
 #include "models/registry.h"
 #include "store/weight_source.h"
@@ -12,7 +13,7 @@ namespace thimble::train {
 inline DeviceSpec f32_cpu() {
   DeviceSpec spec = this_cpu();
   spec.compute = DType::f32;
-  return spec;
+  return spec_under_test(spec);
 }
 
 inline nn::ModelSpec tiny_model(int layers = 3, bool tied = true) {
@@ -56,7 +57,7 @@ struct Trace {
 
 inline Trace run(const Setup& setup, const plan::Plan& plan, int64_t tokens, int steps) {
   const auto outcome = Trainer::rehearse(f32_cpu(), setup, plan);
-  const auto device = cpu_device(f32_cpu());
+  const auto device = device_under_test(f32_cpu());
   comm::Rank rank(*device, {outcome.peak[0], outcome.peak[1], outcome.peak[2]});
   Trainer trainer(rank, setup, plan);
   trainer.load(store::random_weights(trainer.model().weights().table(), 5, 0.2f).get());

@@ -27,7 +27,7 @@ void thirty_steps(const char* folder, const nn::Method& method, const std::strin
   auto plan = plan_of(setup.model, nn::all(nn::Save::recompute), int(setup.model.layers.size()), false);
   plan.micro_batch = 2;
   const auto outcome = Trainer::rehearse(f32_cpu(), setup, plan);
-  const auto device = cpu_device(f32_cpu());
+  const auto device = device_under_test(f32_cpu());
   comm::Rank rank(*device, {outcome.peak[0], outcome.peak[1], outcome.peak[2]});
   Trainer trainer(rank, setup, plan);
   trainer.load(store::open_weights(golden / folder).get());

@@ -50,7 +50,7 @@ TEST(PlanEqualsRun, LedgersAreEqualAndArenasExact) {
     comm::Rank dry(*phantom, comm::boundless);
     rehearse_all(dry, setup, plan, c.tokens);
     const comm::Capacity exact{dry.ledger.peak(Tier::device), dry.ledger.peak(Tier::pinned), dry.ledger.peak(Tier::host)};
-    const auto cpu = cpu_device(f32_cpu());
+    const auto cpu = device_under_test(f32_cpu());
     {
       comm::Rank real(*cpu, exact);
       ASSERT_NO_THROW(rehearse_all(real, setup, plan, c.tokens));

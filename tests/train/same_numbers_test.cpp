@@ -32,7 +32,7 @@ TEST(SameNumbers, AccumulationEqualsTheBigBatchToRounding) {
     both.start.push_back(two.start[t] + 40);
   }
   const auto loss = [&](const std::vector<data::MicroBatch>& window) {
-    const auto device = cpu_device(f32_cpu());
+    const auto device = device_under_test(f32_cpu());
     comm::Rank rank(*device, {int64_t{64} << 20, int64_t{8} << 20, 0});
     Trainer trainer(rank, setup, plan_of(setup.model, nn::all(nn::Save::keep), 3, false));
     trainer.load(store::random_weights(trainer.model().weights().table(), 5, 0.2f).get());

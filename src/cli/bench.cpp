@@ -1,0 +1,248 @@
+// bench: a training step or decode at a config's shape, with seeded weights, beside the machine's own rates measured in the same process.
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <numeric>
+
+#include "base/file.h"
+#include "base/philox.h"
+#include "cli/commands.h"
+#include "cli/run_plan.h"
+#include "device/cuda.h"
+#include "models/registry.h"
+#include "ops/elementwise.h"
+#include "ops/matmul.h"
+#include "serve/engine.h"
+#include "store/weight_source.h"
+
+namespace thimble::cli {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+double since(Clock::time_point t) { return std::chrono::duration<double>(Clock::now() - t).count(); }
+
+struct Bench {
+  std::string config, format = "nf4_dq", device = "auto", save = "auto";
+  int64_t tokens = 512, batch = 1, accumulation = 1, rank = 16, steps = 3, decode = 0, context = 0;
+  std::optional<int64_t> threads, resident;
+  std::optional<std::string> vram, ram;
+  bool full = false, hold_back = false, paged = false;
+};
+
+// The shortest of some runs, the device's work included.
+double best_of(comm::Rank& rank, int runs, const std::function<void()>& work) {
+  double best = 1e30;
+  for (int i = 0; i < runs; ++i) {
+    rank.device.synchronize();
+    const auto started = Clock::now();
+    work();
+    rank.device.synchronize();
+    best = std::min(best, since(started));
+  }
+  return best;
+}
+
+Tensor random_tensor(comm::Rank& rank, DType type, Shape shape) {
+  const Tensor t = rank.memory.take(Use::scratch, "bench", type, shape);
+  std::vector<float> host(size_t(t.count()));
+  for (size_t i = 0; i < host.size(); ++i) host[i] = uniform_at(1, 2, i % 65521) - 0.5f;
+  std::vector<std::byte> bytes(size_t(t.bytes()));
+  visit_float(type, [&]<class T>(T) { std::transform(host.begin(), host.end(), reinterpret_cast<T*>(bytes.data()), [](float x) { return T(x); }); });
+  rank.device.host_wait(rank.device.copy(Lane::in, t.data, bytes.data(), t.bytes(), 0));
+  return t;
+}
+
+// flop/s of the library's matrix product on the model's largest matrix.
+double matrix_rate(comm::Rank& rank, int64_t tokens, const nn::ModelSpec& m) {
+  const Scope scope(rank.memory);
+  const int64_t f = m.layers.front().ffn;
+  const Tensor x = random_tensor(rank, rank.compute(), {tokens, m.hidden}), w = random_tensor(rank, rank.compute(), {f, m.hidden});
+  const Tensor y = rank.memory.take(Use::scratch, "bench", rank.compute(), {tokens, f});
+  return 2.0 * double(tokens) * double(f) * double(m.hidden) / best_of(rank, 6, [&] { ops::matmul(rank.stream, {.y = y, .a = x, .b = w, .tb = ops::Trans::yes}); });
+}
+
+constexpr int64_t read_bytes = int64_t{256} << 20;
+double read_rate(comm::Rank& rank) {
+  const Scope scope(rank.memory);
+  const Tensor x = random_tensor(rank, DType::f32, {read_bytes / 4}), sum = rank.memory.take(Use::scratch, "bench", DType::f32, {1});
+  return double(x.bytes()) / best_of(rank, 5, [&] { ops::sum_of_squares(rank.stream, sum, x); });
+}
+
+// All of the card but `leave` bytes, held by a plain allocation for as long as this lives.
+class HeldBack {
+ public:
+  HeldBack(Device& device, const DeviceSpec& spec, int64_t leave) {
+#ifdef THIMBLE_CUDA
+    if (spec.kind == DeviceKind::cuda) storage_ = device.reserve(Tier::device, cuda_free_bytes(spec.index) - leave);
+#else
+    (void)device, (void)spec, (void)leave;
+#endif
+  }
+
+ private:
+  Storage storage_;
+};
+
+int64_t card_free(const DeviceSpec& spec) {
+#ifdef THIMBLE_CUDA
+  if (spec.kind == DeviceKind::cuda) return cuda_free_bytes(spec.index);
+#endif
+  (void)spec;
+  return 0;
+}
+
+// What the bench itself takes beside the plan: the operands of its two measurements, one at a time.
+int64_t bench_bytes(int64_t tokens, const nn::ModelSpec& m, const DeviceSpec& spec) {
+  const int64_t f = m.layers.front().ffn;
+  return std::max(read_bytes + (1 << 20), 4 * (tokens * m.hidden + f * m.hidden + tokens * f) + spec.matmul_workspace + 4096);
+}
+
+void print_rates(const nn::ModelSpec& model, const DeviceSpec& spec, int64_t tokens, double& matrix, double& read) {
+  const auto device = open_device(spec);
+  comm::Rank rank(*device, {bench_bytes(tokens, model, spec), 0, 0});
+  matrix = matrix_rate(rank, tokens, model);
+  read = read_rate(rank);
+  std::printf("%s: matrix products %.1f TFLOP/s on the gate's shape, reads %.1f GB/s\n", spec.name.c_str(), matrix / 1e12, read / 1e9);
+}
+
+int bench_decode(const Bench& b, const nn::ModelSpec& model, const DeviceSpec& spec) {
+  double matrix = 0, bandwidth = 0;
+  print_rates(model, spec, 512, matrix, bandwidth);
+  const int64_t prompt_tokens = std::max<int64_t>(3, b.context);
+  const serve::EngineShape shape{.model = model, .method = {.format = quant::format(b.format).id}, .context = prompt_tokens + b.decode + 64,
+                                 .prefill_chunk = std::min<int64_t>(prompt_tokens, 4096)};
+  const auto outcome = serve::Engine::rehearse(spec, shape);
+  const auto device = open_device(spec);
+  comm::Rank rank(*device, {outcome.peak[0], outcome.peak[1], 0});
+  serve::Engine engine(rank, shape);
+  engine.load(store::repeated_random_weights(engine.model().weights().table(), 0).get());
+  rank.ledger.record(false);
+  serve::Sampler greedy({});
+  std::vector<int32_t> prompt(static_cast<size_t>(prompt_tokens));
+  for (size_t i = 0; i < prompt.size(); ++i) prompt[i] = int32_t(philox(3, 4, i)[0] % uint64_t(model.vocab));
+  engine.generate(prompt, 4, {}, greedy);
+  const auto decode = [&] {
+    const auto started = Clock::now();
+    engine.generate(prompt, b.decode, {}, greedy);
+    return since(started) / double(b.decode);
+  };
+  const double seconds = decode();
+  if (b.context > 3) {
+    auto other = prompt;
+    other[0] ^= 1;  // so that nothing of it is in the cache
+    const auto started = Clock::now();
+    engine.generate(other, 1, {}, greedy);
+    std::printf("prefill of %lld tokens: %.0f tokens/s\n", static_cast<long long>(prompt_tokens), double(prompt_tokens) / since(started));
+  }
+  Profile profile;
+  rank.stream.profile = &profile;
+  decode();
+  double bytes = double(engine.model().head().dense().bytes());
+  for (const auto& layer : engine.model().weights().table().layers) bytes += double(store::slab_bytes(layer));
+  std::printf("%sdecode %s at batch 1: %.2f tokens/s, %.2f GB/s of weights, %.0f%% of the read bandwidth\n", table(profile, spec).c_str(), b.format.c_str(), 1 / seconds,
+              bytes / seconds / 1e9, 100 * bytes / seconds / bandwidth);
+  return 0;
+}
+
+data::MicroBatch random_rows(int64_t rows, int64_t length, int64_t vocab) {
+  data::MicroBatch batch;
+  for (int64_t i = 0; i < rows * length; ++i) {
+    batch.ids.push_back(int32_t(philox(1, 2, uint64_t(i))[0] % uint64_t(vocab)));
+    batch.targets.push_back(batch.ids.back());
+    batch.positions.push_back(int32_t(i % length));
+    batch.start.push_back(int32_t(i / length * length));
+  }
+  return batch;
+}
+
+int bench(const Bench& b) {
+  const DeviceSpec spec = machine(b.device, b.threads);
+  const auto model = models::read_model(b.config);
+  if (b.decode > 0) return bench_decode(b, model, spec);
+  train::Setup setup{.model = model, .method = {.trains_weights = b.full, .format = b.full ? quant::FormatId::dense : quant::format(b.format).id},
+                     .optimizer = optim::OptimizerId::adamw_8bit, .tokens_per_row = b.tokens};
+  if (!b.full) {
+    setup.method.lora = {.rank = b.rank, .scale = 2};
+    for (int p = 0; p < nn::layer_param_count; ++p) setup.method.lora.targets[size_t(p)] = nn::is_matrix(p);
+  }
+  double rate = 0, read = 0;
+  print_rates(model, spec, b.tokens * b.batch, rate, read);
+  const auto named = b.vram ? std::optional(parse_bytes(*b.vram, "--vram")) : std::nullopt;
+  const plan::Budget budget{device_budget(spec, named), b.ram ? parse_bytes(*b.ram, "--ram") : spec.kind == DeviceKind::cpu ? available_bytes() / 4 : available_bytes() / 10 * 9};
+  plan::Space space{.layers = int(model.layers.size()), .batch = b.batch, .accumulation = b.accumulation, .can_stream = !b.full, .paged_optimizer = b.paged,
+                    .tokens_per_row = b.tokens, .vocab = model.vocab};
+  if (b.save == "keep") space.save = nn::Save::keep;
+  if (b.save == "recompute") space.recompute_all = true;
+  if (b.save == "offload") space.save = nn::Save::offload;
+  if (b.resident) space.resident_layers = int(*b.resident);
+  const auto planning = Clock::now();
+  const auto choice = plan::choose(budget, space, [&](const plan::Plan& p) { return train::Trainer::rehearse(spec, setup, p); });
+  const double planned_in = since(planning);
+  if (!choice.best)
+    throw Error(Fault::does_not_fit, {.what = "no plan fits", .expected = human_bytes(budget.device) + " of the device, " + human_bytes(budget.ram) + " of RAM",
+                                      .found = "the least takes " + human_bytes(choice.least.outcome.peak[0]) + " and " + human_bytes(choice.least.outcome.ram())});
+  const auto& [plan, outcome] = *choice.best;
+  std::printf("%s%d plans tried in %.2f s\n", plan::report(*choice.best, budget, spec, 0).c_str(), choice.tried, planned_in);
+  std::fflush(stdout);
+  const auto device = open_device(spec);
+  const int64_t free_before = card_free(spec);
+  const HeldBack rest(*device, spec, b.hold_back ? budget.device : free_before);
+  const int64_t free_inside = card_free(spec);
+  comm::Rank rank(*device, {outcome.peak[0], outcome.peak[1], 0});
+  train::Trainer trainer(rank, setup, plan);
+  const auto loading = Clock::now();
+  trainer.load(store::repeated_random_weights(trainer.model().weights().table(), 0).get());
+  rank.ledger.record(false);
+  std::printf("loaded in %.1f s\n", since(loading));
+  std::fflush(stdout);
+  const std::vector<data::MicroBatch> window(size_t(plan.accumulation), random_rows(plan.micro_batch, b.tokens, model.vocab));
+  std::vector<double> seconds, losses;
+  for (int64_t i = 0; i < b.steps + 1; ++i) {
+    const auto started = Clock::now();
+    losses.push_back(trainer.step(window, 1e-4).loss);
+    if (i > 0) seconds.push_back(since(started));
+  }
+  const int64_t free_after = card_free(spec);
+  Profile profile;
+  rank.stream.profile = &profile;
+  trainer.step(window, 1e-4);
+  std::sort(seconds.begin(), seconds.end());
+  const double median = seconds[seconds.size() / 2];
+  double flops = 0;
+  for (const auto& row : profile.rows()) flops += row.flops;
+  const int64_t tokens = b.tokens * b.batch * b.accumulation;
+  std::printf("%s\nloss %.4f -> %.4f; ", table(profile, spec).c_str(), losses.front(), losses.back());
+  if (spec.kind == DeviceKind::cuda)
+    std::printf("card: %s taken beside the context's (%s planned); ", human_bytes(free_inside - free_after).c_str(), human_bytes(outcome.peak[0]).c_str());
+  std::printf("\nstep of %lld tokens: %.4f s (predicted %.4f), %.1f tokens/s; %.2f TFLOP/s of work, %.0f%% of the library's %.2f on the gate's shape\n",
+              static_cast<long long>(tokens), median, outcome.step_seconds(plan), double(tokens) / median, flops / median / 1e12, 100 * flops / median / rate, rate / 1e12);
+  return 0;
+}
+
+}  // namespace
+
+void add_bench(CLI::App& app, Run& run) {
+  const auto b = std::make_shared<Bench>();
+  auto* c = app.add_subcommand("bench", "time a training step, or decode, at a config's shape with seeded weights");
+  c->add_option("config", b->config, "config.json or a model folder")->required();
+  c->add_option("--tokens", b->tokens, "of one sequence")->check(CLI::Range(1, 1 << 24));
+  c->add_option("--batch", b->batch, "sequences of one step, times --accumulation")->check(CLI::Range(1, 4096));
+  c->add_option("--accumulation", b->accumulation, "of micro-batches")->check(CLI::Range(1, 4096));
+  c->add_option("--format", b->format, "of the base: dense, nf4, nf4_dq");
+  c->add_option("--rank", b->rank, "of the adapters")->check(CLI::Range(1, 4096));
+  c->add_option("--steps", b->steps)->check(CLI::Range(1, 1000));
+  c->add_option("--save", b->save, "what forward leaves for backward: auto, keep, recompute, offload")->check(CLI::IsMember({"auto", "keep", "recompute", "offload"}));
+  c->add_option("--resident", b->resident, "layers on the device; the rest streams")->check(CLI::Range(0, 1000));
+  c->add_option("--decode", b->decode, "tokens to decode instead of training");
+  c->add_option("--context", b->context, "tokens of the prompt that decode begins with");
+  c->add_option("--device", b->device, "auto, cpu or cuda");
+  c->add_option("--vram", b->vram, "budget of the device, such as 24GiB");
+  c->add_option("--ram", b->ram, "budget of host memory");
+  c->add_option("--threads", b->threads);
+  c->add_flag("--paged", b->paged, "optimizer states in host memory");
+  c->add_flag("--full", b->full, "train all weights");
+  c->add_flag("--hold-back", b->hold_back, "hold all of the card but the budget, so that the run lives on a card of that size");
+  c->callback([=, &run] { run = [=] { return bench(*b); }; });
+}
+
+}  // namespace thimble::cli

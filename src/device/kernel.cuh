@@ -1,0 +1,88 @@
+// What kernels share: wide loads, sums over a block in a fixed order, the dtype dispatch, one elementwise loop.
+#pragma once
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <cstdint>
+#include <initializer_list>
+#include <type_traits>
+
+#include "base/tensor.h"
+#include "device/cuda.cuh"
+
+namespace thimble {
+
+// N values that travel in one access of sizeof(T) * N <= 16 bytes.
+template <class T, int N> struct alignas(sizeof(T) * N) Pack { T at[N]; };
+
+template <int N, class T>
+__device__ __forceinline__ Pack<T, N> load_pack(const T* p) { return *reinterpret_cast<const Pack<T, N>*>(p); }
+template <int N, class T>
+__device__ __forceinline__ void store_pack(T* p, const Pack<T, N>& x) { *reinterpret_cast<Pack<T, N>*>(p) = x; }
+
+struct Add { template <class T> __device__ T operator()(T a, T b) const { return a + b; } };
+struct Max { __device__ float operator()(float a, float b) const { return fmaxf(a, b); } };
+
+// The reduction over a warp, in every lane, as a fixed tree.
+template <class T, class F>
+__device__ __forceinline__ T warp_reduce(T x, F f) {
+#pragma unroll
+  for (int d = 16; d > 0; d /= 2) x = f(x, __shfl_xor_sync(~0u, x, d));
+  return x;
+}
+
+// The reduction over a block of `threads`, in every thread, as a fixed tree. May be called again at once.
+template <int threads, class T, class F>
+__device__ __forceinline__ T block_reduce(T x, F f) {
+  __shared__ T warps[threads / 32];
+  x = warp_reduce(x, f);
+  __syncthreads();  // an earlier call's results were read
+  if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = x;
+  __syncthreads();
+  T total = warps[0];
+#pragma unroll
+  for (int i = 1; i < threads / 32; ++i) total = f(total, warps[i]);
+  return total;
+}
+
+// Not visit_float: nvcc takes no _Float16, which is what the host's f16 holds.
+template <class F>
+void visit_cuda(DType t, F&& f) {
+  switch (t) {
+    case DType::f32: return f(float{});
+    case DType::bf16: return f(__nv_bfloat16{});
+    case DType::f16: return f(__half{});
+    default: throw Error("a kernel takes floating-point tensors");
+  }
+}
+
+template <class T>
+T* at(const Tensor& x) { return static_cast<T*>(x.data); }
+
+constexpr int64_t blocks_of(int64_t n, int64_t size) { return (n + size - 1) / size; }
+
+// f(i) for i in [0, n), each in a thread of its own.
+template <class F>
+__global__ void for_each_kernel(F f, int64_t n) {
+  const int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (i < n) f(i);
+}
+template <class F>
+void for_each(CudaContext& cuda, int64_t n, const F& f) {
+  if (n == 0) return;
+  constexpr int threads = 256;
+  for_each_kernel<<<unsigned(blocks_of(n, threads)), threads, 0, cuda.stream>>>(f, n);
+  check_cuda(cudaGetLastError(), "an elementwise kernel");
+}
+
+// f(n) with how many values an access takes, as a type: 16 bytes where `count` values and all of `places` divide into such, else one value.
+template <class X, class F>
+void with_width(int64_t count, std::initializer_list<Tensor> places, F&& f) {
+  constexpr int wide = 16 / int(sizeof(X));
+  bool fits = count % wide == 0;
+  for (const Tensor& t : places) fits = fits && reinterpret_cast<uintptr_t>(t.data) % 16 == 0;
+  if (fits) f(std::integral_constant<int, wide>{});
+  else f(std::integral_constant<int, 1>{});
+}
+
+}  // namespace thimble

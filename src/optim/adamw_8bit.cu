@@ -1,0 +1,62 @@
+// 8-bit AdamW on cuda: a state block of 256 elements to a block of as many threads; moments are decoded, stepped and encoded in registers.
+#include "optim/adamw_8bit.h"
+#include "optim/tensors.cuh"
+#include "quant/dynamic8.cuh"
+
+namespace thimble::optim {
+namespace {
+
+constexpr int threads = int(state_block);
+
+struct Step {
+  float size, scale, decay, eps;
+};
+
+__device__ Step step_of(const float* now, const AdamW& hyper, float weight_decay) {
+  return {-now[learning_rate] * now[sqrt_bias2] / now[bias1], now[grad_scale], weight_decay > 0 ? 1.0f - now[learning_rate] * weight_decay : 1.0f, now[sqrt_bias2] * hyper.eps};
+}
+
+__global__ void step(const __grid_constant__ DeviceUpdates all, const float* now, AdamW hyper, const quant::DeviceMaps* maps) {
+  const int which = all.find(int(blockIdx.x));
+  const DeviceUpdate& u = all.tensors[which];
+  const Step s = step_of(now, hyper, u.weight_decay);
+  if (!isfinite(s.scale)) return;
+  const int64_t block = int64_t{int(blockIdx.x) - all.first_block[which]}, i = block * threads + threadIdx.x;
+  const bool mine = i < u.count;
+  const float g = mine ? u.grad[i] : 0.0f, gradient = g * s.scale;
+  if (!u.packed) {
+    if (!mine) return;
+    float *m = static_cast<float*>(u.states[0]), *v = static_cast<float*>(u.states[1]);
+    m[i] = m[i] * hyper.beta1 + (1.0f - hyper.beta1) * gradient;
+    v[i] = v[i] * hyper.beta2 + (1.0f - hyper.beta2) * (gradient * gradient);
+    u.param[i] = (u.param[i] + s.size * (m[i] / (sqrtf(v[i]) + s.eps))) * s.decay;
+    return;
+  }
+  uint8_t *m_codes = static_cast<uint8_t*>(u.states[0]), *v_codes = static_cast<uint8_t*>(u.states[1]);
+  float *m_absmax = static_cast<float*>(u.states[2]) + block, *v_absmax = static_cast<float*>(u.states[3]) + block;
+  float m = 0, v = 0;
+  if (mine && isfinite(g)) {
+    m = maps->signed_values[m_codes[i]] * *m_absmax * hyper.beta1 + (1.0f - hyper.beta1) * gradient;
+    v = maps->unsigned_values[v_codes[i]] * *v_absmax * hyper.beta2 + (1.0f - hyper.beta2) * gradient * gradient;
+    u.param[i] = (u.param[i] + s.size * (m / (sqrtf(v) + s.eps))) * s.decay;
+  }
+  const float m_most = block_reduce<threads>(quant::magnitude(m), Max{}), v_most = block_reduce<threads>(quant::magnitude(v), Max{});
+  if (threadIdx.x == 0) *m_absmax = m_most, *v_absmax = v_most;
+  if (!mine) return;
+  // where rounding of m crossed zero, the neighbour on m's side
+  int code = quant::nearest_code(maps->signed_thresholds, m / m_most);
+  if ((maps->signed_values[code] < 0) != (m < 0 || (m == 0 && signbit(m)))) code += m > 0 ? 1 : -1;
+  m_codes[i] = uint8_t(code);
+  v_codes[i] = uint8_t(quant::nearest_code(maps->unsigned_thresholds, v / v_most));
+}
+
+}  // namespace
+
+void adamw_8bit_update_cuda(CudaContext& cuda, std::span<const Update> updates, const Tensor& scalars, const AdamW& hyper) {
+  for_tensors(updates, threads, [&](const DeviceUpdates& all, int blocks) {
+    step<<<unsigned(blocks), threads, 0, cuda.stream>>>(all, at<const float>(scalars), hyper, quant::device_maps());
+    check_cuda(cudaGetLastError(), "adamw 8bit");
+  });
+}
+
+}  // namespace thimble::optim

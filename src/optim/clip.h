@@ -1,0 +1,11 @@
+// Clipping by the global norm (Pascanu et al. 2013), as torch.nn.utils.clip_grad_norm_ does it.
+#pragma once
+#include "device/stream.h"
+
+namespace thimble::optim {
+
+// scale (1) f32 = min(1, most / (norm + 1e-6)), norm = sqrt(squares[0]); 1 where most is 0. Not finite where the norm is not, which an
+// update takes as: leave everything as it is.
+void clip_scale(Stream&, Tensor scale, Tensor squares, float most);
+
+}  // namespace thimble::optim

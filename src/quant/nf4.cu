@@ -1,0 +1,217 @@
+// NF4 on cuda. Packing follows bitsandbytes' kernels to the bit (see nf4.cpp); unpacking runs at the speed of memory: 16 weights a thread,
+// the 16 values in shared memory, one to a bank, so that no two lanes ever wait for each other.
+#include "quant/dynamic8.cuh"
+#include "quant/nf4.h"
+
+namespace thimble::quant {
+
+__device__ DeviceMaps maps_on_device;
+
+const DeviceMaps* device_maps() {
+  static bool there[64] = {};
+  int device = 0;
+  check_cuda(cudaGetDevice(&device), "cudaGetDevice");
+  if (!there[device]) {
+    const auto put = [](float (&to)[256], const std::array<float, 256>& from) { std::copy(from.begin(), from.end(), to); };
+    DeviceMaps maps;
+    put(maps.signed_values, signed_map().values());
+    put(maps.signed_thresholds, signed_map().thresholds());
+    put(maps.unsigned_values, unsigned_map().values());
+    put(maps.unsigned_thresholds, unsigned_map().thresholds());
+    check_cuda(cudaMemcpyToSymbol(maps_on_device, &maps, sizeof maps), "cudaMemcpyToSymbol");
+    there[device] = true;
+  }
+  void* address = nullptr;
+  check_cuda(cudaGetSymbolAddress(&address, maps_on_device), "cudaGetSymbolAddress");
+  return static_cast<const DeviceMaps*>(address);
+}
+
+namespace {
+
+constexpr int threads = 256;
+constexpr int most_tokens = 8;
+
+__constant__ float book[16] = {-1.0f, -0.6961928009986877f, -0.5250730514526367f, -0.39491748809814453f, -0.28444138169288635f, -0.18477343022823334f,
+                               -0.09105003625154495f, 0.0f, 0.07958029955625534f, 0.16093020141124725f, 0.24611230194568634f, 0.33791524171829224f,
+                               0.44070982933044434f, 0.5626170039176941f, 0.7229568362236023f, 1.0f};
+__constant__ float thresholds[15] = {-0.8480964004993439f, -0.6106329262256622f, -0.4599952697753906f, -0.33967943489551544f, -0.23460740596055984f,
+                                     -0.13791173323988914f, -0.045525018125772476f, 0.03979014977812767f, 0.1202552504837513f, 0.2035212516784668f,
+                                     0.2920137718319893f, 0.3893125355243683f, 0.5016634166240692f, 0.6427869200706482f, 0.8614784181118011f};
+
+// The bytes of a packed matrix on the device.
+struct Bytes4 {
+  const uint8_t* codes;
+  const float* absmax;          // nf4
+  const uint8_t* nested_codes;  // nf4_dq, as the rest
+  const float *nested_absmax, *map, *offset;
+  int64_t count;
+
+  explicit Bytes4(const Weight& w) : codes(at<const uint8_t>(w.parts[0])), absmax(nullptr), nested_codes(nullptr), nested_absmax(nullptr), map(nullptr), offset(nullptr), count(w.shape.count()) {
+    if (w.format == FormatId::nf4) {
+      absmax = at<const float>(w.parts[1]);
+      return;
+    }
+    nested_codes = at<const uint8_t>(w.parts[1]);
+    nested_absmax = at<const float>(w.parts[2]);
+    offset = at<const float>(w.parts[3]);
+    map = device_maps()->signed_values;
+  }
+  // The reference rounds the product before it adds the offset.
+  __device__ __forceinline__ float scale(int64_t block) const {
+    return absmax ? absmax[block] : __fadd_rn(__fmul_rn(map[nested_codes[block]], nested_absmax[block / nested_block]), *offset);
+  }
+  __device__ __forceinline__ int code(int64_t i) const { return i % 2 == 0 ? codes[i / 2] >> 4 : codes[i / 2] & 15; }
+};
+
+// A block of 64 weights to a warp, two weights to a lane.
+template <class T>
+__global__ void quantize(uint8_t* codes, float* absmax, const T* x, int64_t count) {
+  const int64_t block = int64_t{blockIdx.x} * (threads / 32) + threadIdx.x / 32;
+  const int64_t i = block * nf4_block + threadIdx.x % 32 * 2;
+  if (block * nf4_block >= count) return;
+  const float a = i < count ? float(x[i]) : 0.0f, b = i + 1 < count ? float(x[i + 1]) : 0.0f;
+  const float most = warp_reduce(fmaxf(magnitude(a), magnitude(b)), Max{});
+  const float r = 1.0f / most;
+  int high = 0, low = 0;
+#pragma unroll
+  for (int k = 0; k < 15; ++k) high += a * r > thresholds[k], low += b * r > thresholds[k];
+  if (i < count) codes[i / 2] = uint8_t(high << 4 | low);
+  if (threadIdx.x % 32 == 0) absmax[block] = most;
+}
+
+__global__ void mean(float* offset, const float* x, int64_t n) {
+  double total = 0;
+  for (int64_t i = threadIdx.x; i < n; i += 1024) total += double(x[i]);
+  total = block_reduce<1024>(total, Add{});
+  if (threadIdx.x == 0) *offset = n ? float(total / double(n)) : 0.0f;
+}
+
+// A nested block of 256 scales to a block of as many threads.
+__global__ void nest(uint8_t* codes, float* nested_absmax, const float* absmax, const float* offset, const DeviceMaps* maps, int64_t n) {
+  static_assert(threads == nested_block);
+  const int64_t i = int64_t{blockIdx.x} * threads + threadIdx.x;
+  const float v = i < n ? __fsub_rn(absmax[i], *offset) : 0.0f;
+  const float most = block_reduce<threads>(magnitude(v), Max{});
+  if (threadIdx.x == 0) nested_absmax[blockIdx.x] = most;
+  const float r = 1.0f / most;
+  if (i < n) codes[i] = uint8_t(nearest_code(maps->signed_thresholds, __fmul_rn(v, r)));
+}
+
+template <class T>
+__global__ void unpack(T* to, Bytes4 w) {
+  constexpr int each = 16, wide = 16 / int(sizeof(T));
+  __shared__ float values[16];
+  if (threadIdx.x < 16) values[threadIdx.x] = book[threadIdx.x];
+  __syncthreads();
+  const int64_t first = (int64_t{blockIdx.x} * threads + threadIdx.x) * each;
+  if (first >= w.count) return;
+  const float scale = w.scale(first / nf4_block);
+  if (first + each <= w.count) {
+    const auto codes = load_pack<8>(w.codes + first / 2);
+#pragma unroll
+    for (int j = 0; j < each / wide; ++j) {
+      Pack<T, wide> out;
+#pragma unroll
+      for (int k = 0; k < wide; k += 2) {
+        const int byte = codes.at[(j * wide + k) / 2];
+        out.at[k] = T(values[byte >> 4] * scale);
+        out.at[k + 1] = T(values[byte & 15] * scale);
+      }
+      store_pack<wide>(to + first + j * wide, out);
+    }
+  } else {
+    for (int64_t i = first; i < w.count; ++i) to[i] = T(values[w.code(i)] * scale);
+  }
+}
+
+// A warp to a row of the weight, up to eight tokens. `aligned`: rows begin at whole blocks, so that 8 weights share a scale.
+template <bool aligned, class Y, class X>
+__global__ void multiply(Y* y, const X* x, Bytes4 w, int tokens, int64_t rows, int64_t columns) {
+  __shared__ float values[16];
+  if (threadIdx.x < 16) values[threadIdx.x] = book[threadIdx.x];
+  __syncthreads();
+  const int64_t row = int64_t{blockIdx.x} * (threads / 32) + threadIdx.x / 32;
+  if (row >= rows) return;
+  constexpr int each = aligned ? 8 : 1;
+  float sums[most_tokens] = {};
+  for (int64_t k = int64_t{threadIdx.x} % 32 * each; k < columns; k += 32 * each) {
+    const int64_t i = row * columns + k;
+    const float scale = w.scale(i / nf4_block);
+    float weights[each];
+    if constexpr (aligned) {
+      const auto codes = load_pack<4>(w.codes + i / 2);
+#pragma unroll
+      for (int j = 0; j < each; j += 2) {
+        weights[j] = values[codes.at[j / 2] >> 4] * scale;
+        weights[j + 1] = values[codes.at[j / 2] & 15] * scale;
+      }
+    } else {
+      weights[0] = values[w.code(i)] * scale;
+    }
+#pragma unroll
+    for (int t = 0; t < most_tokens; ++t) {
+      if (t >= tokens) break;
+      if constexpr (aligned) {
+#pragma unroll
+        for (int j = 0; j < each; j += 4) {
+          const auto b = load_pack<4>(x + t * columns + k + j);
+          for (int n = 0; n < 4; ++n) sums[t] += weights[j + n] * float(b.at[n]);
+        }
+      } else {
+        sums[t] += weights[0] * float(x[t * columns + k]);
+      }
+    }
+  }
+#pragma unroll
+  for (int t = 0; t < most_tokens; ++t) {
+    if (t >= tokens) break;
+    const float sum = warp_reduce(sums[t], Add{});
+    if (threadIdx.x % 32 == 0) y[t * rows + row] = Y(sum);
+  }
+}
+
+}  // namespace
+
+void nf4_quantize_cuda(CudaContext& cuda, Tensor codes, Tensor absmax, Tensor dense) {
+  const int64_t n = dense.count();
+  if (n == 0) return;
+  visit_cuda(dense.dtype, [&]<class T>(T) {
+    quantize<<<unsigned(blocks_of(nf4_blocks(n), threads / 32)), threads, 0, cuda.stream>>>(at<uint8_t>(codes), at<float>(absmax), at<const T>(dense), n);
+  });
+  check_cuda(cudaGetLastError(), "nf4 quantize");
+}
+
+void nf4_offset_cuda(CudaContext& cuda, Tensor offset, Tensor absmax) {
+  mean<<<1, 1024, 0, cuda.stream>>>(at<float>(offset), at<const float>(absmax), absmax.count());
+  check_cuda(cudaGetLastError(), "nf4 offset");
+}
+
+void nf4_nest_cuda(CudaContext& cuda, Tensor codes, Tensor nested_absmax, Tensor absmax, Tensor offset) {
+  const int64_t n = absmax.count();
+  if (n == 0) return;
+  nest<<<unsigned(blocks_of(n, nested_block)), threads, 0, cuda.stream>>>(at<uint8_t>(codes), at<float>(nested_absmax), at<const float>(absmax), at<const float>(offset),
+                                                                         device_maps(), n);
+  check_cuda(cudaGetLastError(), "nf4 nest");
+}
+
+void nf4_unpack_cuda(CudaContext& cuda, Tensor dense, const Weight& w) {
+  const int64_t n = w.shape.count();
+  if (n == 0) return;
+  visit_cuda(dense.dtype, [&]<class T>(T) { unpack<<<unsigned(blocks_of(n, threads * 16)), threads, 0, cuda.stream>>>(at<T>(dense), Bytes4(w)); });
+  check_cuda(cudaGetLastError(), "nf4 unpack");
+}
+
+void nf4_multiply_few_cuda(CudaContext& cuda, Tensor y, Tensor x, const Weight& w) {
+  const int64_t rows = w.shape[0], columns = w.shape[1];
+  if (rows == 0 || x.shape[0] == 0) return;
+  const auto blocks = unsigned(blocks_of(rows, threads / 32));
+  visit_cuda(y.dtype, [&]<class Y>(Y) {
+    visit_cuda(x.dtype, [&]<class X>(X) {
+      if (columns % nf4_block == 0) multiply<true><<<blocks, threads, 0, cuda.stream>>>(at<Y>(y), at<const X>(x), Bytes4(w), int(x.shape[0]), rows, columns);
+      else multiply<false><<<blocks, threads, 0, cuda.stream>>>(at<Y>(y), at<const X>(x), Bytes4(w), int(x.shape[0]), rows, columns);
+    });
+  });
+  check_cuda(cudaGetLastError(), "nf4 multiply");
+}
+
+}  // namespace thimble::quant

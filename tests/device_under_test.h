@@ -1,0 +1,35 @@
+// Which device the tests of computing rooms run on: the cpu, or with THIMBLE_TEST_DEVICE=cuda the first GPU, its device tier lying where
+// the host sees it too, so that one test serves both. (Set CUDA_LAUNCH_BLOCKING=1 as well: tests read results without waiting.)
+#pragma once
+#include <cstdlib>
+#include <string_view>
+
+#include "device/cuda.h"
+
+namespace thimble {
+
+inline bool tests_run_on_cuda() {
+  const char* name = std::getenv("THIMBLE_TEST_DEVICE");
+  return name && std::string_view(name) == "cuda";
+}
+
+// As `like`, in what a test fixes of a spec: the type of activations.
+inline DeviceSpec spec_under_test(const DeviceSpec& like = {}) {
+#ifdef THIMBLE_CUDA
+  if (tests_run_on_cuda()) {
+    DeviceSpec spec = this_cuda();
+    spec.compute = like.compute;
+    return spec;
+  }
+#endif
+  return like;
+}
+
+inline std::unique_ptr<Device> device_under_test(const DeviceSpec& like = {}) {
+#ifdef THIMBLE_CUDA
+  if (tests_run_on_cuda()) return cuda_device(spec_under_test(like), DeviceMemory::host_visible);
+#endif
+  return cpu_device(like);
+}
+
+}  // namespace thimble
