@@ -11,4 +11,10 @@ set(CMAKE_CUDA_STANDARD 20)
 set(CMAKE_CUDA_FLAGS "${CMAKE_CUDA_FLAGS} -lineinfo")
 find_package(CUDAToolkit REQUIRED)
 target_compile_definitions(thimble_flags INTERFACE THIMBLE_CUDA)
-target_link_libraries(thimble_flags INTERFACE CUDA::cudart_static CUDA::cublasLt)
+target_link_libraries(thimble_flags INTERFACE CUDA::cudart_static CUDA::cublasLt cudnn)
+
+# cuDNN's C++ headers, from a wheel pinned by hash; one file includes them.
+set(THIMBLE_WHEELS ${CMAKE_BINARY_DIR}/wheels)
+execute_process(COMMAND ${CMAKE_SOURCE_DIR}/tools/cuda_wheels.sh ${THIMBLE_WHEELS} COMMAND_ERROR_IS_FATAL ANY)
+set_source_files_properties(${CMAKE_SOURCE_DIR}/src/ops/attention_cudnn.cpp PROPERTIES INCLUDE_DIRECTORIES
+  "${THIMBLE_WHEELS}/cudnn_frontend/include;${CUDAToolkit_INCLUDE_DIRS}" COMPILE_OPTIONS "-w")

@@ -72,7 +72,7 @@ DeviceSpec machine(std::string_view device, const std::optional<int64_t>& thread
   return this_cpu();
 }
 
-int64_t device_budget(const DeviceSpec& spec, const std::optional<int64_t>& named) {
+int64_t device_budget([[maybe_unused]] const DeviceSpec& spec, const std::optional<int64_t>& named) {
 #ifdef THIMBLE_CUDA
   if (spec.kind == DeviceKind::cuda) {
     const int64_t free = cuda_free_bytes(spec.index) - (int64_t{64} << 20);  // measured with a context already there

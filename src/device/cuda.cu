@@ -53,7 +53,8 @@ class CudaDevice final : public Device {
   CudaDevice(DeviceSpec spec, DeviceMemory where) : Device(spec, false), context_(spec.index), where_(where) {}
   ~CudaDevice() override {
     cudaDeviceSynchronize();
-    for (auto& e : events_) cudaEventDestroy(e);
+    for (const cudaEvent_t e : events_)
+      if (e) cudaEventDestroy(e);
   }
 
   Storage reserve(Tier tier, int64_t bytes) override {

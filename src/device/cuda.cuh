@@ -4,6 +4,7 @@
 #include <cuda_runtime.h>
 
 #include <map>
+#include <memory>
 #include <source_location>
 #include <vector>
 
@@ -32,6 +33,7 @@ class CudaContext {
     check_cublas(cublasLtCreate(&cublas), "cublasLtCreate");
   }
   ~CudaContext() {
+    cudnn.reset();
     cublasLtDestroy(cublas);
     for (auto lane : lanes) cudaStreamDestroy(lane);
     cudaStreamDestroy(stream);
@@ -42,6 +44,7 @@ class CudaContext {
   cudaStream_t stream = nullptr;     // what computes
   cudaStream_t lanes[2] = {};        // by Lane
   cublasLtHandle_t cublas = nullptr;
+  std::shared_ptr<void> cudnn;          // made and known by ops/attention_cudnn.cpp alone
   std::map<std::vector<int64_t>, cublasLtMatmulAlgo_t> algorithms;  // of matrix products, by their shapes
 };
 

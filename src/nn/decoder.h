@@ -11,6 +11,7 @@ namespace thimble::nn {
 // One micro-batch on the device: T tokens of any number of documents, flat.
 struct Tokens {
   Tensor ids, targets, positions, start;  // (T) i32; start: the document's first token; targets -1: no loss
+  int64_t document = 0;                   // tokens of each where all documents are of one length, else 0
   int64_t count() const { return ids.shape[0]; }
 };
 
@@ -19,6 +20,7 @@ struct Execution {
   std::vector<LayerSave> save;   // by layer
   int64_t head_chunk = 256;      // tokens whose logits exist at once
   int offload_slots = 3;
+  bool deterministic = false;    // the same bits each time, at a price on cuda
   int64_t longest_document = 0;  // tokens; 0: no cap. Counts in the predicted time alone
 };
 

@@ -5,9 +5,14 @@
 #include <cmath>
 
 #include "base/threads.h"
+#include "ops/attention_cudnn.h"
 #include "ops/attention_rows.h"
 
 namespace thimble::ops {
+
+void attention_cuda(CudaContext&, Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v, const AttentionShape&);  // attention.cu
+void attention_backward_cuda(CudaContext&, const AttentionGrad&, Tensor delta, Tensor dy, Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v, const AttentionShape&);
+
 namespace {
 
 constexpr int64_t few_rows = rows_together;
@@ -204,7 +209,10 @@ void attention(Stream& s, Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v, co
           });
         });
       },
-      no_cuda_yet);
+      [&](auto& cuda) {
+        if (attention_takes_cudnn(q, a)) attention_cudnn(cuda, y, lse, q, k, v, a);
+        else attention_cuda(cuda, y, lse, q, k, v, a);
+      });
 }
 
 void attention_backward(Stream& s, const AttentionGrad& g, Tensor dy, Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v,
@@ -219,7 +227,14 @@ void attention_backward(Stream& s, const AttentionGrad& g, Tensor dy, Tensor y, 
   const Work work{.name = "attention_backward", .flops = 10.0 * double(q.shape[2]) * causal_pairs(q, a),
                   .bytes = double(4 * q.bytes() + 4 * k.bytes() + a.start.bytes() + lse.bytes()),
                   .matrix = s.device.kind() == DeviceKind::cuda};
-  launch(s, work, [&] { attention_backward_cpu(sizes_of(q, k, a), a.scale, g, delta, dy, y, lse, q, k, v); }, no_cuda_yet);
+  Tensor workspace;
+  if (s.device.kind() == DeviceKind::cuda && attention_may_take_cudnn(q, a)) workspace = s.scratch("attention workspace", DType::u8, {attention_cudnn_workspace(q)});
+  launch(
+      s, work, [&] { attention_backward_cpu(sizes_of(q, k, a), a.scale, g, delta, dy, y, lse, q, k, v); },
+      [&](auto& cuda) {
+        if (attention_takes_cudnn(q, a)) attention_backward_cudnn(cuda, g, workspace, dy, y, lse, q, k, v, a);
+        else attention_backward_cuda(cuda, g, delta, dy, y, lse, q, k, v, a);
+      });
 }
 
 }  // namespace thimble::ops

@@ -104,7 +104,8 @@ Choice choose(const Budget& budget, const Space& space, const DryRun& dry_run) {
     const double seconds = c.outcome.step_seconds(plan);
     if (!best_seconds || seconds < *best_seconds) best_seconds = seconds, choice.best = c;
   };
-  const auto residents = space.resident_layers ? std::vector<int>{*space.resident_layers} : space.can_stream ? quarters(space.layers) : std::vector<int>{space.layers};
+  auto residents = space.resident_layers ? std::vector<int>{*space.resident_layers} : space.can_stream ? quarters(space.layers) : std::vector<int>{space.layers};
+  std::reverse(residents.begin(), residents.end());  // of plans that take the same time the one that streams least is tried first
   const auto saves = save_choices(space);
   for (int64_t micro = space.batch; micro >= 1; micro = micro == 1 ? 0 : (micro + 1) / 2) {
     if (space.batch % micro) continue;

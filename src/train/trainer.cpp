@@ -17,6 +17,15 @@ constexpr int token_rows = 4;  // ids, targets, positions, start
 
 Tensor element(Tensor t, int i) { return t.rows(i, 1); }
 
+// The length of every document of a batch, 0 where they differ. The first document ends where another start comes.
+int64_t common_length(const data::MicroBatch& b) {
+  const auto n = int64_t(b.start.size());
+  const int64_t length = std::find_if(b.start.begin(), b.start.end(), [](int32_t s) { return s != 0; }) - b.start.begin();
+  for (int64_t i = 0; i < n; ++i)
+    if (b.start[size_t(i)] != i / length * length) return 0;
+  return n % length == 0 ? length : 0;
+}
+
 }  // namespace
 
 bool StepResult::finite() const { return std::isfinite(loss) && std::isfinite(grad_norm); }
@@ -75,7 +84,7 @@ nn::Tokens Trainer::upload(const data::MicroBatch& batch) {
   }
   rank_.upload("tokens", device, host);
   const auto row = [&](int i) { return device.rows(i, 1).view({n}); };
-  return {row(0), row(1), row(2), row(3)};
+  return {row(0), row(1), row(2), row(3), common_length(batch)};
 }
 
 nn::LossOut Trainer::loss_out() const { return {element(results_, loss_sum), correct_, element(scalars_, loss_scale)}; }
