@@ -19,6 +19,7 @@ inline DeviceSpec spec_under_test(const DeviceSpec& like = {}) {
   if (tests_run_on_cuda()) {
     DeviceSpec spec = this_cuda();
     spec.compute = like.compute;
+    spec.deterministic = true;
     return spec;
   }
 #endif

@@ -26,7 +26,7 @@ struct Bench {
   int64_t tokens = 512, batch = 1, accumulation = 1, rank = 16, steps = 3, decode = 0, context = 0;
   std::optional<int64_t> threads, resident;
   std::optional<std::string> vram, ram;
-  bool full = false, hold_back = false, paged = false;
+  bool full = false, hold_back = false, paged = false, deterministic = false;
 };
 
 // The shortest of some runs, the device's work included.
@@ -156,7 +156,8 @@ data::MicroBatch random_rows(int64_t rows, int64_t length, int64_t vocab) {
 }
 
 int bench(const Bench& b) {
-  const DeviceSpec spec = machine(b.device, b.threads);
+  DeviceSpec spec = machine(b.device, b.threads);
+  spec.deterministic = b.deterministic;
   const auto model = models::read_model(b.config);
   if (b.decode > 0) return bench_decode(b, model, spec);
   train::Setup setup{.model = model, .method = {.trains_weights = b.full, .format = b.full ? quant::FormatId::dense : quant::format(b.format).id},
@@ -240,6 +241,7 @@ void add_bench(CLI::App& app, Run& run) {
   c->add_option("--ram", b->ram, "budget of host memory");
   c->add_option("--threads", b->threads);
   c->add_flag("--paged", b->paged, "optimizer states in host memory");
+  c->add_flag("--deterministic", b->deterministic, "the same bits in every run");
   c->add_flag("--full", b->full, "train all weights");
   c->add_flag("--hold-back", b->hold_back, "hold all of the card but the budget, so that the run lives on a card of that size");
   c->callback([=, &run] { run = [=] { return bench(*b); }; });

@@ -92,6 +92,7 @@ nn::Method method_of(const store::AdapterConfig& a, quant::FormatId format) {
 Planned make_plan(const train::TrainOptions& o) {
   Planned p;
   p.spec = machine(o.device, o.threads);
+  p.spec.deterministic = o.deterministic;
   p.setup = {.model = models::read_model(o.model_name_or_path), .method = method_of(o),
              .optimizer = o.optim == train::Optim::adamw || o.optim == train::Optim::paged_adamw ? optim::OptimizerId::adamw : optim::OptimizerId::adamw_8bit,
              .adam = {float(o.adam_beta1), float(o.adam_beta2), float(o.adam_epsilon)}, .weight_decay = float(o.weight_decay),

@@ -50,7 +50,7 @@ namespace {
 
 class CudaDevice final : public Device {
  public:
-  CudaDevice(DeviceSpec spec, DeviceMemory where) : Device(spec, false), context_(spec.index), where_(where) {}
+  CudaDevice(DeviceSpec spec, DeviceMemory where) : Device(spec, false), context_(spec), where_(where) {}
   ~CudaDevice() override {
     cudaDeviceSynchronize();
     for (const cudaEvent_t e : events_)

@@ -26,8 +26,8 @@ inline void check_cublas(cublasStatus_t status, const char* call, std::source_lo
 
 class CudaContext {
  public:
-  explicit CudaContext(int index) {
-    check_cuda(cudaSetDevice(index), "cudaSetDevice");
+  explicit CudaContext(const DeviceSpec& spec) : deterministic(spec.deterministic) {
+    check_cuda(cudaSetDevice(spec.index), "cudaSetDevice");
     check_cuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate");
     for (auto& lane : lanes) check_cuda(cudaStreamCreateWithFlags(&lane, cudaStreamNonBlocking), "cudaStreamCreate");
     check_cublas(cublasLtCreate(&cublas), "cublasLtCreate");
@@ -41,6 +41,7 @@ class CudaContext {
   CudaContext(const CudaContext&) = delete;
   CudaContext& operator=(const CudaContext&) = delete;
 
+  const bool deterministic;
   cudaStream_t stream = nullptr;     // what computes
   cudaStream_t lanes[2] = {};        // by Lane
   cublasLtHandle_t cublas = nullptr;

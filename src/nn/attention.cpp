@@ -14,7 +14,7 @@ namespace {
 Tensor heads(Tensor t, int64_t head_dim) { return t.view({t.shape[0], t.shape[1] / head_dim, head_dim}); }
 
 ops::AttentionShape attention_shape(const Context& c, const LayerSpec& l) {
-  return {.start = c.start, .longest = c.longest, .document = c.document, .deterministic = c.deterministic, .first = c.first, .scale = 1.0f / std::sqrt(float(l.head_dim))};
+  return {.start = c.start, .longest = c.longest, .document = c.document, .first = c.first, .scale = 1.0f / std::sqrt(float(l.head_dim))};
 }
 
 }  // namespace

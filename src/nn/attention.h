@@ -12,7 +12,6 @@ struct Context {
   Tensor inv_freq;             // (D/2) f32
   int64_t longest = 0;         // tokens of a document at most; 0: no cap
   int64_t document = 0;        // tokens of each document where all are of one length, else 0
-  bool deterministic = false;
   int64_t first = 0;           // tokens in the cache before these
   Tensor cache_k, cache_v;     // (S, K D) of this layer, or null
   float eps = 1e-5f;

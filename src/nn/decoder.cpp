@@ -39,7 +39,7 @@ void Decoder::load() {
 }
 
 Context Decoder::context(const Tokens& t) const {
-  return {.positions = t.positions, .start = t.start, .inv_freq = inv_freq_, .longest = execution_.longest_document, .document = t.document, .deterministic = execution_.deterministic, .eps = float(model_.spec().norm_eps)};
+  return {.positions = t.positions, .start = t.start, .inv_freq = inv_freq_, .longest = execution_.longest_document, .document = t.document, .eps = float(model_.spec().norm_eps)};
 }
 
 Saved Decoder::saved_of(int layer, int64_t tokens, const LayerSave& how) const {

@@ -20,7 +20,6 @@ struct Execution {
   std::vector<LayerSave> save;   // by layer
   int64_t head_chunk = 256;      // tokens whose logits exist at once
   int offload_slots = 3;
-  bool deterministic = false;    // the same bits each time, at a price on cuda
   int64_t longest_document = 0;  // tokens; 0: no cap. Counts in the predicted time alone
 };
 

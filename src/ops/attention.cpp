@@ -194,6 +194,9 @@ void attention(Stream& s, Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v, co
   const Work work{.name = "attention", .flops = 4.0 * double(dim) * causal_pairs(q, a),
                   .bytes = double(2 * q.bytes() + 2 * seen + a.start.bytes() + (lse ? lse.bytes() : 0)),
                   .matrix = s.device.kind() == DeviceKind::cuda};
+  const Scope scope(s.arena);
+  Tensor workspace;
+  if (attention_may_take_cudnn(s.device.spec(), q)) workspace = s.scratch("attention workspace", DType::u8, {attention_cudnn_forward_workspace});
   launch(
       s, work,
       [&] {
@@ -210,7 +213,7 @@ void attention(Stream& s, Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v, co
         });
       },
       [&](auto& cuda) {
-        if (attention_takes_cudnn(q, a)) attention_cudnn(cuda, y, lse, q, k, v, a);
+        if (attention_takes_cudnn(s.device.spec(), q, a)) attention_cudnn(cuda, workspace, y, lse, q, k, v, a);
         else attention_cuda(cuda, y, lse, q, k, v, a);
       });
 }
@@ -228,11 +231,11 @@ void attention_backward(Stream& s, const AttentionGrad& g, Tensor dy, Tensor y, 
                   .bytes = double(4 * q.bytes() + 4 * k.bytes() + a.start.bytes() + lse.bytes()),
                   .matrix = s.device.kind() == DeviceKind::cuda};
   Tensor workspace;
-  if (s.device.kind() == DeviceKind::cuda && attention_may_take_cudnn(q, a)) workspace = s.scratch("attention workspace", DType::u8, {attention_cudnn_workspace(q)});
+  if (attention_may_take_cudnn(s.device.spec(), q)) workspace = s.scratch("attention workspace", DType::u8, {attention_cudnn_workspace(q)});
   launch(
       s, work, [&] { attention_backward_cpu(sizes_of(q, k, a), a.scale, g, delta, dy, y, lse, q, k, v); },
       [&](auto& cuda) {
-        if (attention_takes_cudnn(q, a)) attention_backward_cudnn(cuda, g, workspace, dy, y, lse, q, k, v, a);
+        if (attention_takes_cudnn(s.device.spec(), q, a)) attention_backward_cudnn(cuda, g, workspace, dy, y, lse, q, k, v, a);
         else attention_backward_cuda(cuda, g, delta, dy, y, lse, q, k, v, a);
       });
 }

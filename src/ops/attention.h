@@ -11,7 +11,6 @@ struct AttentionShape {
   Tensor start;        // (T) i32, 0 <= start[t] <= first + t
   int64_t longest = 0; // no document has more tokens: the cap that the plan's time counts with; 0: T
   int64_t document = 0;  // tokens of each document where all are of one length, else 0: a faster way may open
-  bool deterministic = false;  // the same bits each time, at a price on cuda
   int64_t first = 0;   // keys before the first query: the length of the cache
   float scale = 0;     // of q.k; 1/sqrt(D) as a rule
 };

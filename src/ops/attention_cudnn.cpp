@@ -88,6 +88,12 @@ std::unique_ptr<Graph> build_backward(Cudnn& cudnn, DType type, const Sizes& s, 
   return graph;
 }
 
+void check_workspace(Graph& graph, const Tensor& workspace) {
+  const int64_t wanted = graph.get_workspace_size();
+  if (wanted > workspace.bytes())
+    throw Error(Fault::internal, {.what = "cuDNN wants more workspace than its cap", .expected = std::to_string(workspace.bytes()), .found = std::to_string(wanted)});
+}
+
 enum Kind : int64_t { forward, forward_with_lse, backward };
 
 template <class Build>
@@ -99,14 +105,14 @@ Graph& graph_of(Cudnn& cudnn, Kind kind, DType type, const Sizes& s, const Build
 
 }  // namespace
 
-void attention_cudnn(CudaContext& cuda, Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v, const AttentionShape& a) {
+void attention_cudnn(CudaContext& cuda, Tensor workspace, Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v, const AttentionShape& a) {
   Cudnn& cudnn = cudnn_of(cuda);
   const Sizes s(q, k, a);
   Graph& graph = graph_of(cudnn, lse ? forward_with_lse : forward, q.dtype, s, [&] { return build_forward(cudnn, q.dtype, s, a.scale, bool(lse)); });
-  check(graph.get_workspace_size() == 0, "cuDNN's forward attention takes no workspace");
+  check_workspace(graph, workspace);
   std::unordered_map<int64_t, void*> pack{{uid_q, q.data}, {uid_k, k.data}, {uid_v, v.data}, {uid_y, y.data}};
   if (lse) pack[uid_lse] = lse.data;
-  check_cudnn(graph.execute(cudnn.handle, pack, nullptr), "attention");
+  check_cudnn(graph.execute(cudnn.handle, pack, workspace.data), "attention");
 }
 
 void attention_backward_cudnn(CudaContext& cuda, const AttentionGrad& g, Tensor workspace, Tensor dy, Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v,
@@ -114,9 +120,7 @@ void attention_backward_cudnn(CudaContext& cuda, const AttentionGrad& g, Tensor 
   Cudnn& cudnn = cudnn_of(cuda);
   const Sizes s(q, k, a);
   Graph& graph = graph_of(cudnn, backward, q.dtype, s, [&] { return build_backward(cudnn, q.dtype, s, a.scale); });
-  const int64_t wanted = graph.get_workspace_size();
-  if (wanted > workspace.bytes())
-    throw Error(Fault::internal, {.what = "cuDNN wants more workspace than its cap", .expected = std::to_string(workspace.bytes()), .found = std::to_string(wanted)});
+  check_workspace(graph, workspace);
   std::unordered_map<int64_t, void*> pack{{uid_q, q.data},   {uid_k, k.data},       {uid_v, v.data},       {uid_y, y.data},      {uid_dy, dy.data},
                                           {uid_lse, lse.data}, {uid_dq, g.dq.data}, {uid_dk, g.dk.data}, {uid_dv, g.dv.data}};
   check_cudnn(graph.execute(cudnn.handle, pack, workspace.data), "attention_backward");

@@ -6,18 +6,19 @@
 namespace thimble::ops {
 
 // What a plan must know: cuDNN may be taken, so its workspace is.
-inline bool attention_may_take_cudnn(const Tensor& q, const AttentionShape& a) {
-  return !a.deterministic && q.dtype != DType::f32 && q.shape[2] % 8 == 0 && q.shape[2] <= 128;
+inline bool attention_may_take_cudnn(const DeviceSpec& spec, const Tensor& q) {
+  return spec.kind == DeviceKind::cuda && !spec.deterministic && q.dtype != DType::f32 && q.shape[2] % 8 == 0 && q.shape[2] <= 128;
 }
 // A function of types, shapes and the documents' length alone, so that forward and backward, which share lse, agree.
-inline bool attention_takes_cudnn(const Tensor& q, const AttentionShape& a) {
-  return attention_may_take_cudnn(q, a) && a.first == 0 && a.document > 1 && q.shape[0] % a.document == 0;
+inline bool attention_takes_cudnn(const DeviceSpec& spec, const Tensor& q, const AttentionShape& a) {
+  return attention_may_take_cudnn(spec, q) && a.first == 0 && a.document > 1 && q.shape[0] % a.document == 0;
 }
+constexpr int64_t attention_cudnn_forward_workspace = int64_t{16} << 20;  // a cap
 // A cap on what backward may ask for: two f32 tensors of q's shape (dq; dk and dv by query head), and what surrounds them.
 inline int64_t attention_cudnn_workspace(const Tensor& q) { return 8 * q.count() + (int64_t{4} << 20); }
 
 // lse (B, H, L): by document, then head. As ops::attention otherwise.
-void attention_cudnn(CudaContext&, Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v, const AttentionShape&);
+void attention_cudnn(CudaContext&, Tensor workspace, Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v, const AttentionShape&);
 void attention_backward_cudnn(CudaContext&, const AttentionGrad&, Tensor workspace, Tensor dy, Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v,
                               const AttentionShape&);
 

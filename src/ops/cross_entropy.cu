@@ -13,7 +13,7 @@ struct Softmax {
     if (x > most) {
       sum = sum * expf(most - x) + 1;
       most = x;
-    } else {
+    } else if (x > -INFINITY) {
       sum += expf(x - most);
     }
   }

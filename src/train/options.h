@@ -71,6 +71,7 @@ struct TrainOptions {
   std::optional<Bytes> vram, ram, disk;
   std::optional<int64_t> threads;
   std::string device = "auto";
+  bool deterministic = false;
   SavePin save = SavePin::automatic;
   std::optional<int64_t> resident_layers;
 
@@ -130,6 +131,7 @@ struct TrainOptions {
     visit("ram", o.ram, "host memory; null: what the machine has");
     visit("disk", o.disk, "disk for what fits nowhere else; null: none");
     visit("device", o.device, "what computes: cpu, cuda, or auto for a GPU where there is one");
+    visit("deterministic", o.deterministic, "the same bits in every run, at a price on a GPU");
     visit("threads", o.threads, "CPU threads; null: all");
     visit("save", o.save, "what forward leaves for backward, of every layer; auto: the plan decides");
     visit("resident_layers", o.resident_layers, "layers of the frozen base on the device, the rest streams; auto: the plan decides");
