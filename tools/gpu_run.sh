@@ -23,6 +23,8 @@ case ${1:-tests} in
     ;;
   70b)
     show bench "$here/70b.json" --tokens 4096 --steps 4 --vram 24GiB --ram 64GiB --hold-back
+    show bench "$here/70b.json" --tokens 4096 --steps 4 --vram 12GiB --ram 64GiB --hold-back
+    show bench "$here/70b.json" --tokens 4096 --steps 4
     ;;
   decode)
     show bench "$here/8b.json" --decode 64 --format nf4_dq

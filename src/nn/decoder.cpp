@@ -48,8 +48,8 @@ Saved Decoder::saved_of(int layer, int64_t tokens, const LayerSave& how) const {
 }
 
 void Decoder::layer_forward(int layer, int next, const Context& c, Tensor y, Tensor x, Saved& s) {
-  const LayerParams p = model_.acquire(layer, next);
   const Scope scope(rank_.memory);
+  const LayerParams p = model_.acquire(rank_, layer, next);
   const Tensor mid = s.make(rank_, middle);
   {
     const Scope of_attention(rank_.memory);
@@ -60,10 +60,10 @@ void Decoder::layer_forward(int layer, int next, const Context& c, Tensor y, Ten
 }
 
 void Decoder::layer_backward(int layer, int next, const Context& c, Tensor d, Tensor x, Saved& s) {
-  const LayerParams p = model_.acquire(layer, next);
+  const Scope scope(rank_.memory);
+  const LayerParams p = model_.acquire(rank_, layer, next);
   const LayerGrads g = model_.gradients(layer);
   const bool anything_below = layer > 0 || model_.method().trains_weights;
-  const Scope scope(rank_.memory);
   if (!s.ready(middle)) Attention::forward(rank_, p, c, s.make(rank_, middle), x, s);
   Mlp::backward(rank_, p, g, c.eps, d, s[middle], s);
   Attention::backward(rank_, p, g, c, d, x, s, anything_below);
@@ -116,8 +116,12 @@ void Decoder::forward_backward(const Tokens& t, const LossOut& out) {
     if (offloads(l)) {
       s.saved.offloaded_is_back(offload_->acquire(l, home(l, s.saved)));
       if (s.saved.how(input) == Save::offload) s.in = s.saved[input];
-      if (offloads(l - 1 < 0 ? layers : l - 1)) offload_->prefetch(l - 1, home(l - 1, states[size_t(l - 1)].saved));
     }
+    for (int below = l - 1; below >= 0; --below)
+      if (offloads(below)) {  // the next one to come back, however far: it travels while layers that keep theirs compute
+        offload_->prefetch(below, home(below, states[size_t(below)].saved));
+        break;
+      }
     layer_backward(l, l - 1, c, d, s.in, s.saved);
     if (offloads(l)) offload_->release(l);
     rank_.memory.give_back_to(s.mark);

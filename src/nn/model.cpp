@@ -1,6 +1,8 @@
 // Gradients lie in the order of what is trained: the table's order for full tuning, the adapters' order otherwise.
 #include "nn/model.h"
 
+#include "ops/elementwise.h"
+
 namespace thimble::nn {
 
 Model::Model(comm::Rank& rank, const ModelSpec& spec, const Method& method, const store::Residency& residency)
@@ -24,11 +26,26 @@ void Model::take_gradients(comm::Rank& rank) {
   gradients_.emplace(rank, Use::gradients, "gradients", specs);
 }
 
-LayerParams Model::acquire(int layer, int next) {
+LayerParams Model::acquire(comm::Rank& rank, int layer, int next) {
   LayerParams p{.weight = weights_.acquire(layer, next)};
+  const auto& index = adapter_index_[size_t(layer)];
+  int first = -1, last = -1;
+  for (const int i : index)
+    if (i >= 0) first = first < 0 ? i : first, last = i + 1;
+  if (first < 0) return p;
+  const Tensor values = adapters_->range(size_t(first), size_t(last));
+  Tensor used = values;
+  if (rank.compute() != DType::f32) {
+    used = rank.memory.take(Use::scratch, "adapters of a layer", rank.compute(), values.shape);
+    ops::convert(rank.stream, used, values);
+  }
+  const auto in_use = [&](int i) {
+    const Tensor& t = (*adapters_)[size_t(i)];
+    const int64_t at = t.get<float>() - values.get<float>();
+    return Tensor{static_cast<std::byte*>(used.data) + at * size_of(used.dtype), used.dtype, t.shape};
+  };
   for (int m = 0; m < layer_param_count; ++m)
-    if (const int i = adapter_index_[size_t(layer)][size_t(m)]; i >= 0)
-      p.lora[size_t(m)] = {(*adapters_)[size_t(i)], (*adapters_)[size_t(i) + 1], method_.lora.scale};
+    if (const int i = index[size_t(m)]; i >= 0) p.lora[size_t(m)] = {in_use(i), in_use(i + 1), method_.lora.scale};
   return p;
 }
 

@@ -24,8 +24,9 @@ class Model {
   // Takes the gradients' memory. Only a model that is trained needs it.
   void take_gradients(comm::Rank&);
 
-  // The layer ready to compute with; `next`: the one wanted after it, -1 if none.
-  LayerParams acquire(int layer, int next);
+  // The layer ready to compute with; `next`: the one wanted after it, -1 if none. Adapters come in the type of the activations, copied into
+  // the caller's scope where that is not f32.
+  LayerParams acquire(comm::Rank&, int layer, int next);
   void release(int layer) { weights_.release(layer); }
   LayerGrads gradients(int layer) const;
 

@@ -1,5 +1,5 @@
 // Low-rank adapters (Hu et al. 2021, PEFT's arrangement): y += s * (x . A^T) . B^T.     T tokens, K in, N out, R rank
-// A (R, K), B (N, R) and their gradients are f32; x, y, xa are of the activations' type.
+// A (R, K), B (N, R) any float type, their gradients f32; x, y, xa are of the activations' type.
 #pragma once
 #include "ops/matmul.h"
 
@@ -14,9 +14,9 @@ struct LoraGrad { Tensor da, db; };  // as a, b; f32, added to
 
 // xa (T, R) = x . A^T, overwritten: what backward wants back
 void lora_down(Stream&, Tensor xa, Tensor x, const Lora&);
-// y (T, N) += s * xa . B^T
-void lora_up(Stream&, Tensor y, Tensor xa, const Lora&);
-// dA, dB added to; dx (T, K) added to (null: not wanted)
-void lora_backward(Stream&, Tensor dx, const LoraGrad&, Tensor dy, Tensor x, Tensor xa, const Lora&);
+// y (T, N) = or += s * xa . B^T
+void lora_up(Stream&, Tensor y, Tensor xa, const Lora&, bool add = true);
+// dA, dB added to; dx (T, K) overwritten or added to (null: not wanted)
+void lora_backward(Stream&, Tensor dx, const LoraGrad&, Tensor dy, Tensor x, Tensor xa, const Lora&, bool add = true);
 
 }  // namespace thimble::ops

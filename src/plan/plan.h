@@ -68,7 +68,7 @@ struct Choice {
 Choice choose(const Budget&, const Space&, const DryRun&);
 
 // The levels of saving, cheapest time per byte first; each level recomputes or offloads what the one before does, and more.
-struct Level { const char* name; nn::LayerSave save; };
+struct Level { const char* name; nn::LayerSave save; bool recomputes_block = false; };
 const std::vector<Level>& ladder();
 // "layers 0-7: keep all; 8-31: recompute mlp"
 std::string describe_saves(const Plan&);

@@ -15,29 +15,34 @@ LayerSave with(LayerSave s, std::initializer_list<nn::SavedName> names, Save how
   return s;
 }
 
-// Counts 0, 1/4, ... of n, each once, in rising order.
-std::vector<int> quarters(int n) {
+// Counts 0, 1/parts, ... of n, each once, in rising order.
+std::vector<int> shares(int n, int parts) {
   std::vector<int> counts;
-  for (int i = 0; i <= 4; ++i) counts.push_back(n * i / 4);
+  for (int i = 0; i <= parts; ++i) counts.push_back(n * i / parts);
   counts.erase(std::unique(counts.begin(), counts.end()), counts.end());
   return counts;
 }
 
+// Each level for all layers, and each pair of levels over a share of them: what travels is spread evenly, so that the link never rests.
 std::vector<std::vector<LayerSave>> save_choices(const Space& space) {
-  const auto layers = size_t(space.layers);
-  if (space.save) return {std::vector<LayerSave>(layers, nn::all(*space.save))};
-  if (space.keep_all) return {std::vector<LayerSave>(layers, ladder().front().save)};
+  const int layers = space.layers;
+  if (space.save) return {std::vector<LayerSave>(size_t(layers), nn::all(*space.save))};
+  if (space.keep_all) return {std::vector<LayerSave>(size_t(layers), ladder().front().save)};
   std::vector<std::vector<LayerSave>> choices;
-  const auto& levels = ladder();
-  for (size_t level = 0; level + 1 < levels.size(); ++level)
-    for (const int deeper : quarters(space.layers)) {
-      if (space.recompute_all && level < 2) continue;
-      if (deeper == 0 && level > 0) continue;  // the same as all layers at this level, seen before
-      std::vector<LayerSave> saves(layers, levels[level].save);
-      // Early layers go deeper first: what they keep is held longest.
-      for (int l = 0; l < deeper; ++l) saves[size_t(l)] = levels[level + 1].save;
-      choices.push_back(std::move(saves));
+  for (size_t a = 0; a < ladder().size(); ++a) {
+    if (space.recompute_all && !ladder()[a].recomputes_block) continue;
+    choices.emplace_back(size_t(layers), ladder()[a].save);
+    for (size_t b = a + 1; b < ladder().size(); ++b) {
+      if (space.recompute_all && !ladder()[b].recomputes_block) continue;
+      for (const int64_t count : shares(layers, 8)) {
+        if (count == 0 || count == layers) continue;
+        std::vector<LayerSave> saves(size_t(layers), ladder()[a].save);
+        for (int64_t l = 0; l < layers; ++l)
+          if ((l + 1) * count / layers != l * count / layers) saves[size_t(l)] = ladder()[b].save;
+        choices.push_back(std::move(saves));
+      }
     }
+  }
   return choices;
 }
 
@@ -46,12 +51,19 @@ std::vector<std::vector<LayerSave>> save_choices(const Space& space) {
 const std::vector<Level>& ladder() {
   using namespace nn;
   static const std::vector<Level> levels = [] {
+    const auto cheap = with(all(Save::keep), {normed_attention, normed_mlp, act}, Save::recompute);
+    const auto no_mlp = with(cheap, {gate, up, xa_gate, xa_up, xa_down}, Save::recompute);
+    const auto block = with(all(Save::recompute), {input, rstd_attention, rstd_mlp}, Save::keep);
+    const std::initializer_list<SavedName> of_attention{input, q, k, v, attended, middle};
     std::vector<Level> l;
     l.push_back({"keep all", all(Save::keep)});
-    l.push_back({"recompute norms and act", with(l.back().save, {normed_attention, normed_mlp, act}, Save::recompute)});
-    l.push_back({"recompute mlp", with(l.back().save, {gate, up, xa_gate, xa_up, xa_down}, Save::recompute)});
-    l.push_back({"recompute block", with(all(Save::recompute), {input, rstd_attention, rstd_mlp}, Save::keep)});
-    l.push_back({"recompute block, offload input", with(all(Save::recompute), {input}, Save::offload)});
+    l.push_back({"recompute norms and act", cheap});
+    l.push_back({"recompute norms and act, offload gate and up", with(cheap, {gate, up}, Save::offload)});
+    l.push_back({"recompute norms and act, offload the rest", with(with(cheap, {gate, up}, Save::offload), of_attention, Save::offload)});
+    l.push_back({"recompute mlp", no_mlp});
+    l.push_back({"recompute mlp, offload the rest", with(no_mlp, of_attention, Save::offload)});
+    l.push_back({"recompute block", block, true});
+    l.push_back({"recompute block, offload input", with(all(Save::recompute), {input}, Save::offload), true});
     return l;
   }();
   return levels;
@@ -95,27 +107,36 @@ double predicted_seconds(const std::vector<Entry>& entries, const DeviceSpec& sp
 Choice choose(const Budget& budget, const Space& space, const DryRun& dry_run) {
   Choice choice;
   std::optional<double> best_seconds;
+  const auto fits = [&](const Outcome& o) { return o.peak[size_t(Tier::device)] <= budget.device && o.ram() <= budget.ram; };
   const auto try_plan = [&](Plan plan) {
     const Candidate c{plan, dry_run(plan)};
+    const Outcome outcome = c.outcome;
     ++choice.tried;
     const auto device = c.outcome.peak[size_t(Tier::device)];
     if (choice.tried == 1 || device < choice.least.outcome.peak[size_t(Tier::device)]) choice.least = c;
-    if (device > budget.device || c.outcome.ram() > budget.ram) return;
-    const double seconds = c.outcome.step_seconds(plan);
+    if (!fits(outcome)) return outcome;
+    const double seconds = outcome.step_seconds(plan);
     if (!best_seconds || seconds < *best_seconds) best_seconds = seconds, choice.best = c;
+    return outcome;
   };
-  auto residents = space.resident_layers ? std::vector<int>{*space.resident_layers} : space.can_stream ? quarters(space.layers) : std::vector<int>{space.layers};
+  auto residents = space.resident_layers ? std::vector<int>{*space.resident_layers} : space.can_stream ? shares(space.layers, 4) : std::vector<int>{space.layers};
   std::reverse(residents.begin(), residents.end());  // of plans that take the same time the one that streams least is tried first
   const auto saves = save_choices(space);
   for (int64_t micro = space.batch; micro >= 1; micro = micro == 1 ? 0 : (micro + 1) / 2) {
     if (space.batch % micro) continue;
-    for (const int resident : residents)
-      for (const auto& save : saves)
-        for (const int64_t chunk : {1024, 128}) {
-          if (chunk == 1024 && micro * space.tokens_per_row <= 128) continue;  // the same as the smaller one
-          try_plan({.micro_batch = micro, .accumulation = space.accumulation * (space.batch / micro), .save = save, .resident_layers = resident,
-                    .head_chunk = chunk, .paged_optimizer = space.paged_optimizer});
+    for (const auto& save : saves) {
+      bool roomy = false;  // larger chunks fitted, all that may be resident was: smaller ones are no faster
+      for (const int64_t chunk : {1024, 128}) {
+        if (roomy || (chunk == 1024 && micro * space.tokens_per_row <= 128)) continue;
+        for (const int resident : residents) {
+          const auto outcome = try_plan({.micro_batch = micro, .accumulation = space.accumulation * (space.batch / micro), .save = save,
+                                         .resident_layers = resident, .head_chunk = chunk, .paged_optimizer = space.paged_optimizer});
+          if (!fits(outcome)) continue;
+          roomy = resident == residents.front();
+          break;  // nor is streaming more
         }
+      }
+    }
   }
   return choice;
 }

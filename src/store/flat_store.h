@@ -20,6 +20,11 @@ class FlatStore {
   }
   const Tensor& all() const { return all_; }
   const Tensor& operator[](size_t i) const { return tensors_[i]; }
+  // Tensors first to last as one, the padding between them included.
+  Tensor range(size_t first, size_t last) const {
+    const auto* begin = static_cast<float*>(tensors_[first].data);
+    return {tensors_[first].data, DType::f32, {static_cast<float*>(tensors_[last].data) - begin + padded(specs_[last])}};
+  }
   const std::vector<ParamSpec>& specs() const { return specs_; }
   size_t size() const { return specs_.size(); }
 

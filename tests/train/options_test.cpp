@@ -127,7 +127,7 @@ TEST_F(TrainOptionsTest, DefaultsAreTheirs) {
             R"("weight_decay":0.0,"adam_beta1":0.9,"adam_beta2":0.999,"adam_epsilon":1e-08,"max_grad_norm":1.0,"num_train_epochs":3.0,"max_steps":-1,)"
             R"("lr_scheduler_type":"linear","warmup_ratio":0.0,"warmup_steps":0.0,"optim":"adamw_torch","seed":42,"bf16":null,"pure_bf16":null,)"
             R"("gradient_checkpointing":null,"disable_gradient_checkpointing":false,"output_dir":"","overwrite_output_dir":false,"logging_steps":500,)"
-            R"("logging_first_step":true,"plot_loss":false,"eval_strategy":"no","eval_steps":500,"vram":null,"ram":null,"disk":null,"threads":null,"save":"auto",)"
+            R"("logging_first_step":true,"plot_loss":false,"eval_strategy":"no","eval_steps":500,"vram":null,"ram":null,"disk":null,"device":"auto","deterministic":false,"threads":null,"save":"auto",)"
             R"("resident_layers":null})");
 }
 
