@@ -55,13 +55,13 @@ __global__ void __launch_bounds__(tile_threads, 2) forward(AttentionRun a, bf16_
   const int count = min(T::rows, a.rows() - rows.begin);
   const int warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32, own = warp * 16 * M;
 
-  copy_rows<D, T::rows>(queries, count, [&](int i) { return q + rows.query(a, group, i); });
+  copy_rows<D, T::rows>({{queries, q}}, count, [&](int i) { return rows.query(a, group, i); });
   if (int(threadIdx.x) < T::rows) TileSight::fill(a, rows, low, high, int(threadIdx.x), count);
   __syncthreads();
   const TileSight sight(a, rows, low, count);
   const auto copy_keys = [&](int key, int stage) {
-    copy_rows<D, N>(keys + stage * T::key_bytes, sight.end - key, k + a.key(group, key), a.key_stride());
-    copy_rows<D, N>(values + stage * T::key_bytes, sight.end - key, v + a.key(group, key), a.key_stride());
+    const uint32_t offset = stage * T::key_bytes;
+    copy_rows<D, N>({{keys + offset, k}, {values + offset, v}}, sight.end - key, [&](int i) { return (key + i) * a.groups + group; });
   };
   copy_keys(sight.begin, 0);
 
@@ -75,20 +75,7 @@ __global__ void __launch_bounds__(tile_threads, 2) forward(AttentionRun a, bf16_
     if (key + N < sight.end) copy_keys(key + N, stage ^ 1);
     float s[M][N / 8][4];
     tile_product<D, M, N>(s, L::down_first(queries, own), L::right_first(keys + stage * T::key_bytes, 0));
-    if (!sight.all_see(key, N))
-#pragma unroll
-      for (int m = 0; m < M; ++m)
-#pragma unroll
-        for (int h = 0; h < 2; ++h) {
-          const int row = own + 16 * m + 8 * h + lane / 4, from = low[row], to = high[row];
-#pragma unroll
-          for (int n = 0; n < N / 8; ++n)
-#pragma unroll
-            for (int e = 0; e < 2; ++e) {
-              const int at = key + 8 * n + lane % 4 * 2 + e;
-              if (at < from || at > to) s[m][n][2 * h + e] = -INFINITY;
-            }
-        }
+    if (!sight.all_see(key, N)) hide<M, N>(s, low, high, own, key, -INFINITY);
     softmax_step<D, M, N>(s, o, most, total, a.scale * log2_e);
     add_product<D, M, N>(o, s, L::down_first(values + stage * T::key_bytes, 0));
   }
@@ -102,7 +89,7 @@ __global__ void __launch_bounds__(tile_threads, 2) forward(AttentionRun a, bf16_
       const int row = own + 16 * m + 8 * h + lane / 4;
       if (lse && lane % 4 == 0 && row < count) lse[rows.lse(a, group, row)] = most[m][h] * a.scale + logf(total[m][h]);
     }
-  write_rows<D, M>(o, shared, own, count, [&](int m, int h) { return 1.0f / total[m][h]; }, [&](int i) { return y + rows.query(a, group, i); });
+  write_rows<D, M>(y, o, shared, own, count, [&](int m, int h) { return 1.0f / total[m][h]; }, [&](int i) { return rows.query(a, group, i); });
 }
 
 template <int D, int M, int N>

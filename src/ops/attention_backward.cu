@@ -55,26 +55,27 @@ __global__ void __launch_bounds__(tile_threads, 2) backward_keys(AttentionRun a,
 
   const auto copy_tile = [&](int row, int stage) {
     const TileRows rows(a, row);
-    copy_rows<D, N>(queries + stage * T::row_bytes, end - row, [&](int i) { return b.q + rows.query(a, group, i); });
-    copy_rows<D, N>(gradients + stage * T::row_bytes, end - row, [&](int i) { return b.dy + rows.query(a, group, i); });
+    const uint32_t offset = stage * T::row_bytes;
+    copy_rows<D, N>({{queries + offset, b.q}, {gradients + offset, b.dy}}, end - row, [&](int i) { return rows.query(a, group, i); });
     unsigned char* const sight = sights + stage * T::sight_bytes;
     float* const lse = reinterpret_cast<float*>(sight);
     int* const low = reinterpret_cast<int*>(lse + 2 * N);
     const int i = int(threadIdx.x);
-    if (i >= N) return;
-    if (i < end - row) {
+    if (i < N && i < end - row) {
       const int t = rows.token_of(a, i);
       const int64_t at = rows.lse(a, group, i);
       copy_4(shared_address(lse + i), b.lse + at);
       copy_4(shared_address(lse + N + i), b.delta + at);
       copy_4(shared_address(low + i), a.start + t);
       low[N + i] = t;
-    } else {  // a pad's probabilities are 0
+    } else if (i < N) {  // a pad's probabilities are 0
       lse[i] = INFINITY, lse[N + i] = 0, low[i] = 0, low[N + i] = INT_MAX;
     }
+    __syncwarp();
   };
-  copy_rows<D, T::keys>(keys, count, b.k + a.key(group, key), a.key_stride());
-  if (want_dk) copy_rows<D, T::keys>(values, count, b.v + a.key(group, key), a.key_stride());
+  const auto vector = [&](int i) { return (key + i) * a.groups + group; };  // of k, v
+  copy_rows<D, T::keys>({{keys, b.k}}, count, vector);
+  if constexpr (want_dk) copy_rows<D, T::keys>({{values, b.v}}, count, vector);
   copy_tile(begin, 0);
 
   float dk[want_dk ? M : 1][D / 8][4] = {}, dv[want_dv ? M : 1][D / 8][4] = {};
@@ -93,47 +94,47 @@ __global__ void __launch_bounds__(tile_threads, 2) backward_keys(AttentionRun a,
     bool hidden = high[0] < key + T::keys - 1;  // rows are in the order of tokens
     for (int i = lane; i < N; i += 32) hidden |= low[i] > key;
     const bool masked = __any_sync(~0u, hidden);
+    const int column = lane % 4 * 2;
 #pragma unroll
-    for (int n = 0; n < N / 8; ++n)
+    for (int n = 0; n < N / 8; ++n) {
+      const float2 l = *reinterpret_cast<const float2*>(lse + 8 * n + column);
+      const float shift[2] = {l.x * log2_e, l.y * log2_e};
 #pragma unroll
-      for (int e = 0; e < 2; ++e) {
-        const int r = 8 * n + lane % 4 * 2 + e;
-        const float shift = lse[r] * log2_e;
+      for (int m = 0; m < M; ++m)
 #pragma unroll
-        for (int m = 0; m < M; ++m)
+        for (int e = 0; e < 4; ++e) p[m][n][e] = power_of_two(fmaf(p[m][n][e], a.scale * log2_e, -shift[e % 2]));
+    }
+    if (masked)
 #pragma unroll
-          for (int h = 0; h < 2; ++h) p[m][n][2 * h + e] = power_of_two(fmaf(p[m][n][2 * h + e], a.scale * log2_e, -shift));
-        if (!masked) continue;
-        const int from = low[r], to = high[r];
+      for (int n = 0; n < N / 8; ++n)
 #pragma unroll
-        for (int m = 0; m < M; ++m)
+        for (int e = 0; e < 2; ++e) {
+          const int from = low[8 * n + column + e], to = high[8 * n + column + e];
 #pragma unroll
-          for (int h = 0; h < 2; ++h) {
-            const int at = key + own + 16 * m + 8 * h + lane / 4;
-            if (at < from || at > to) p[m][n][2 * h + e] = 0;
-          }
-      }
+          for (int m = 0; m < M; ++m)
+#pragma unroll
+            for (int h = 0; h < 2; ++h) {
+              const int at = key + own + 16 * m + 8 * h + lane / 4;
+              if (at < from || at > to) p[m][n][2 * h + e] = 0;
+            }
+        }
     if constexpr (want_dv) add_product<D, M, N>(dv, p, L::down_first(dy, 0));
     if constexpr (want_dk) {
       float ds[M][N / 8][4];
       tile_product<D, M, N>(ds, L::down_first(values, own), L::right_first(dy, 0));
 #pragma unroll
-      for (int n = 0; n < N / 8; ++n)
+      for (int n = 0; n < N / 8; ++n) {
+        const float2 d = *reinterpret_cast<const float2*>(delta + 8 * n + column);
 #pragma unroll
-        for (int e = 0; e < 2; ++e) {
-          const float d = delta[8 * n + lane % 4 * 2 + e];
+        for (int m = 0; m < M; ++m)
 #pragma unroll
-          for (int m = 0; m < M; ++m)
-#pragma unroll
-            for (int h = 0; h < 2; ++h) ds[m][n][2 * h + e] = p[m][n][2 * h + e] * (ds[m][n][2 * h + e] - d);
-        }
+          for (int e = 0; e < 4; ++e) ds[m][n][e] = p[m][n][e] * (ds[m][n][e] - (e % 2 ? d.y : d.x));
+      }
       add_product<D, M, N>(dk, ds, L::down_first(q, 0));
     }
   }
-  const auto place = [&](int i) { return a.key(group, key + i); };
-  if constexpr (want_dk) write_rows<D, M>(dk, shared, own, count, [&](int, int) { return a.scale; }, [&](int i) { return b.dk + place(i); });
-  if constexpr (want_dv)
-    write_rows<D, M>(dv, shared + T::key_bytes, own, count, [&](int, int) { return 1.0f; }, [&](int i) { return b.dv + place(i); });
+  if constexpr (want_dk) write_rows<D, M>(b.dk, dk, shared, own, count, [&](int, int) { return a.scale; }, vector);
+  if constexpr (want_dv) write_rows<D, M>(b.dv, dv, shared + T::key_bytes, own, count, [&](int, int) { return 1.0f; }, vector);
 }
 
 template <int D, int M, int N>
@@ -159,8 +160,8 @@ __global__ void __launch_bounds__(tile_threads, 2) backward_rows(AttentionRun a,
   const int count = min(T::rows, a.rows() - rows.begin);
   const int warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32, own = warp * 16 * M;
 
-  copy_rows<D, T::rows>(queries, count, [&](int i) { return b.q + rows.query(a, group, i); });
-  copy_rows<D, T::rows>(gradients, count, [&](int i) { return b.dy + rows.query(a, group, i); });
+  const auto vector = [&](int i) { return rows.query(a, group, i); };  // of q, y
+  copy_rows<D, T::rows>({{queries, b.q}, {gradients, b.dy}}, count, vector);
   if (const int i = int(threadIdx.x); i < T::rows) {
     TileSight::fill(a, rows, low, high, i, count);
     const int64_t at = i < count ? rows.lse(a, group, i) : 0;
@@ -170,8 +171,8 @@ __global__ void __launch_bounds__(tile_threads, 2) backward_rows(AttentionRun a,
   __syncthreads();
   const TileSight sight(a, rows, low, count);
   const auto copy_keys = [&](int key, int stage) {
-    copy_rows<D, N>(keys + stage * T::key_bytes, sight.end - key, b.k + a.key(group, key), a.key_stride());
-    copy_rows<D, N>(values + stage * T::key_bytes, sight.end - key, b.v + a.key(group, key), a.key_stride());
+    const uint32_t offset = stage * T::key_bytes;
+    copy_rows<D, N>({{keys + offset, b.k}, {values + offset, b.v}}, sight.end - key, [&](int i) { return (key + i) * a.groups + group; });
   };
   copy_keys(sight.begin, 0);
 
@@ -184,7 +185,6 @@ __global__ void __launch_bounds__(tile_threads, 2) backward_rows(AttentionRun a,
     const uint32_t k = keys + stage * T::key_bytes, v = values + stage * T::key_bytes;
     float p[M][N / 8][4], ds[M][N / 8][4];
     tile_product<D, M, N>(p, L::down_first(queries, own), L::right_first(k, 0));
-    const bool masked = !sight.all_see(key, N);
 #pragma unroll
     for (int m = 0; m < M; ++m)
 #pragma unroll
@@ -195,16 +195,8 @@ __global__ void __launch_bounds__(tile_threads, 2) backward_rows(AttentionRun a,
         for (int n = 0; n < N / 8; ++n)
 #pragma unroll
           for (int e = 2 * h; e < 2 * h + 2; ++e) p[m][n][e] = power_of_two(fmaf(p[m][n][e], a.scale * log2_e, -shift));
-        if (!masked) continue;
-        const int from = low[row], to = high[row];
-#pragma unroll
-        for (int n = 0; n < N / 8; ++n)
-#pragma unroll
-          for (int e = 0; e < 2; ++e) {
-            const int at = key + 8 * n + lane % 4 * 2 + e;
-            if (at < from || at > to) p[m][n][2 * h + e] = 0;
-          }
       }
+    if (!sight.all_see(key, N)) hide<M, N>(p, low, high, own, key, 0.0f);
     tile_product<D, M, N>(ds, L::down_first(gradients, own), L::right_first(v, 0));
 #pragma unroll
     for (int m = 0; m < M; ++m)
@@ -218,7 +210,7 @@ __global__ void __launch_bounds__(tile_threads, 2) backward_rows(AttentionRun a,
       }
     add_product<D, M, N>(dq, ds, L::down_first(k, 0));
   }
-  write_rows<D, M>(dq, shared, own, count, [&](int, int) { return a.scale; }, [&](int i) { return b.dq + rows.query(a, group, i); });
+  write_rows<D, M>(b.dq, dq, shared, own, count, [&](int, int) { return a.scale; }, vector);
 }
 
 template <int D, int M, int N, bool want_dk, bool want_dv>

@@ -21,7 +21,6 @@ struct AttentionRun {
 
   __host__ __device__ int rows() const { return tokens * per_group; }
   __device__ int64_t key(int group, int at) const { return (int64_t{at} * groups + group) * dim; }  // offset in k, v
-  __device__ int64_t key_stride() const { return int64_t{groups} * dim; }
 };
 
 inline AttentionRun attention_run(Tensor q, Tensor k, const AttentionShape& a) {
@@ -33,12 +32,13 @@ inline AttentionRun attention_run(Tensor q, Tensor k, const AttentionShape& a) {
 
 // Whether the tensor cores' kernels take it; attention_general.cu takes the rest.
 inline bool takes_tiles(Tensor q, Tensor k, float scale) {
-  const int64_t dim = q.shape[2], per_group = q.shape[1] / k.shape[1];
+  const int64_t dim = q.shape[2], per_group = q.shape[1] / k.shape[1], vectors = INT_MAX - 1024;
   int device = 0, major = 0;
   check_cuda(cudaGetDevice(&device), "cudaGetDevice");
   check_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "cudaDeviceGetAttribute");
   return major >= 8 && q.dtype == DType::bf16 && (dim == 64 || dim == 96 || dim == 128 || dim == 256) && per_group <= most_per_group &&
-         q.shape[0] * per_group <= INT_MAX - 1024 && scale > 0;  // the largest score is that of the largest product
+         q.shape[0] * q.shape[1] <= vectors && k.shape[0] * k.shape[1] <= vectors &&  // a vector's number is 32-bit
+         scale > 0;                                                                   // the largest score is that of the largest product
 }
 template <class... T>
 bool aligned_16(T... x) { return ((reinterpret_cast<uintptr_t>(x.data) % 16 == 0) && ...); }
@@ -52,21 +52,17 @@ void launch_kernel(CudaContext& cuda, const char* name, int64_t blocks, int thre
   check_cuda(cudaGetLastError(), name);
 }
 
-// The rows of a group from row `begin` on: which token and which memory each is. `i` counts from `begin`, below 128.
+// The rows of a group from row `begin` on: which token and which vector of q, y each is. `i` counts from `begin`, below 128.
 struct TileRows {
   int begin, token, rest;
   __device__ TileRows(const AttentionRun& a, int begin) : begin(begin), token(begin / a.per_group), rest(begin - token * a.per_group) {}
   __device__ int token_of(const AttentionRun& a, int i) const { return token + int(uint32_t(rest + i) * a.reciprocal >> 20); }
-  __device__ int head_of(const AttentionRun& a, int group, int i, int token_of_i) const {
-    return group * a.per_group + (begin + i - token_of_i * a.per_group);
-  }
-  __device__ int64_t query(const AttentionRun& a, int group, int i) const {  // offset in q, y
-    const int t = token_of(a, i);
-    return (int64_t{t} * a.heads + head_of(a, group, i, t)) * a.dim;
+  __device__ int query(const AttentionRun& a, int group, int i) const {
+    return token_of(a, i) * (a.heads - a.per_group) + group * a.per_group + begin + i;
   }
   __device__ int64_t lse(const AttentionRun& a, int group, int i) const {
     const int t = token_of(a, i);
-    return int64_t{head_of(a, group, i, t)} * a.tokens + t;
+    return int64_t{group * a.per_group + begin + i - t * a.per_group} * a.tokens + t;
   }
 };
 
@@ -95,30 +91,21 @@ struct TileLayout {
   }
 };
 
-// Starts the copies of `rows` rows; those from `count` on become zeros, and nothing is read there. pointer(i): where row i lies.
-template <int D, int rows, class Pointer>
-__device__ inline void copy_rows(uint32_t tile, int count, Pointer&& pointer) {
+// Starts the copies of `rows` rows of each; those from `count` on become zeros, and nothing is read there. vector(i): the number of row i.
+struct Copy {
+  uint32_t tile;
+  const __nv_bfloat16* from;
+};
+template <int D, int rows, int n, class Vector>
+__device__ inline void copy_rows(const Copy (&copies)[n], int count, Vector&& vector) {
   using L = TileLayout<D>;
   static_assert(rows * L::chunks % tile_threads == 0);
 #pragma unroll
-  for (int n = 0; n < rows * L::chunks / tile_threads; ++n) {
-    const int i = n * tile_threads + int(threadIdx.x), row = i / L::chunks, chunk = i % L::chunks;
-    copy_16(tile + L::offset(row, chunk), pointer(row) + chunk * 8, row < count);
-  }
-}
-// The same for rows `stride` apart. Where a thread keeps its chunk, one address serves all of its rows.
-template <int D, int rows>
-__device__ inline void copy_rows(uint32_t tile, int count, const __nv_bfloat16* from, int64_t stride) {
-  using L = TileLayout<D>;
-  if constexpr (tile_threads % (8 * L::chunks) == 0) {
-    constexpr int step = tile_threads / L::chunks;
-    const int row = int(threadIdx.x) / L::chunks, chunk = int(threadIdx.x) % L::chunks;
-    const uint32_t to = tile + L::offset(row, chunk);
-    from += row * stride + chunk * 8;
+  for (int j = 0; j < rows * L::chunks / tile_threads; ++j) {
+    const int i = j * tile_threads + int(threadIdx.x), row = i / L::chunks, chunk = i % L::chunks;
+    const int64_t offset = int64_t{vector(row)} * D + chunk * 8;
 #pragma unroll
-    for (int n = 0; n < rows / step; ++n, from += step * stride) copy_16(to + uint32_t(n * step * L::row_bytes), from, row + n * step < count);
-  } else {
-    copy_rows<D, rows>(tile, count, [&](int i) { return from + i * stride; });
+    for (int c = 0; c < n; ++c) copy_16(copies[c].tile + L::offset(row, chunk), copies[c].from + offset, row < count);
   }
 }
 
@@ -178,10 +165,10 @@ __device__ inline void add_product(float (&c)[M][D / 8][4], const float (&p)[M][
 }
 
 // Writes a warp's c (16 M, D) as bf16 to memory, by way of its own rows `row`.. of a tile, which nobody else reads any more.
-// factor(m, h): of rows 16 m + 8 h + lane / 4; pointer(i): where row i < count of the tile goes.
-template <int D, int M, class Factor, class Pointer>
-__device__ inline void write_rows(const float (&c)[M][D / 8][4], unsigned char* tile, int row, int count, Factor&& factor,
-                                  Pointer&& pointer) {
+// factor(m, h): of rows 16 m + 8 h + lane / 4; vector(i): the number of row i < count of the tile.
+template <int D, int M, class Factor, class Vector>
+__device__ inline void write_rows(__nv_bfloat16* to, const float (&c)[M][D / 8][4], unsigned char* tile, int row, int count,
+                                  Factor&& factor, Vector&& vector) {
   using L = TileLayout<D>;
   const int lane = int(threadIdx.x) % 32;
   __syncwarp();
@@ -198,7 +185,8 @@ __device__ inline void write_rows(const float (&c)[M][D / 8][4], unsigned char* 
   __syncwarp();
   for (int i = lane; i < 16 * M * L::chunks; i += 32) {
     const int r = row + i / L::chunks, chunk = i % L::chunks;
-    if (r < count) *reinterpret_cast<uint4*>(pointer(r) + chunk * 8) = *reinterpret_cast<const uint4*>(tile + L::offset(r, chunk));
+    if (r < count)
+      *reinterpret_cast<uint4*>(to + int64_t{vector(r)} * D + chunk * 8) = *reinterpret_cast<const uint4*>(tile + L::offset(r, chunk));
   }
 }
 
@@ -226,6 +214,23 @@ struct TileSight {
   }
   __device__ bool all_see(int key, int n) const { return key >= common_low && key + n - 1 <= common_high; }
 };
+
+// What the rows `row`.. of a tile do not see of the keys from `key` on becomes `unseen`.
+template <int M, int N>
+__device__ inline void hide(float (&s)[M][N / 8][4], const int* low, const int* high, int row, int key, float unseen) {
+  const int lane = int(threadIdx.x) % 32;
+#pragma unroll
+  for (int m = 0; m < M; ++m)
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const int i = row + 16 * m + 8 * h + lane / 4, from = low[i] - key - lane % 4 * 2, to = high[i] - key - lane % 4 * 2;
+#pragma unroll
+      for (int n = 0; n < N / 8; ++n)
+#pragma unroll
+        for (int e = 0; e < 2; ++e)
+          if (8 * n + e < from || 8 * n + e > to) s[m][n][2 * h + e] = unseen;
+    }
+}
 
 // attention_general.cu: any type, any head dim
 void attention_delta(CudaContext&, Tensor delta, Tensor dy, Tensor y);  // (H, T): sum of dy * y
