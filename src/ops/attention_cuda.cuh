@@ -91,6 +91,14 @@ struct TileLayout {
   }
 };
 
+// The thread's number, of which the compiler does not know that it is the same in every turn of a loop: what follows from it is computed
+// again rather than kept in registers that the sums need.
+__device__ inline int thread_again() {
+  int i = int(threadIdx.x);
+  asm volatile("" : "+r"(i));
+  return i;
+}
+
 // Starts the copies of `rows` rows of each; those from `count` on become zeros, and nothing is read there. vector(i): the number of row i.
 struct Copy {
   uint32_t tile;
@@ -100,9 +108,10 @@ template <int D, int rows, int n, class Vector>
 __device__ inline void copy_rows(const Copy (&copies)[n], int count, Vector&& vector) {
   using L = TileLayout<D>;
   static_assert(rows * L::chunks % tile_threads == 0);
+  const int thread = thread_again();
 #pragma unroll
   for (int j = 0; j < rows * L::chunks / tile_threads; ++j) {
-    const int i = j * tile_threads + int(threadIdx.x), row = i / L::chunks, chunk = i % L::chunks;
+    const int i = j * tile_threads + thread, row = i / L::chunks, chunk = i % L::chunks;
     const int64_t offset = int64_t{vector(row)} * D + chunk * 8;
 #pragma unroll
     for (int c = 0; c < n; ++c) copy_16(copies[c].tile + L::offset(row, chunk), copies[c].from + offset, row < count);
@@ -218,7 +227,7 @@ struct TileSight {
 // What the rows `row`.. of a tile do not see of the keys from `key` on becomes `unseen`.
 template <int M, int N>
 __device__ inline void hide(float (&s)[M][N / 8][4], const int* low, const int* high, int row, int key, float unseen) {
-  const int lane = int(threadIdx.x) % 32;
+  const int lane = thread_again() % 32;
 #pragma unroll
   for (int m = 0; m < M; ++m)
 #pragma unroll
