@@ -10,11 +10,14 @@
 
 namespace thimble::ops {
 
-void attention_cuda(CudaContext&, Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v, const AttentionShape&);  // attention.cu
-void attention_backward_cuda(CudaContext&, const AttentionGrad&, Tensor delta, Tensor dy, Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v, const AttentionShape&);
+// attention.cu, attention_backward.cu; CudaContext completes there
+void attention_cuda(CudaContext&, Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v, const AttentionShape&);
+void attention_backward_cuda(CudaContext&, const AttentionGrad&, Tensor delta, Tensor last, Tensor dy, Tensor y, Tensor lse, Tensor q,
+                             Tensor k, Tensor v, const AttentionShape&);
 
 namespace {
 
+constexpr int64_t cuda_key_block = 64;  // keys that share one entry of the scratch `last`, at least
 constexpr int64_t few_rows = rows_together;
 constexpr float minus_infinity = -std::numeric_limits<float>::infinity();
 
@@ -227,6 +230,9 @@ void attention_backward(Stream& s, const AttentionGrad& g, Tensor dy, Tensor y, 
   check(alike(g.dq, q) && alike(g.dk, k) && alike(g.dv, v) && alike(dy, y), "attention_backward: each gradient is as its tensor");
   const Scope scope(s.arena);
   const Tensor delta = s.scratch("attention delta", DType::f32, lse.shape);
+  Tensor last;  // by block of keys: the last token that sees one of them
+  if (s.device.kind() == DeviceKind::cuda)
+    last = s.scratch("attention last tokens", DType::i32, {(q.shape[0] + cuda_key_block - 1) / cuda_key_block});
   const Work work{.name = "attention_backward", .flops = 10.0 * double(q.shape[2]) * causal_pairs(q, a),
                   .bytes = double(4 * q.bytes() + 4 * k.bytes() + a.start.bytes() + lse.bytes()),
                   .matrix = s.device.kind() == DeviceKind::cuda};
@@ -236,7 +242,7 @@ void attention_backward(Stream& s, const AttentionGrad& g, Tensor dy, Tensor y, 
       s, work, [&] { attention_backward_cpu(sizes_of(q, k, a), a.scale, g, delta, dy, y, lse, q, k, v); },
       [&](auto& cuda) {
         if (attention_takes_cudnn(s.device.spec(), q, a)) attention_backward_cudnn(cuda, g, workspace, dy, y, lse, q, k, v, a);
-        else attention_backward_cuda(cuda, g, delta, dy, y, lse, q, k, v, a);
+        else attention_backward_cuda(cuda, g, delta, last, dy, y, lse, q, k, v, a);
       });
 }
 

@@ -1,132 +1,117 @@
-// Attention of our own on cuda, for every case and with the same bits each time: a warp to a query (forward, dq) or to a key (dk, dv).
-#include "device/kernel.cuh"
-#include "ops/attention.h"
+// Attention's forward on cuda, on tensor cores (FlashAttention-2: Dao 2023): a block of four warps holds a tile of rows and walks over the
+// keys that they see, the next keys and values on their way while it computes. Scores stay in registers; no atomics, so bits repeat.
+#include "ops/attention_cuda.cuh"
 
 namespace thimble::ops {
 namespace {
 
-constexpr int warps = 8;
-constexpr int most_parts = 16;  // channels of a lane: heads of up to 512
+using bf16_t = __nv_bfloat16;
 
-template <class X>
-struct View {
-  const X *q, *k, *v, *y, *dy;
-  const float *lse, *delta;
-  const int32_t* start;
-  int64_t tokens, heads, groups, dim, first;
-  float scale;
-  __device__ int64_t query(int64_t t, int64_t h) const { return (t * heads + h) * dim; }
-  __device__ int64_t key(int64_t j, int64_t g) const { return (j * groups + g) * dim; }
+template <int D, int M, int N>
+struct ForwardTile {  // M: pieces of 16 rows of a warp; N: keys of a tile
+  static constexpr int rows = 16 * M * tile_warps;
+  static constexpr int row_bytes = rows * 2 * D, key_bytes = N * 2 * D;
+  static constexpr int shared = row_bytes + 4 * key_bytes + rows * 2 * int(sizeof(int));
 };
 
-template <class X>
-__device__ float dot(const X* a, const X* b, int64_t dim) {
-  float sum = 0;
-  for (int64_t d = threadIdx.x % 32; d < dim; d += 32) sum += float(a[d]) * float(b[d]);
-  return warp_reduce(sum, Add{});
-}
-
-template <class X>
-__global__ void forward(View<X> a, X* y, float* lse) {
-  const int64_t i = int64_t{blockIdx.x} * warps + threadIdx.x / 32, t = i / a.heads, h = i % a.heads, g = h / (a.heads / a.groups);
-  if (t >= a.tokens) return;
-  const int lane = threadIdx.x % 32;
-  float most = -INFINITY, sum = 0, total[most_parts] = {};
-  for (int64_t j = a.start[t]; j <= a.first + t; ++j) {
-    const float score = dot(a.q + a.query(t, h), a.k + a.key(j, g), a.dim) * a.scale, now = fmaxf(most, score);
-    const float shrink = expf(most - now), p = expf(score - now);
-    sum = sum * shrink + p;
-    most = now;
+// Scores become exp(score - new maximum), unseen ones 0; what was summed before is shrunk to the new maximum.
+template <int D, int M, int N>
+__device__ void softmax_step(float (&s)[M][N / 8][4], float (&o)[M][D / 8][4], float (&most)[M][2], float (&total)[M][2], float scale) {
 #pragma unroll
-    for (int n = 0; n < most_parts; ++n)
-      if (n * 32 + lane < a.dim) total[n] = total[n] * shrink + p * float(a.v[a.key(j, g) + n * 32 + lane]);
-  }
+  for (int m = 0; m < M; ++m)
 #pragma unroll
-  for (int n = 0; n < most_parts; ++n)
-    if (n * 32 + lane < a.dim) y[a.query(t, h) + n * 32 + lane] = X(total[n] / sum);
-  if (lse && lane == 0) lse[h * a.tokens + t] = most + logf(sum);
-}
-
-template <class X>
-__global__ void sum_delta(View<X> a, float* delta) {
-  const int64_t i = int64_t{blockIdx.x} * warps + threadIdx.x / 32, t = i / a.heads, h = i % a.heads;
-  if (t >= a.tokens) return;
-  const float sum = dot(a.dy + a.query(t, h), a.y + a.query(t, h), a.dim);
-  if (threadIdx.x % 32 == 0) delta[h * a.tokens + t] = sum;
-}
-
-template <class X>
-__global__ void backward_queries(View<X> a, X* dq) {
-  const int64_t i = int64_t{blockIdx.x} * warps + threadIdx.x / 32, t = i / a.heads, h = i % a.heads, g = h / (a.heads / a.groups);
-  if (t >= a.tokens) return;
-  const int lane = threadIdx.x % 32;
-  const float lse = a.lse[h * a.tokens + t], delta = a.delta[h * a.tokens + t];
-  float total[most_parts] = {};
-  for (int64_t j = a.start[t]; j <= t; ++j) {
-    const float p = expf(dot(a.q + a.query(t, h), a.k + a.key(j, g), a.dim) * a.scale - lse);
-    const float ds = p * (dot(a.dy + a.query(t, h), a.v + a.key(j, g), a.dim) - delta) * a.scale;
+    for (int h = 0; h < 2; ++h) {
+      float now = most[m][h];
 #pragma unroll
-    for (int n = 0; n < most_parts; ++n)
-      if (n * 32 + lane < a.dim) total[n] += ds * float(a.k[a.key(j, g) + n * 32 + lane]);
-  }
+      for (int n = 0; n < N / 8; ++n) now = fmaxf(now, fmaxf(s[m][n][2 * h], s[m][n][2 * h + 1]));
+      now = fmaxf(now, __shfl_xor_sync(~0u, now, 1));
+      now = fmaxf(now, __shfl_xor_sync(~0u, now, 2));
+      const float shift = now == -INFINITY ? 0.0f : now * scale;  // a row that has seen nothing yet
+      const float shrink = power_of_two(most[m][h] * scale - shift);
+      most[m][h] = now;
+      float part = 0;
 #pragma unroll
-  for (int n = 0; n < most_parts; ++n)
-    if (n * 32 + lane < a.dim) dq[a.query(t, h) + n * 32 + lane] = X(total[n]);
-}
-
-template <class X>
-__global__ void backward_keys(View<X> a, X* dk, X* dv) {
-  const int64_t i = int64_t{blockIdx.x} * warps + threadIdx.x / 32, j = i / a.groups, g = i % a.groups, each = a.heads / a.groups;
-  if (j >= a.tokens) return;
-  const int lane = threadIdx.x % 32;
-  float keys[most_parts] = {}, values[most_parts] = {};
-  for (int64_t t = j; t < a.tokens && a.start[t] <= j; ++t)  // starts never fall
-    for (int64_t h = g * each; h < (g + 1) * each; ++h) {
-      const float p = expf(dot(a.q + a.query(t, h), a.k + a.key(j, g), a.dim) * a.scale - a.lse[h * a.tokens + t]);
-      const float ds = p * (dot(a.dy + a.query(t, h), a.v + a.key(j, g), a.dim) - a.delta[h * a.tokens + t]) * a.scale;
+      for (int n = 0; n < N / 8; ++n)
 #pragma unroll
-      for (int n = 0; n < most_parts; ++n)
-        if (n * 32 + lane < a.dim) {
-          keys[n] += ds * float(a.q[a.query(t, h) + n * 32 + lane]);
-          values[n] += p * float(a.dy[a.query(t, h) + n * 32 + lane]);
-        }
-    }
+        for (int e = 2 * h; e < 2 * h + 2; ++e) part += s[m][n][e] = power_of_two(fmaf(s[m][n][e], scale, -shift));
+      total[m][h] = total[m][h] * shrink + part;
 #pragma unroll
-  for (int n = 0; n < most_parts; ++n)
-    if (n * 32 + lane < a.dim) {
-      dk[a.key(j, g) + n * 32 + lane] = X(keys[n]);
-      dv[a.key(j, g) + n * 32 + lane] = X(values[n]);
+      for (int n = 0; n < D / 8; ++n) o[m][n][2 * h] *= shrink, o[m][n][2 * h + 1] *= shrink;
     }
 }
 
-template <class X>
-View<X> view_of(Tensor q, Tensor k, Tensor v, const AttentionShape& a) {
-  return {.q = at<const X>(q), .k = at<const X>(k), .v = at<const X>(v), .start = at<const int32_t>(a.start), .tokens = q.shape[0], .heads = q.shape[1],
-          .groups = k.shape[1], .dim = q.shape[2], .first = a.first, .scale = a.scale};
+template <int D, int M, int N>
+__global__ void __launch_bounds__(tile_threads, 2) forward(AttentionRun a, bf16_t* y, float* lse, const bf16_t* q, const bf16_t* k,
+                                                           const bf16_t* v) {
+  using T = ForwardTile<D, M, N>;
+  using L = TileLayout<D>;
+  extern __shared__ __align__(128) unsigned char shared[];
+  const uint32_t queries = shared_address(shared), keys = queries + T::row_bytes, values = keys + 2 * T::key_bytes;
+  int* const low = reinterpret_cast<int*>(shared + T::row_bytes + 4 * T::key_bytes);
+  int* const high = low + T::rows;
+  const int tiles = int(gridDim.x) / a.groups, group = int(blockIdx.x) % a.groups;
+  const int tile = tiles - 1 - int(blockIdx.x) / a.groups;  // the longest first
+  const TileRows rows(a, tile * T::rows);
+  const int count = min(T::rows, a.rows() - rows.begin);
+  const int warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32, own = warp * 16 * M;
+
+  copy_rows<D, T::rows>({{queries, q}}, count, [&](int i) { return rows.query(a, group, i); });
+  if (int(threadIdx.x) < T::rows) TileSight::fill(a, rows, low, high, int(threadIdx.x), count);
+  __syncthreads();
+  const TileSight sight(a, rows, low, count);
+  const auto copy_keys = [&](int key, int stage) {
+    const uint32_t offset = stage * T::key_bytes;
+    copy_rows<D, N>({{keys + offset, k}, {values + offset, v}}, sight.end - key, [&](int i) { return (key + i) * a.groups + group; });
+  };
+  copy_keys(sight.begin, 0);
+
+  float o[M][D / 8][4] = {}, most[M][2], total[M][2] = {};
+#pragma unroll
+  for (int m = 0; m < M; ++m) most[m][0] = most[m][1] = -INFINITY;
+  int stage = 0;
+  for (int key = sight.begin; key < sight.end; key += N, stage ^= 1) {
+    wait_for_copies();
+    __syncthreads();  // this tile has come, and nobody reads the one before it any more
+    if (key + N < sight.end) copy_keys(key + N, stage ^ 1);
+    float s[M][N / 8][4];
+    tile_product<D, M, N>(s, L::down_first(queries, own), L::right_first(keys + stage * T::key_bytes, 0));
+    if (!sight.all_see(key, N)) hide<M, N>(s, low, high, own, key, -INFINITY);
+    softmax_step<D, M, N>(s, o, most, total, a.scale * log2_e);
+    add_product<D, M, N>(o, s, L::down_first(values + stage * T::key_bytes, 0));
+  }
+
+#pragma unroll
+  for (int m = 0; m < M; ++m)
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      total[m][h] += __shfl_xor_sync(~0u, total[m][h], 1);
+      total[m][h] += __shfl_xor_sync(~0u, total[m][h], 2);
+      const int row = own + 16 * m + 8 * h + lane / 4;
+      if (lse && lane % 4 == 0 && row < count) lse[rows.lse(a, group, row)] = most[m][h] * a.scale + logf(total[m][h]);
+    }
+  write_rows<D, M>(y, o, shared, own, count, [&](int m, int h) { return 1.0f / total[m][h]; }, [&](int i) { return rows.query(a, group, i); });
+}
+
+template <int D, int M, int N>
+void forward_tiles(CudaContext& cuda, Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v, const AttentionShape& shape) {
+  using T = ForwardTile<D, M, N>;
+  const AttentionRun a = attention_run(q, k, shape);
+  const int64_t tiles = (int64_t{a.rows()} + T::rows - 1) / T::rows;
+  launch_kernel(cuda, "attention", tiles * a.groups, tile_threads, T::shared, forward<D, M, N>, a, at<bf16_t>(y), at<float>(lse),
+                at<const bf16_t>(q), at<const bf16_t>(k), at<const bf16_t>(v));
 }
 
 }  // namespace
 
-void attention_cuda(CudaContext& cuda, Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v, const AttentionShape& a) {
+void attention_cuda(CudaContext& cuda, Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v, const AttentionShape& shape) {
   if (q.count() == 0) return;
-  visit_cuda(q.dtype, [&]<class X>(X) {
-    forward<<<unsigned(blocks_of(q.shape[0] * q.shape[1], warps)), warps * 32, 0, cuda.stream>>>(view_of<X>(q, k, v, a), at<X>(y), at<float>(lse));
-  });
-  check_cuda(cudaGetLastError(), "attention");
-}
-
-void attention_backward_cuda(CudaContext& cuda, const AttentionGrad& g, Tensor delta, Tensor dy, Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v,
-                             const AttentionShape& a) {
-  if (q.count() == 0) return;
-  visit_cuda(q.dtype, [&]<class X>(X) {
-    View<X> view = view_of<X>(q, k, v, a);
-    view.y = at<const X>(y), view.dy = at<const X>(dy), view.lse = at<const float>(lse), view.delta = at<const float>(delta);
-    const auto by_query = unsigned(blocks_of(q.shape[0] * q.shape[1], warps)), by_key = unsigned(blocks_of(k.shape[0] * k.shape[1], warps));
-    sum_delta<<<by_query, warps * 32, 0, cuda.stream>>>(view, at<float>(delta));
-    backward_queries<<<by_query, warps * 32, 0, cuda.stream>>>(view, at<X>(g.dq));
-    backward_keys<<<by_key, warps * 32, 0, cuda.stream>>>(view, at<X>(g.dk), at<X>(g.dv));
-  });
-  check_cuda(cudaGetLastError(), "attention_backward");
+  if (!takes_tiles(q, k, shape.scale) || !aligned_16(y, q, k, v)) return attention_general(cuda, y, lse, q, k, v, shape);
+  switch (q.shape[2]) {
+    case 64: return forward_tiles<64, 2, 64>(cuda, y, lse, q, k, v, shape);
+    case 96: return forward_tiles<96, 2, 64>(cuda, y, lse, q, k, v, shape);
+    case 128: return forward_tiles<128, 2, 64>(cuda, y, lse, q, k, v, shape);
+    default: return forward_tiles<256, 1, 32>(cuda, y, lse, q, k, v, shape);
+  }
 }
 
 }  // namespace thimble::ops

@@ -34,6 +34,11 @@ constexpr Case cases[] = {
     {.tokens = 2, .heads = 10, .groups = 2, .dim = 128, .first = 70, .document = 71},
     {.tokens = 17, .heads = 4, .groups = 2, .dim = 64, .first = 113, .spare = 50},
     {.tokens = 80, .heads = 6, .groups = 2, .dim = 48, .first = 33, .document = 41},
+    {.tokens = 77, .heads = 7, .groups = 1, .dim = 64},  // from here: the tiles of cuda's tensor cores
+    {.tokens = 300, .heads = 4, .groups = 2, .dim = 128, .document = 100},
+    {.tokens = 131, .heads = 6, .groups = 2, .dim = 96, .document = 37},
+    {.tokens = 70, .heads = 2, .groups = 1, .dim = 256},
+    {.tokens = 3, .heads = 8, .groups = 2, .dim = 256, .first = 150, .spare = 40},
 };
 
 std::string text(const Case& c, DType t) {
