@@ -5,6 +5,19 @@
 
 namespace thimble::models {
 
+namespace {
+
+// Sums of bytes stay far inside 63 bits, whatever a config says.
+void check_size(const nn::ModelSpec& m, const std::string& where) {
+  constexpr double most = 1e14;
+  double count = 2.0 * double(m.vocab) * double(m.hidden);
+  for (const auto& l : m.layers) count += double(m.hidden) * (2.0 * double(l.heads + l.kv_heads) * double(l.head_dim) + 3.0 * double(l.ffn));
+  if (count > most)
+    throw Error(Fault::bad_input, {.what = "a model larger than any machine", .where = where, .expected = fmt::format("at most {:.0e} parameters", most), .found = fmt::format("{:.2e}", count)});
+}
+
+}  // namespace
+
 std::span<const Family> families() {
   static constexpr Family rows[] = {{"LlamaForCausalLM", read_llama}};
   return rows;
@@ -16,10 +29,17 @@ nn::ModelSpec parse_config(const Json& config, const std::string& where) {
   if (list == config.end() || !list->is_array() || list->empty()) fail_field(where, "architectures", "an array that names one architecture", list == config.end() ? nullptr : &*list);
   if (config.contains("quantization_config") && !config["quantization_config"].is_null())
     throw Error(Fault::bad_input, {.what = "a pre-quantised model folder is not read yet", .where = where, .found = "quantization_config", .fix = "name the 16-bit model; `quantization_bit: 4` quantises it while loading"});
+  if (config.contains("auto_map") && !config["auto_map"].is_null())
+    throw Error(Fault::bad_input, {.what = "a model that is defined by code of its own", .where = where, .expected = "an architecture of transformers itself", .found = "auto_map",
+                                   .fix = "where the code does what its architecture's name says, remove auto_map from config.json"});
   const auto name = read_as<std::string>((*list)[0], "architectures", where);
   std::string known;
   for (const auto& f : families()) {
-    if (f.architecture == name) return f.read(config, where);
+    if (f.architecture == name) {
+      auto spec = f.read(config, where);
+      check_size(spec, where);
+      return spec;
+    }
     known += (known.empty() ? "" : ", ") + std::string(f.architecture);
   }
   throw Error(Fault::bad_input, {.what = "an architecture that is not supported", .where = where, .expected = known, .found = name.substr(0, 80)});
@@ -48,6 +68,7 @@ std::vector<int32_t> end_tokens(const fs::path& folder) {
     const auto file = folder / name;
     if (!fs::exists(file)) continue;
     const Json c = parse_json(read_text(file, int64_t{16} << 20), file.string());
+    if (!c.is_object()) fail_field(file.string(), name, "an object", &c);
     const auto it = c.find("eos_token_id");
     if (it == c.end() || it->is_null()) continue;
     std::vector<int32_t> ends;
