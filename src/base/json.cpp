@@ -40,10 +40,13 @@ class TreeBuilder {
     open_.pop_back();
     return true;
   }
-  bool parse_error(size_t, const std::string&, const Json::exception& e) { fail("cannot parse JSON", std::string(e.what()).substr(0, 240)); }
+  bool parse_error(size_t, const std::string&, const Json::exception& e) {
+    fail("cannot parse JSON", std::string(e.what()).substr(0, 240));
+  }
 
   [[noreturn]] void fail(std::string what, std::string found = "") const {
-    throw Error(Fault::bad_input, {.what = std::move(what), .where = std::string(where_), .expected = "valid JSON", .found = std::move(found)});
+    throw Error(Fault::bad_input,
+                {.what = std::move(what), .where = std::string(where_), .expected = "valid JSON", .found = std::move(found)});
   }
 
  private:
@@ -76,7 +79,8 @@ class TreeBuilder {
 Json parse_json(std::string_view text, std::string_view where, int max_depth) {
   TreeBuilder tree(where, max_depth);
   if (text.starts_with("\xef\xbb\xbf")) tree.fail("the file starts with a byte order mark");
-  if (const auto nul = text.find('\0'); nul != text.npos) tree.fail("cannot parse JSON", fmt::format("a NUL at byte {}", nul));  // the parser would take it for the end
+  if (const auto nul = text.find('\0'); nul != text.npos)
+    tree.fail("cannot parse JSON", fmt::format("a NUL at byte {}", nul));  // the parser would take it for the end
   Json::sax_parse(text.begin(), text.end(), &tree);
   return tree.take();
 }
@@ -84,12 +88,15 @@ Json parse_json(std::string_view text, std::string_view where, int max_depth) {
 void fail_field(std::string_view where, std::string_view key, std::string_view expected, const Json* found) {
   std::string shown = found ? found->dump(-1, ' ', false, Json::error_handler_t::replace) : "nothing";
   if (shown.size() > 80) shown = shown.substr(0, 77) + "...";
-  throw Error(Fault::bad_input, {.what = fmt::format("bad value of '{}'", key), .where = std::string(where), .expected = std::string(expected), .found = shown});
+  throw Error(
+      Fault::bad_input,
+      {.what = fmt::format("bad value of '{}'", key), .where = std::string(where), .expected = std::string(expected), .found = shown});
 }
 
 template <>
 int64_t read_as(const Json& v, std::string_view key, std::string_view where) {
-  if (!v.is_number_integer() || (v.is_number_unsigned() && v.get<uint64_t>() > uint64_t(INT64_MAX))) fail_field(where, key, "an integer", &v);
+  if (!v.is_number_integer() || (v.is_number_unsigned() && v.get<uint64_t>() > uint64_t(INT64_MAX)))
+    fail_field(where, key, "an integer", &v);
   return v.get<int64_t>();
 }
 template <>

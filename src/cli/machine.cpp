@@ -150,7 +150,7 @@ void add_machine(CLI::App& app, Run& run) {
   c->add_option("--rank", b->rank, "of the adapters")->check(CLI::Range(1, 4096));
   c->add_option("--steps", b->steps)->check(CLI::Range(1, 1000));
   c->add_option("--decode", b->decode, "tokens to decode instead of training");
-  c->add_option("--threads", b->threads);
+  c->add_option("--threads", b->threads)->check(CLI::Range(1, 4096));
   c->add_flag("--full", b->full, "train all weights");
   c->callback([=, &run] { run = [=] { return bench(*b); }; });
 }

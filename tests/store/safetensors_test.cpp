@@ -205,8 +205,10 @@ TEST(Safetensors, AReadOfManyPiecesAndOfAMiddle) {
   std::vector<float> all(1000003), middle(600001);
   file.read(file.tensors()[0], 0, {all.data(), DType::f32, {1000003}});
   file.read(file.tensors()[0], 200002, {middle.data(), DType::f32, {600001}});
-  for (int64_t i = 0; i < 1000003; ++i) ASSERT_EQ(all[size_t(i)], number(0, i));
-  for (int64_t i = 0; i < 600001; ++i) ASSERT_EQ(middle[size_t(i)], number(0, 200002 + i));
+  int64_t wrong = 0;
+  for (int64_t i = 0; i < 1000003; ++i) wrong += all[size_t(i)] != number(0, i);
+  for (int64_t i = 0; i < 600001; ++i) wrong += middle[size_t(i)] != number(0, 200002 + i);
+  EXPECT_EQ(wrong, 0);
   EXPECT_THROW(file.read(file.tensors()[0], 1, {all.data(), DType::f32, {1000003}}), Error);
 }
 
@@ -273,11 +275,11 @@ TEST(Safetensors, AWriterThatIsMisusedLeavesNothing) {
 TEST(Safetensors, AHundredThousandTensors) {
   const Folder folder;
   std::vector<Named> tensors;
-  for (int i = 0; i < 100000; ++i) tensors.push_back({fmt::format("model.layers.{}.weight", i), DType::f16, {1}});
+  for (int i = 0; i < 100000; ++i) tensors.push_back({fmt::format("model.layers.{}.weight", i), DType::f16, {i % 1000 ? 0 : 1}});
   write_numbers(folder.path / "x", tensors);
   const SafetensorsFile file(folder.path / "x");
   EXPECT_EQ(file.tensors().size(), 100000u);
-  EXPECT_EQ(file.tensor("model.layers.99999.weight").get<f16>()[0], number(99999, 0));
+  EXPECT_EQ(file.tensor("model.layers.99000.weight").get<f16>()[0], number(99000, 0));
 }
 
 }  // namespace
