@@ -8,10 +8,17 @@
 namespace thimble {
 
 Error::Error(Fault fault, Problem problem) : fault_(fault), problem_(std::move(problem)) {
-  text_ = problem_.what;
-  const auto line = [&](std::string_view label, const std::string& part) {
-    if (!part.empty()) text_ += fmt::format("\n  {:<9} {}", label, part);
+  const auto add = [&](std::string_view part) {
+    for (const char c : part) {  // a file's words may be hostile: no control character reaches a terminal
+      const auto u = static_cast<unsigned char>(c);
+      if ((u < 0x20 && c != '\n') || u == 0x7f) text_ += fmt::format("\\x{:02x}", u);
+      else text_ += c;
+    }
   };
+  const auto line = [&](std::string_view label, const std::string& part) {
+    if (!part.empty()) add(fmt::format("\n  {:<9} {}", label, part));
+  };
+  add(problem_.what);
   line("where:", problem_.where);
   line("expected:", problem_.expected);
   line("found:", problem_.found);

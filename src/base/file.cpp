@@ -119,7 +119,12 @@ void AtomicFile::write(const void* data, int64_t bytes) {
 void AtomicFile::commit() {
   if (::fsync(fd_) != 0) fail(path_, "cannot flush a file to disk");
   ::close(std::exchange(fd_, -1));
-  if (::rename(aside_.c_str(), path_.c_str()) != 0) fail(path_, "cannot rename a finished file into place");
+  if (::rename(aside_.c_str(), path_.c_str()) != 0) {
+    const int reason = errno;
+    ::unlink(aside_.c_str());
+    errno = reason;
+    fail(path_, "cannot rename a finished file into place");
+  }
   const auto folder = path_.has_parent_path() ? path_.parent_path() : fs::path(".");
   const Descriptor d{::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
   if (d.fd >= 0) ::fsync(d.fd);

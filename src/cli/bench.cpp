@@ -239,7 +239,7 @@ void add_bench(CLI::App& app, Run& run) {
   c->add_option("--device", b->device, "auto, cpu or cuda");
   c->add_option("--vram", b->vram, "budget of the device, such as 24GiB");
   c->add_option("--ram", b->ram, "budget of host memory");
-  c->add_option("--threads", b->threads);
+  c->add_option("--threads", b->threads)->check(CLI::Range(1, 4096));
   c->add_flag("--paged", b->paged, "optimizer states in host memory");
   c->add_flag("--deterministic", b->deterministic, "the same bits in every run");
   c->add_flag("--full", b->full, "train all weights");

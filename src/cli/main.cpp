@@ -1,5 +1,6 @@
 // thimble: one program. Errors end here, in one form, with the exit code of their class.
 #include <cstdio>
+#include <filesystem>
 
 #include "base/error.h"
 #include "cli/commands.h"
@@ -25,6 +26,10 @@ int main(int argc, char** argv) {
   } catch (const thimble::Error& e) {
     std::fprintf(stderr, "error: %s\n", e.what());
     return int(e.fault());
+  } catch (const std::filesystem::filesystem_error& e) {  // a path that the system refuses: too long, not ours to read
+    const thimble::Error error(thimble::Fault::bad_input, {.what = "cannot use a file or folder", .where = e.path1().string(), .found = e.code().message()});
+    std::fprintf(stderr, "error: %s\n", error.what());
+    return int(error.fault());
   } catch (const std::exception& e) {
     std::fprintf(stderr, "error: %s\n", e.what());
     return int(thimble::Fault::internal);

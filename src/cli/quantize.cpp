@@ -36,7 +36,6 @@ class Packer {
     for (int i = 0; i < count; ++i) w.parts[size_t(i)] = rank_->memory.take(Use::weights, "part", parts[size_t(i)].dtype, parts[size_t(i)].shape);
     const Tensor dense = p.format == quant::FormatId::dense ? w.dense() : rank_->memory.take(Use::scratch, "matrix", p.dtype, p.shape);
     source_.read(p.name, 0, dense);
-    source_.done(p.name);
     if (p.format != quant::FormatId::dense) quant::format(p.format).pack(rank_->stream, w, dense);
     f(w);
   }

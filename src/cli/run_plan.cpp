@@ -84,8 +84,14 @@ int64_t device_budget([[maybe_unused]] const DeviceSpec& spec, const std::option
 
 nn::Method method_of(const store::AdapterConfig& a, quant::FormatId format) {
   nn::Method m{.lora = {.rank = a.rank, .scale = float(a.rslora ? a.alpha / std::sqrt(double(a.rank)) : a.alpha / double(a.rank))}, .format = format};
-  for (int p = 0; p < nn::layer_param_count; ++p)
-    for (const auto& target : a.targets) m.lora.targets[size_t(p)] |= nn::is_matrix(p) && std::string_view(nn::leaf_names[p]).ends_with(target);
+  for (const auto& target : a.targets) {
+    bool known = false;
+    for (int p = 0; p < nn::layer_param_count; ++p)
+      if (nn::is_matrix(p) && std::string_view(nn::leaf_names[p]).ends_with("." + target)) known = m.lora.targets[size_t(p)] = true;
+    if (!known)
+      throw Error(Fault::bad_input, {.what = "an adapter of a module that carries none here", .where = "target_modules of the adapter", .expected = "q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj or down_proj",
+                                     .found = target.substr(0, 80), .fix = "train an adapter of these modules"});
+  }
   return m;
 }
 

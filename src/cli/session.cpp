@@ -12,7 +12,7 @@ void add_session_options(CLI::App& c, SessionOptions& o) {
   c.add_option("--adapter", o.adapter, "folder of a PEFT adapter");
   c.add_option("--quantization", o.quantization, "store the layers' matrices as dense, nf4 or nf4_dq");
   c.add_option("--device", o.device, "what computes: cpu, cuda, or auto for a GPU where there is one");
-  c.add_option("--threads", o.threads, "CPU threads");
+  c.add_option("--threads", o.threads, "CPU threads")->check(CLI::Range(1, 4096));
   c.add_option("--context", o.context, "tokens of prompt and answer at most")->check(CLI::Range(int64_t{2}, int64_t{1} << 22));
   c.add_option("--vram", o.vram, "memory of the device tier, such as 8GiB");
 }

@@ -5,6 +5,23 @@
 
 namespace thimble::models {
 
+namespace {
+
+// Sums of bytes stay far inside 63 bits, whatever a config says.
+void check_size(const nn::ModelSpec& m, const std::string& where) {
+  constexpr double most = 1e14;
+  double count = 2.0 * double(m.vocab) * double(m.hidden);
+  for (const auto& l : m.layers)
+    count += double(m.hidden) * (2.0 * double(l.heads + l.kv_heads) * double(l.head_dim) + 3.0 * double(l.ffn));
+  if (count > most)
+    throw Error(Fault::bad_input, {.what = "a model larger than any machine",
+                                   .where = where,
+                                   .expected = fmt::format("at most {:.0e} parameters", most),
+                                   .found = fmt::format("{:.2e}", count)});
+}
+
+}  // namespace
+
 std::span<const Family> families() {
   static constexpr Family rows[] = {{"LlamaForCausalLM", read_llama}};
   return rows;
@@ -13,16 +30,31 @@ std::span<const Family> families() {
 nn::ModelSpec parse_config(const Json& config, const std::string& where) {
   if (!config.is_object()) fail_field(where, "config", "an object", &config);
   const auto list = config.find("architectures");
-  if (list == config.end() || !list->is_array() || list->empty()) fail_field(where, "architectures", "an array that names one architecture", list == config.end() ? nullptr : &*list);
+  if (list == config.end() || !list->is_array() || list->empty())
+    fail_field(where, "architectures", "an array that names one architecture", list == config.end() ? nullptr : &*list);
   if (config.contains("quantization_config") && !config["quantization_config"].is_null())
-    throw Error(Fault::bad_input, {.what = "a pre-quantised model folder is not read yet", .where = where, .found = "quantization_config", .fix = "name the 16-bit model; `quantization_bit: 4` quantises it while loading"});
+    throw Error(Fault::bad_input, {.what = "a pre-quantised model folder is not read yet",
+                                   .where = where,
+                                   .found = "quantization_config",
+                                   .fix = "name the 16-bit model; `quantization_bit: 4` quantises it while loading"});
+  if (config.contains("auto_map") && !config["auto_map"].is_null())
+    throw Error(Fault::bad_input, {.what = "a model that is defined by code of its own",
+                                   .where = where,
+                                   .expected = "an architecture of transformers itself",
+                                   .found = "auto_map",
+                                   .fix = "where the code does what its architecture's name says, remove auto_map from config.json"});
   const auto name = read_as<std::string>((*list)[0], "architectures", where);
   std::string known;
   for (const auto& f : families()) {
-    if (f.architecture == name) return f.read(config, where);
+    if (f.architecture == name) {
+      auto spec = f.read(config, where);
+      check_size(spec, where);
+      return spec;
+    }
     known += (known.empty() ? "" : ", ") + std::string(f.architecture);
   }
-  throw Error(Fault::bad_input, {.what = "an architecture that is not supported", .where = where, .expected = known, .found = name.substr(0, 80)});
+  throw Error(Fault::bad_input,
+              {.what = "an architecture that is not supported", .where = where, .expected = known, .found = name.substr(0, 80)});
 }
 
 nn::ModelSpec read_model(const fs::path& path) {
@@ -32,14 +64,30 @@ nn::ModelSpec read_model(const fs::path& path) {
 
 Json config_of(const nn::ModelSpec& m) {
   const auto& l = m.layers.front();
-  Json c = {{"architectures", {"LlamaForCausalLM"}}, {"model_type", "llama"}, {"vocab_size", m.vocab}, {"hidden_size", m.hidden}, {"intermediate_size", l.ffn},
-            {"num_hidden_layers", m.layers.size()}, {"num_attention_heads", l.heads}, {"num_key_value_heads", l.kv_heads}, {"head_dim", l.head_dim},
-            {"max_position_embeddings", m.max_positions}, {"rms_norm_eps", m.norm_eps}, {"rope_theta", m.rope.theta}, {"hidden_act", "silu"},
-            {"tie_word_embeddings", m.tied_head}, {"attention_bias", false}, {"mlp_bias", false}, {"torch_dtype", m.dtype}};
+  Json c = {{"architectures", {"LlamaForCausalLM"}},
+            {"model_type", "llama"},
+            {"vocab_size", m.vocab},
+            {"hidden_size", m.hidden},
+            {"intermediate_size", l.ffn},
+            {"num_hidden_layers", m.layers.size()},
+            {"num_attention_heads", l.heads},
+            {"num_key_value_heads", l.kv_heads},
+            {"head_dim", l.head_dim},
+            {"max_position_embeddings", m.max_positions},
+            {"rms_norm_eps", m.norm_eps},
+            {"rope_theta", m.rope.theta},
+            {"hidden_act", "silu"},
+            {"tie_word_embeddings", m.tied_head},
+            {"attention_bias", false},
+            {"mlp_bias", false},
+            {"torch_dtype", m.dtype}};
   if (m.rope.kind == nn::RopeSpec::Kind::linear) c["rope_scaling"] = {{"rope_type", "linear"}, {"factor", m.rope.factor}};
   if (m.rope.kind == nn::RopeSpec::Kind::llama3)
-    c["rope_scaling"] = {{"rope_type", "llama3"}, {"factor", m.rope.factor}, {"low_freq_factor", m.rope.low_freq_factor},
-                         {"high_freq_factor", m.rope.high_freq_factor}, {"original_max_position_embeddings", m.rope.original_positions}};
+    c["rope_scaling"] = {{"rope_type", "llama3"},
+                         {"factor", m.rope.factor},
+                         {"low_freq_factor", m.rope.low_freq_factor},
+                         {"high_freq_factor", m.rope.high_freq_factor},
+                         {"original_max_position_embeddings", m.rope.original_positions}};
   return c;
 }
 
@@ -48,6 +96,7 @@ std::vector<int32_t> end_tokens(const fs::path& folder) {
     const auto file = folder / name;
     if (!fs::exists(file)) continue;
     const Json c = parse_json(read_text(file, int64_t{16} << 20), file.string());
+    if (!c.is_object()) fail_field(file.string(), name, "an object", &c);
     const auto it = c.find("eos_token_id");
     if (it == c.end() || it->is_null()) continue;
     std::vector<int32_t> ends;

@@ -12,20 +12,22 @@ struct AdapterConfig {
   int64_t rank = 8;
   double alpha = 16;
   bool rslora = false;
-  std::vector<std::string> targets;    // leaf names: "q_proj" ...
+  std::vector<std::string> targets;  // leaf names: "q_proj" ...
   std::string base_model;
 };
 
 // What PEFT's LoraConfig has and we do not is refused by name. Throws Error (bad_input).
 AdapterConfig read_adapter_config(const fs::path& folder);
 
-// Opens the tensors and checks them against the adapters of a model (store/param_table.h: names of the base's weights, roles lora_a and lora_b).
+// Opens the tensors and checks them against the adapters of a model (store/param_table.h: names of the base's weights, roles lora_a and
+// lora_b).
 class AdapterFile {
  public:
   AdapterFile(const fs::path& folder, const std::vector<ParamSpec>& adapters);
   void read(const ParamSpec&, Tensor to) const;  // f32, host
 
  private:
+  const TensorInfo& info(const ParamSpec&) const;
   SafetensorsFile file_;
 };
 

@@ -1,19 +1,28 @@
 // Every offset is compared with the file, every shape with its bytes, and tensors must tile the data without holes or overlaps.
 #include "store/safetensors.h"
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <algorithm>
+#include <cerrno>
 #include <cstring>
 
 #include "base/json.h"
+#include "base/threads.h"
 
 namespace thimble::store {
 namespace {
 
 constexpr int64_t longest_header = 100'000'000;  // the reference implementation's limit
 
-struct Type { std::string_view name; int bits; };
-constexpr Type types[] = {{"F64", 64}, {"F32", 32}, {"BF16", 16}, {"F16", 16}, {"F8_E4M3", 8}, {"F8_E5M2", 8}, {"I64", 64}, {"I32", 32},
-                          {"I16", 16}, {"I8", 8}, {"U64", 64}, {"U32", 32}, {"U16", 16}, {"U8", 8}, {"BOOL", 8}};
+struct Type {
+  std::string_view name;
+  int bits;
+};
+constexpr Type types[] = {{"F64", 64}, {"F32", 32}, {"BF16", 16}, {"F16", 16},    {"F8_E4M3", 8}, {"F8_E5M2", 8}, {"F8_E8M0", 8},
+                          {"I64", 64}, {"I32", 32}, {"I16", 16},  {"I8", 8},      {"U64", 64},    {"U32", 32},    {"U16", 16},
+                          {"U8", 8},   {"BOOL", 8}, {"C64", 64},  {"F6_E2M3", 6}, {"F6_E3M2", 6}, {"F4", 4}};
 
 std::optional<DType> readable(std::string_view type) {
   if (type == "F32") return DType::f32;
@@ -27,46 +36,83 @@ std::optional<DType> readable(std::string_view type) {
 
 const char* spelled(DType t) {
   switch (t) {
-    case DType::f32: return "F32";
-    case DType::bf16: return "BF16";
-    case DType::f16: return "F16";
-    case DType::i32: return "I32";
-    case DType::u8: return "U8";
-    case DType::i8: return "I8";
+    case DType::f32:
+      return "F32";
+    case DType::bf16:
+      return "BF16";
+    case DType::f16:
+      return "F16";
+    case DType::i32:
+      return "I32";
+    case DType::u8:
+      return "U8";
+    case DType::i8:
+      return "I8";
   }
   return "?";
 }
 
+[[noreturn]] void refuse(std::string what, std::string where, std::string expected, std::string found,
+                         std::string fix = "download the file again") {
+  throw Error(Fault::bad_input, {.what = std::move(what),
+                                 .where = std::move(where),
+                                 .expected = std::move(expected),
+                                 .found = std::move(found),
+                                 .fix = std::move(fix)});
+}
+
+bool is_control(char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; }
+
+std::string tensor_in(const fs::path& path, std::string name) {
+  if (name.size() > 200) name = name.substr(0, 197) + "...";
+  std::replace_if(name.begin(), name.end(), is_control, '?');
+  return fmt::format("{}, tensor '{}'", path.string(), name);
+}
+
+// An entry of the header into a TensorInfo.
 class HeaderReader {
  public:
-  HeaderReader(const fs::path& path, int64_t data_begin, int64_t data_bytes) : path_(path.string()), data_begin_(data_begin), data_bytes_(data_bytes) {}
+  HeaderReader(const fs::path& path, int64_t data_begin, int64_t data_bytes)
+      : path_(path), data_begin_(data_begin), data_bytes_(data_bytes) {}
 
   TensorInfo read(const std::string& name, const Json& entry) const {
-    const std::string where = fmt::format("{}, tensor '{}'", path_, printable(name));
-    const auto wrong = [&](std::string what, std::string expected, std::string found) {
-      return Error(Fault::bad_input, {.what = std::move(what), .where = where, .expected = std::move(expected), .found = std::move(found), .fix = "download the file again"});
-    };
-    if (name.empty() || name.size() > 1024 || printable(name) != name) throw wrong("a tensor's name is not a name", "up to 1024 printable characters", fmt::format("{} bytes", name.size()));
-    if (!entry.is_object()) throw wrong("a tensor's entry is not an object", "{dtype, shape, data_offsets}", entry.type_name());
+    const std::string where = tensor_in(path_, name);
+    if (name.empty() || name.size() > 1024 || std::any_of(name.begin(), name.end(), is_control))
+      refuse("a tensor's name is not a name", where, "1 to 1024 printable characters", fmt::format("{} bytes", name.size()));
+    if (!entry.is_object()) refuse("a tensor's entry is not an object", where, "{dtype, shape, data_offsets}", entry.type_name());
     TensorInfo info{.name = name, .type = require<std::string>(entry, "dtype", where)};
     const auto type = std::find_if(std::begin(types), std::end(types), [&](const Type& t) { return t.name == info.type; });
-    if (type == std::end(types)) throw wrong("unknown element type", "F32, BF16, F16 ...", info.type.substr(0, 40));
+    if (type == std::end(types)) refuse("unknown element type", where, "F32, BF16, F16 ...", info.type.substr(0, 40));
     const auto shape = numbers(entry, "shape", where), offsets = numbers(entry, "data_offsets", where);
-    if (shape.size() > 4) throw wrong("too many dimensions", "at most 4", std::to_string(shape.size()));
-    if (offsets.size() != 2) throw wrong("bad data_offsets", "[begin, end]", fmt::format("{} numbers", offsets.size()));
-    int64_t count = 1, bits = 0;
+    if (shape.size() > 4) refuse("too many dimensions", where, "at most 4", std::to_string(shape.size()));
+    if (offsets.size() != 2) refuse("bad data_offsets", where, "[begin, end]", fmt::format("{} numbers", offsets.size()));
+    int64_t most = type->bits, bits = type->bits;  // `most` leaves zeros out, so that the order of dimensions does not matter
     for (const int64_t n : shape)
-      if (__builtin_mul_overflow(count, n, &count)) throw wrong("a shape's product overflows", "a product below 2^63", entry["shape"].dump());
-    if (__builtin_mul_overflow(count, int64_t(type->bits), &bits)) throw wrong("a tensor's size overflows", "fewer than 2^63 bits", entry["shape"].dump());
+      if (__builtin_mul_overflow(most, std::max<int64_t>(n, 1), &most))
+        refuse("a tensor's size overflows", where, "fewer than 2^63 bits", entry["shape"].dump());
+    for (const int64_t n : shape) bits *= n;
+    if (bits % 8 != 0)
+      refuse("packed elements do not fill a tensor's last byte", where, "a whole number of bytes", fmt::format("{} bits", bits));
     if (offsets[0] > offsets[1] || offsets[1] > data_bytes_)
-      throw wrong("a tensor lies outside the file", fmt::format("0 <= begin <= end <= {}", data_bytes_), entry["data_offsets"].dump());
-    if (offsets[1] - offsets[0] != bits / 8) throw wrong("a tensor's bytes do not match its shape", fmt::format("{} bytes", bits / 8), fmt::format("{} bytes", offsets[1] - offsets[0]));
+      refuse("a tensor lies outside the file", where, fmt::format("0 <= begin <= end <= {}", data_bytes_), entry["data_offsets"].dump());
+    if (offsets[1] - offsets[0] != bits / 8)
+      refuse("a tensor's bytes do not match its shape", where,
+             fmt::format("{} bytes for {} {}", bits / 8, info.type, entry["shape"].dump()),
+             fmt::format("{} bytes", offsets[1] - offsets[0]));
     switch (shape.size()) {
-      case 0: break;
-      case 1: info.shape = {shape[0]}; break;
-      case 2: info.shape = {shape[0], shape[1]}; break;
-      case 3: info.shape = {shape[0], shape[1], shape[2]}; break;
-      default: info.shape = {shape[0], shape[1], shape[2], shape[3]};
+      case 0:
+        break;
+      case 1:
+        info.shape = {shape[0]};
+        break;
+      case 2:
+        info.shape = {shape[0], shape[1]};
+        break;
+      case 3:
+        info.shape = {shape[0], shape[1], shape[2]};
+        break;
+      default:
+        info.shape = {shape[0], shape[1], shape[2], shape[3]};
     }
     info.begin = data_begin_ + offsets[0];
     info.end = data_begin_ + offsets[1];
@@ -74,12 +120,6 @@ class HeaderReader {
   }
 
  private:
-  static std::string printable(const std::string& s) {
-    std::string out = s.substr(0, 200);
-    for (char& c : out)
-      if (static_cast<unsigned char>(c) < 32 || c == 127) c = '?';
-    return s.size() > 1024 ? out : out + s.substr(out.size());
-  }
   static std::vector<int64_t> numbers(const Json& entry, const char* key, const std::string& where) {
     const auto it = entry.find(key);
     if (it == entry.end() || !it->is_array()) fail_field(where, key, "an array of integers", it == entry.end() ? nullptr : &*it);
@@ -91,45 +131,56 @@ class HeaderReader {
     }
     return out;
   }
-  std::string path_;
+  const fs::path& path_;
   int64_t data_begin_, data_bytes_;
 };
 
 }  // namespace
 
-SafetensorsFile::SafetensorsFile(const fs::path& path) : file_(path) {
-  const auto bytes = file_.bytes();
-  const auto size = int64_t(bytes.size());
-  const auto wrong = [&](std::string what, std::string expected, std::string found) {
-    return Error(Fault::bad_input, {.what = std::move(what), .where = path.string(), .expected = std::move(expected), .found = std::move(found), .fix = "download the file again"});
-  };
-  if (size < 8) throw wrong("too short for a safetensors file", "at least 8 bytes", fmt::format("{} bytes", size));
+SafetensorsFile::Descriptor::Descriptor(const fs::path& path) : fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)) {
+  if (fd < 0) throw Error(Fault::bad_input, {.what = "cannot open a file", .where = path.string(), .found = std::strerror(errno)});
+}
+SafetensorsFile::Descriptor::~Descriptor() { ::close(fd); }
+
+SafetensorsFile::SafetensorsFile(const fs::path& path) : file_(path), descriptor_(std::make_unique<Descriptor>(path)) {
+  const auto size = int64_t(file_.bytes().size());
+  if (size < 8) refuse("too short for a safetensors file", path.string(), "at least 8 bytes", fmt::format("{} bytes", size));
   uint64_t header = 0;
-  std::memcpy(&header, bytes.data(), 8);
+  std::memcpy(&header, file_.bytes().data(), 8);
   if (header > uint64_t(longest_header) || int64_t(header) > size - 8)
-    throw wrong("the header is longer than it may be", fmt::format("at most {} bytes", std::min(longest_header, size - 8)), fmt::format("{} bytes", header));
+    refuse("the header is longer than it may be", path.string(), fmt::format("at most {} bytes", std::min(longest_header, size - 8)),
+           fmt::format("{} bytes", header));
   const auto text = file_.text().substr(8, header);
-  if (text.empty() || text[0] != '{') throw wrong("not a safetensors header", "a JSON object", text.empty() ? "nothing" : fmt::format("'{}'", text.substr(0, 1)));
-  const Json json = parse_json(text, path.string(), 8);
+  if (!text.starts_with('{'))
+    refuse("not a safetensors header", path.string(), "a JSON object", text.empty() ? "nothing" : fmt::format("'{}'", text.substr(0, 1)));
+  const Json json = parse_json(text, path.string() + ", header", 8);
   const HeaderReader reader(path, 8 + int64_t(header), size - 8 - int64_t(header));
   for (const auto& [name, entry] : json.items()) {
     if (name == "__metadata__") {
-      if (!entry.is_object()) throw wrong("__metadata__ is not an object", "strings by name", entry.type_name());
-      for (const auto& [key, value] : entry.items()) metadata_[key] = read_as<std::string>(value, "__metadata__." + key, path.string());
+      if (!entry.is_object()) refuse("__metadata__ is not an object", path.string(), "strings by name", entry.type_name());
+      for (const auto& [key, value] : entry.items())
+        metadata_[key] = read_as<std::string>(value, "__metadata__." + key.substr(0, 100), path.string());
       continue;
     }
     index_[name] = tensors_.size();
     tensors_.push_back(reader.read(name, entry));
   }
-  auto order = tensors_;
-  std::sort(order.begin(), order.end(), [](const auto& a, const auto& b) { return std::pair(a.begin, a.end) < std::pair(b.begin, b.end); });
+  std::vector<const TensorInfo*> order;
+  for (const auto& t : tensors_) order.push_back(&t);
+  std::sort(order.begin(), order.end(),
+            [](const auto* a, const auto* b) { return std::pair(a->begin, a->end) < std::pair(b->begin, b->end); });
   int64_t at = 8 + int64_t(header);
-  for (const auto& t : order) {
-    if (t.begin != at) throw wrong(t.begin < at ? "tensors overlap" : "there is a hole between tensors", fmt::format("'{}' at byte {}", t.name, at), fmt::format("at byte {}", t.begin));
-    at = t.end;
+  for (const auto* t : order) {
+    if (t->begin != at)
+      refuse(t->begin < at ? "tensors overlap" : "there is a hole between tensors", where(t->name), fmt::format("at byte {}", at),
+             fmt::format("at byte {}", t->begin));
+    at = t->end;
   }
-  if (at != size) throw wrong("there are bytes after the last tensor", fmt::format("{} bytes", at), fmt::format("{} bytes", size));
+  if (at != size)
+    refuse("there are bytes after the last tensor", path.string(), fmt::format("{} bytes", at), fmt::format("{} bytes", size));
 }
+
+std::string SafetensorsFile::where(const std::string& name) const { return tensor_in(file_.path(), name); }
 
 const TensorInfo* SafetensorsFile::find(const std::string& name) const {
   const auto it = index_.find(name);
@@ -138,37 +189,90 @@ const TensorInfo* SafetensorsFile::find(const std::string& name) const {
 
 Tensor SafetensorsFile::tensor(const std::string& name) const {
   const TensorInfo* info = find(name);
-  if (!info) throw Error(Fault::bad_input, {.what = "a tensor is missing", .where = file_.path().string(), .expected = name});
+  if (!info) refuse("a tensor is missing", file_.path().string(), name, "no tensor of this name");
   const auto dtype = readable(info->type);
-  if (!dtype) throw Error(Fault::bad_input, {.what = "an element type that is not read here", .where = fmt::format("{}, tensor '{}'", file_.path().string(), name),
-                                             .expected = "F32, BF16, F16, I32, U8 or I8", .found = info->type});
+  if (!dtype)
+    refuse("an element type that is not read here", where(name), "F32, BF16, F16, I32, U8 or I8", info->type, "convert the tensor first");
+  if (info->begin % size_of(*dtype) != 0)
+    refuse("a tensor is not aligned to its elements", where(name), fmt::format("a multiple of {}", size_of(*dtype)),
+           fmt::format("byte {}", info->begin), "save the file again");
   return {const_cast<std::byte*>(file_.bytes().data()) + info->begin, *dtype, info->shape};
 }
 
-SafetensorsWriter::SafetensorsWriter(const fs::path& path, std::vector<Declared> tensors, const std::map<std::string, std::string>& metadata) : file_(path) {
-  Json header = Json::object();
-  for (const auto& [key, value] : metadata) header["__metadata__"][key] = value;
-  for (const auto& t : tensors) {
-    const int64_t bytes = t.shape.count() * size_of(t.dtype);
-    Json shape = Json::array();
-    for (int i = 0; i < t.shape.rank(); ++i) shape.push_back(t.shape[i]);
-    header[t.name] = {{"dtype", spelled(t.dtype)}, {"shape", shape}, {"data_offsets", {expected_, expected_ + bytes}}};
-    expected_ += bytes;
+void SafetensorsFile::read(const TensorInfo& info, int64_t first, Tensor to) const {
+  check(first >= 0 && to.count() <= info.shape.count() && first <= info.shape.count() - to.count(), "a read lies inside its tensor");
+  const auto dtype = readable(info.type);
+  if (!dtype || (*dtype != DType::f32 && *dtype != DType::bf16 && *dtype != DType::f16))
+    refuse("a parameter holds no numbers that are read here", where(info.name), "F32, BF16 or F16", info.type, "name the 16-bit model");
+  const auto fetch = [&](int64_t at, int64_t bytes, void* into) {
+    for (auto* p = static_cast<char*>(into); bytes > 0;) {
+      const ssize_t n = ::pread(descriptor_->fd, p, size_t(bytes), off_t(at));
+      if (n < 0 && errno == EINTR) continue;
+      if (n < 0) throw Error(Fault::bad_input, {.what = "cannot read a tensor", .where = where(info.name), .found = std::strerror(errno)});
+      if (n == 0)
+        refuse("a file became shorter while it was read", where(info.name), fmt::format("{} more bytes", bytes), "the end of the file",
+               "leave model files alone while they are in use");
+      p += n, at += n, bytes -= n;
+    }
+  };
+  const int64_t width = size_of(*dtype), begin = info.begin + first * width;
+  if (*dtype == to.dtype) return fetch(begin, to.bytes(), to.data);
+  const int64_t step = (int64_t{1} << 20) / width;
+  std::vector<std::byte> piece(size_t(std::min(to.count(), step) * width));
+  for (int64_t done = 0; done < to.count(); done += step) {
+    const int64_t n = std::min(step, to.count() - done);
+    fetch(begin + done * width, n * width, piece.data());
+    visit_float(*dtype, [&]<class From>(From) {
+      visit_float(to.dtype, [&]<class To>(To) {
+        const From* f = reinterpret_cast<const From*>(piece.data());
+        To* t = to.get<To>() + done;
+        parallel_for(n, 1 << 16, [&](int64_t i, int64_t end) {
+          for (; i < end; ++i) t[i] = To(float(f[i]));
+        });
+      });
+    });
   }
-  std::string text = header.dump();
+}
+
+SafetensorsWriter::SafetensorsWriter(const fs::path& path, std::vector<Declared> tensors,
+                                     const std::map<std::string, std::string>& metadata)
+    : file_(path), tensors_(std::move(tensors)) {
+  std::string text = "{";  // by hand: a JSON object looks for each new key among all others
+  if (!metadata.empty()) text += "\"__metadata__\":" + Json(metadata).dump();
+  int64_t at = 0;
+  for (const auto& t : tensors_) {
+    Json sizes = Json::array();
+    for (int i = 0; i < t.shape.rank(); ++i) sizes.push_back(t.shape[i]);
+    const int64_t end = at + t.shape.count() * size_of(t.dtype);
+    text += fmt::format("{}{}:{}", text == "{" ? "" : ",", Json(t.name).dump(),
+                        Json{{"dtype", spelled(t.dtype)}, {"shape", sizes}, {"data_offsets", {at, end}}}.dump());
+    at = end;
+  }
+  text += "}";
   text.resize((text.size() + 7) / 8 * 8, ' ');
   const auto length = uint64_t(text.size());
   file_.write(&length, 8);
   file_.write(text.data(), int64_t(text.size()));
+  skip_complete();
+}
+
+void SafetensorsWriter::skip_complete() {
+  while (next_ < tensors_.size() && written_ == tensors_[next_].shape.count() * size_of(tensors_[next_].dtype)) ++next_, written_ = 0;
 }
 
 void SafetensorsWriter::write(const Tensor& piece) {
+  if (piece.count() == 0) return;
+  check(next_ < tensors_.size(), "no more is written than was declared");
+  const Declared& t = tensors_[next_];
+  check(piece.dtype == t.dtype && written_ + piece.bytes() <= t.shape.count() * size_of(t.dtype),
+        "a piece has the type of the tensor that is next and stays inside it");
   file_.write(piece.data, piece.bytes());
   written_ += piece.bytes();
+  skip_complete();
 }
 
 void SafetensorsWriter::commit() {
-  check(written_ == expected_, "all declared tensors were written");
+  check(next_ == tensors_.size(), "all declared tensors were written");
   file_.commit();
 }
 

@@ -1,9 +1,10 @@
-// The safetensors format (github.com/huggingface/safetensors): 8 bytes length, a JSON header, tensors back to back. Read through a mapping,
-// with every number of the header checked against the file before it is used; written piece by piece, appearing only when whole.
+// The safetensors format (github.com/huggingface/safetensors): 8 bytes length, a JSON header, tensors back to back. Every number of the
+// header is checked against the file before it is used; a file is written piece by piece and appears only when whole.
 #pragma once
 #include <map>
 #include <memory>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "base/file.h"
@@ -13,9 +14,10 @@ namespace thimble::store {
 
 struct TensorInfo {
   std::string name;
-  std::string type;     // as the file spells it: "F32", "BF16", "F8_E4M3" ...
+  std::string type;  // as the file spells it: "F32", "BF16", "F8_E4M3" ...
   Shape shape;
   int64_t begin = 0, end = 0;  // bytes in the file
+  int64_t bytes() const { return end - begin; }
 };
 
 class SafetensorsFile {
@@ -24,29 +26,48 @@ class SafetensorsFile {
   explicit SafetensorsFile(const fs::path&);
   const std::vector<TensorInfo>& tensors() const { return tensors_; }
   const TensorInfo* find(const std::string& name) const;
-  // A view of the mapping. Throws Error (bad_input) when it is not there or of a type that we do not read.
+  // A view of the mapping. Throws Error (bad_input) when it is not there, of a type that we do not read, or not aligned to its elements.
   Tensor tensor(const std::string& name) const;
+  // Elements [first, first + to.count()) of F32, BF16 or F16, converted to `to`'s type, into host memory. Not through the mapping: where a
+  // file was cut short meanwhile the mapping would raise a signal, and this throws Error (bad_input); nor need elements be aligned.
+  void read(const TensorInfo&, int64_t first, Tensor to) const;
+  // "model.safetensors, tensor 'x'"
+  std::string where(const std::string& name) const;
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
   const MappedFile& file() const { return file_; }
 
  private:
+  struct Descriptor {
+    explicit Descriptor(const fs::path&);
+    ~Descriptor();
+    Descriptor(const Descriptor&) = delete;
+    const int fd;
+  };
   MappedFile file_;
+  std::unique_ptr<const Descriptor> descriptor_;
   std::vector<TensorInfo> tensors_;
-  std::map<std::string, size_t> index_;
+  std::unordered_map<std::string, size_t> index_;
   std::map<std::string, std::string> metadata_;
 };
 
 // Writes a file whose tensors are declared first and then filled in the same order, each in as many pieces as one likes.
 class SafetensorsWriter {
  public:
-  struct Declared { std::string name; DType dtype; Shape shape; };
+  struct Declared {
+    std::string name;
+    DType dtype;
+    Shape shape;
+  };
   SafetensorsWriter(const fs::path&, std::vector<Declared>, const std::map<std::string, std::string>& metadata = {{"format", "pt"}});
-  void write(const Tensor& piece);  // host memory; bytes follow those written before
+  void write(const Tensor& piece);  // host memory; the next bytes of the tensor that is next, of its type, not beyond its end
   void commit();                    // checks that everything declared was written
 
  private:
+  void skip_complete();
   AtomicFile file_;
-  int64_t expected_ = 0, written_ = 0;
+  std::vector<Declared> tensors_;
+  size_t next_ = 0;      // of tensors_
+  int64_t written_ = 0;  // bytes of it
 };
 
 }  // namespace thimble::store

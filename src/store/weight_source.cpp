@@ -11,18 +11,6 @@
 namespace thimble::store {
 namespace {
 
-void convert_rows(Tensor to, Tensor from) {
-  visit_float(from.dtype, [&]<class From>(From) {
-    visit_float(to.dtype, [&]<class To>(To) {
-      const From* f = from.get<From>();
-      To* t = to.get<To>();
-      parallel_for(to.count(), 1 << 16, [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i) t[i] = To(float(f[i]));
-      });
-    });
-  });
-}
-
 class SafetensorsFolder final : public WeightSource {
  public:
   explicit SafetensorsFolder(const fs::path& folder) : folder_(folder) {
@@ -34,54 +22,79 @@ class SafetensorsFolder final : public WeightSource {
       read_index(index);
     } else {
       const bool pickle = fs::exists(folder / "pytorch_model.bin") || fs::exists(folder / "pytorch_model.bin.index.json");
-      throw Error(Fault::bad_input, {.what = "no weights in a model folder", .where = folder.string(), .expected = "model.safetensors, or model.safetensors.index.json and its shards",
+      throw Error(Fault::bad_input, {.what = "no weights in a model folder",
+                                     .where = folder.string(),
+                                     .expected = "model.safetensors, or model.safetensors.index.json and its shards",
                                      .found = pickle ? "pickle files (.bin), which can run code when opened" : "neither",
-                                     .fix = pickle ? "convert them: transformers' save_pretrained(..., safe_serialization=True)" : "name the folder that holds config.json and the weights"});
+                                     .fix = pickle ? "convert them: transformers' save_pretrained(..., safe_serialization=True)"
+                                                   : "name the folder that holds config.json and the weights"});
     }
   }
   bool has(const std::string& name) const override { return where_.contains(name); }
   void read(const std::string& name, int64_t row, Tensor to) const override {
-    const Tensor all = tensor(name);
-    const auto describe = [&](const Tensor& t) { return to_string(t.shape); };
+    const TensorInfo& all = info(name);
     bool agrees = all.shape.rank() == to.shape.rank() && all.shape.rank() >= 1 && row + to.shape[0] <= all.shape[0];
     for (int i = 1; agrees && i < to.shape.rank(); ++i) agrees = all.shape[i] == to.shape[i];
-    if (!agrees) throw Error(Fault::bad_input, {.what = "a tensor has another shape than the config says", .where = where(name), .expected = "rows of " + describe(to), .found = describe(all)});
-    convert_rows(to, all.rows(row, to.shape[0]));
-  }
-  void done(const std::string& name) const override {
-    const auto& f = *files_[where_.at(name)];
-    const auto* info = f.find(name);
-    f.file().done_with(info->begin, info->end - info->begin);
+    if (!agrees) wrong_shape(name, "rows of " + to_string(to.shape));
+    file(name).read(all, row * all.shape.row(), to);
   }
   void check_table(const ParamTable& table) const override {
     table.for_each([&](const ParamSpec& p) {
-      const Tensor t = tensor(p.name);
-      if (!(t.shape == p.shape)) throw Error(Fault::bad_input, {.what = "a tensor has another shape than the config says", .where = where(p.name), .expected = to_string(p.shape), .found = to_string(t.shape)});
-      if (t.dtype == DType::i32 || size_of(t.dtype) == 1) throw Error(Fault::bad_input, {.what = "a parameter holds no floating-point numbers", .where = where(p.name), .expected = "F32, BF16 or F16"});
+      const TensorInfo& t = info(p.name);
+      if (!(t.shape == p.shape)) wrong_shape(p.name, to_string(p.shape));
+      if (t.type != "F32" && t.type != "BF16" && t.type != "F16")
+        throw Error(Fault::bad_input, {.what = "a parameter holds no numbers that are read here",
+                                       .where = file(p.name).where(p.name),
+                                       .expected = "F32, BF16 or F16",
+                                       .found = t.type,
+                                       .fix = "name the 16-bit model"});
     });
   }
 
  private:
-  Tensor tensor(const std::string& name) const {
-    const auto it = where_.find(name);
-    if (it == where_.end()) throw Error(Fault::bad_input, {.what = "a parameter is missing", .where = folder_.string(), .expected = name, .fix = "check that all shards were downloaded, and that config.json belongs to these weights"});
-    return files_[it->second]->tensor(name);
+  const SafetensorsFile& file(const std::string& name) const { return *files_[where_.at(name)]; }
+  const TensorInfo& info(const std::string& name) const {
+    if (!where_.contains(name))
+      throw Error(Fault::bad_input, {.what = "a parameter is missing",
+                                     .where = folder_.string(),
+                                     .expected = name,
+                                     .found = fmt::format("{} other tensors", where_.size()),
+                                     .fix = "check that all shards were downloaded, and that config.json belongs to these weights"});
+    return *file(name).find(name);
   }
-  std::string where(const std::string& name) const { return fmt::format("{}, tensor '{}'", files_[where_.at(name)]->file().path().string(), name); }
+  [[noreturn]] void wrong_shape(const std::string& name, std::string expected) const {
+    throw Error(Fault::bad_input, {.what = "a tensor has another shape than the config says",
+                                   .where = file(name).where(name),
+                                   .expected = std::move(expected),
+                                   .found = to_string(info(name).shape),
+                                   .fix = "check that config.json belongs to these weights"});
+  }
   void read_index(const fs::path& index) {
     const Json json = parse_json(read_text(index), index.string(), 8);
     const auto map = json.find("weight_map");
-    if (map == json.end() || !map->is_object()) fail_field(index.string(), "weight_map", "an object from tensor to file", map == json.end() ? nullptr : &*map);
+    if (map == json.end() || !map->is_object())
+      fail_field(index.string(), "weight_map", "an object from tensor to file", map == json.end() ? nullptr : &*map);
     std::map<std::string, size_t> opened;
     for (const auto& [name, value] : map->items()) {
       const auto file = read_as<std::string>(value, "weight_map." + name.substr(0, 100), index.string());
-      if (file.empty() || fs::path(file).filename() != file || file == ".." || file == ".") fail_field(index.string(), "weight_map", "file names inside the folder", &value);
+      if (file.empty() || fs::path(file).filename() != file || file == ".." || file == ".")
+        fail_field(index.string(), "weight_map", "file names inside the folder", &value);
       if (!opened.contains(file)) {
+        if (!fs::exists(folder_ / file))
+          throw Error(Fault::bad_input, {.what = "a shard is missing",
+                                         .where = folder_.string(),
+                                         .expected = file,
+                                         .found = "an index that names it for '" + name.substr(0, 100) + "'",
+                                         .fix = "download the shard"});
         opened[file] = files_.size();
         files_.push_back(std::make_unique<SafetensorsFile>(folder_ / file));
       }
       if (!files_[opened[file]]->find(name))
-        throw Error(Fault::bad_input, {.what = "a shard does not hold what the index says", .where = (folder_ / file).string(), .expected = name, .fix = "download the shard again"});
+        throw Error(Fault::bad_input, {.what = "a shard does not hold what the index says",
+                                       .where = (folder_ / file).string(),
+                                       .expected = name.substr(0, 1024),
+                                       .found = "no tensor of this name",
+                                       .fix = "download the shard again"});
       where_[name] = opened[file];
     }
   }
@@ -109,7 +122,8 @@ class RandomWeights final : public WeightSource {
       T* out = to.get<T>();
       const int64_t first = row * to.shape.row();
       parallel_for(to.count(), 1 << 14, [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i) out[i] = T(p.role == Role::norm ? 1.0f : std_ * normal_at(seed_, stream, uint64_t(first + i)));
+        for (int64_t i = begin; i < end; ++i)
+          out[i] = T(p.role == Role::norm ? 1.0f : std_ * normal_at(seed_, stream, uint64_t(first + i)));
       });
     });
   }
@@ -148,6 +162,8 @@ class RepeatedWeights final : public WeightSource {
 
 std::unique_ptr<WeightSource> repeated_random_weights(const ParamTable& table, uint64_t seed, float std) { return std::make_unique<RepeatedWeights>(table, seed, std); }
 std::unique_ptr<WeightSource> open_weights(const fs::path& folder) { return std::make_unique<SafetensorsFolder>(folder); }
-std::unique_ptr<WeightSource> random_weights(const ParamTable& table, uint64_t seed, float std) { return std::make_unique<RandomWeights>(table, seed, std); }
+std::unique_ptr<WeightSource> random_weights(const ParamTable& table, uint64_t seed, float std) {
+  return std::make_unique<RandomWeights>(table, seed, std);
+}
 
 }  // namespace thimble::store

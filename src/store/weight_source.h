@@ -16,7 +16,6 @@ class WeightSource {
   // Rows [row, row + to.shape[0]) of the named parameter, converted to `to`'s type, into host memory. Throws Error (bad_input) when the
   // parameter is missing or of another shape than `to` says (all dimensions but the first).
   virtual void read(const std::string& name, int64_t row, Tensor to) const = 0;
-  virtual void done(const std::string&) const {}  // its pages may leave memory
   // Throws Error (bad_input) unless every parameter of the table is there in its shape.
   virtual void check_table(const ParamTable&) const {}
 };

@@ -86,7 +86,6 @@ void WeightStore::load_one(const WeightSource* source, const ParamSpec& p, const
     rank_.upload("loading", rows, piece);
   }
   if (!dense) quant::format(p.format).pack(rank_.stream, to, whole);
-  if (!rank_.is_phantom()) source->done(p.name);
 }
 
 std::span<const quant::Weight> WeightStore::acquire(int layer, int next) {

@@ -5,6 +5,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <cerrno>
+#include <cstring>
 #include <fstream>
 
 #include "base/error.h"
@@ -100,6 +102,8 @@ TEST_F(File, WhatCannotBeWrittenSaysWhere) {
   expect_bad_input([&] { write_atomically(dir / "no" / "such" / "folder", "x"); }, "No such file");
   fs::create_directories(dir / "taken" / "inside");
   expect_bad_input([&] { write_atomically(dir / "taken", "x"); }, "rename");
+  expect_bad_input([&] { write_atomically(dir / "taken", "x"); }, std::strerror(EISDIR));
+  EXPECT_EQ(files(), 1) << "the finished file that found no place is gone";
 }
 
 TEST(Size, Words) {

@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <chrono>
+
 namespace thimble {
 namespace {
 
@@ -32,6 +34,39 @@ TEST(Json, RefusesDuplicateKeysInOneObjectOnly) {
   expect_refused(R"([{"b":{"c":1,"c":1}}])", "twice");
   expect_refused(R"({"a":{"x":1},"b":[],"a":3})", "twice");
   EXPECT_NO_THROW(parse_json(R"({"a":{"a":{"a":1}},"b":[{"a":1},{"a":2}]})", "x"));
+}
+
+TEST(Json, RefusesANulInsteadOfEndingThere) {
+  for (const std::string_view text : {std::string_view("{}\0", 3), std::string_view("{}\0[", 4), std::string_view("[1,\0 2]", 7), std::string_view("\0", 1)}) expect_refused(text, "a NUL");
+}
+
+TEST(Json, ErrorsStayShortAndShowNoControlCharacters) {
+  const auto text_of = [](const std::string& text) {
+    try {
+      parse_json(text, "x.json");
+    } catch (const Error& e) {
+      return std::string(e.what());
+    }
+    return std::string();
+  };
+  const auto torn = text_of("[\"" + std::string(1 << 20, 'y')), twice = text_of(R"({"a\u001b[2Jb":1,"a\u001b[2Jb":2})");
+  EXPECT_LT(torn.size(), 500u);
+  EXPECT_NE(torn, "");
+  EXPECT_EQ(twice.find('\x1b'), twice.npos) << "would clear the terminal";
+  EXPECT_NE(twice.find("a\\x1b[2Jb"), twice.npos) << twice;
+}
+
+// An index of a model of 90,000 tensors, and its hostile twin. Looking for each key among all others would take minutes here.
+TEST(Json, ManyKeysInOneObject) {
+  constexpr int n = 100000;
+  std::string text = "{";
+  for (int i = 0; i < n; ++i) text += fmt::format("{}\"model.layers.{}.weight\":\"model-{}.safetensors\"", i ? "," : "", i, i % 100);
+  const auto started = std::chrono::steady_clock::now();
+  const Json o = parse_json(text + "}", "x");
+  ASSERT_EQ(o.size(), size_t(n));
+  EXPECT_EQ(o.items().begin().key(), "model.layers.0.weight");
+  expect_refused(text + R"(,"model.layers.7.weight":1})", "twice");
+  EXPECT_LT(std::chrono::steady_clock::now() - started, std::chrono::seconds(10)) << "no longer linear: a tenth of this or less is usual";
 }
 
 TEST(Json, RefusesDepthBeforeItHurts) {

@@ -1,0 +1,165 @@
+// The program as its documents show it: every command of README.md and docs/ runs, on a tiny model; and exit codes tell the class of a
+// failure.
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <set>
+#include <sstream>
+
+#include "base/error.h"
+#include "base/file.h"
+
+namespace thimble {
+namespace {
+
+const fs::path source = THIMBLE_SOURCE_DIR;
+constexpr std::string_view program = "build/cpu/thimble";
+
+// The commands of a page's fenced blocks, with a prompt and a comment taken off.
+std::vector<std::string> commands_of(const fs::path& page) {
+  std::vector<std::string> commands;
+  std::istringstream text(read_text(page));
+  bool fenced = false;
+  for (std::string line; std::getline(text, line);) {
+    if (line.starts_with("```")) fenced = !fenced;
+    if (line.starts_with("$ ")) line.erase(0, 2);
+    if (!fenced || !line.starts_with(program)) continue;
+    if (const auto comment = line.find("  #"); comment != line.npos) line.erase(comment);
+    commands.push_back(line.substr(program.size()));
+  }
+  EXPECT_FALSE(fenced) << page << " leaves a block open";
+  return commands;
+}
+
+std::vector<std::string> all_commands() {
+  auto commands = commands_of(source / "README.md");
+  for (const auto& entry : fs::directory_iterator(source / "docs"))
+    if (entry.path().extension() == ".md")
+      for (const auto& c : commands_of(entry.path())) commands.push_back(c);
+  return commands;
+}
+
+struct Result {
+  int code;
+  std::string out, error;
+};
+
+// A folder that holds what the documents' commands name: config.json, DIR, recipe.yaml, questions.jsonl, and the demo's files.
+class Commands : public testing::Test {
+ protected:
+  void SetUp() override {
+    std::string name = (fs::temp_directory_path() / "thimble-cli-XXXXXX").string();
+    dir = ::mkdtemp(name.data());
+    put("config.json",
+        R"({"architectures":["LlamaForCausalLM"],"vocab_size":1024,"hidden_size":32,"intermediate_size":64,"num_hidden_layers":2,)"
+        R"("num_attention_heads":4,"num_key_value_heads":2,"max_position_embeddings":512,"eos_token_id":0})");
+    fs::copy_file(source / "tests/golden/bytelevel_llama3.json", dir / "tokenizer.json");
+    put("questions.jsonl", R"({"prompt":"Where does Ann live?","response":"In York."})"
+                           "\n"
+                           R"({"prompt":"What does Bob own?","response":"A lamp."})"
+                           "\n");
+    put("recipe.yaml",
+        "stage: sft\nmodel_name_or_path: DIR\ndataset: questions.jsonl\noutput_dir: out/b\nfinetuning_type: lora\nlora_rank: "
+        "4\nlora_target: all\n"
+        "cutoff_len: 32\nper_device_train_batch_size: 1\nmax_steps: 2\nlearning_rate: 1e-3\nplot_loss: true\n");
+    fs::create_symlink(source / "examples", dir / "examples");
+    fs::create_directories(dir / "out/demo/world");
+    fs::copy_file(dir / "questions.jsonl", dir / "out/demo/world/questions_train.jsonl");
+    expect(" init config.json --out DIR --seed 2", 0);
+    expect(" init config.json --out out/demo/base", 0);
+  }
+  void TearDown() override { fs::remove_all(dir); }
+
+  void put(const char* name, std::string_view text) const { write_atomically(dir / name, text); }
+  Result run(const std::string& arguments) const {
+    put("input", "Who are you?\n\n");
+    const auto command = fmt::format("cd '{}' && '{}'{} < input > stdout 2> stderr", dir.string(), THIMBLE_BINARY, arguments);
+    const int status = std::system(command.c_str());
+    return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, read_text(dir / "stdout"), read_text(dir / "stderr")};
+  }
+  // Runs it, expects the exit code, and of a failure one error; gives back all that it printed.
+  std::string expect(const std::string& arguments, int code) const {
+    const auto r = run(arguments);
+    EXPECT_EQ(r.code, code) << "thimble" << arguments << "\n" << r.out << r.error;
+    if (code > 2) {
+      const auto first = r.error.find("error: ");
+      EXPECT_TRUE(first != r.error.npos && r.error.find("error: ", first + 1) == r.error.npos) << "thimble" << arguments << "\n" << r.error;
+      EXPECT_NE(r.error.find("\n  where:"), r.error.npos) << "thimble" << arguments << "\n" << r.error;
+    }
+    return r.out + r.error;
+  }
+  std::string expect_fault(const std::string& arguments, Fault fault) const { return expect(arguments, int(fault)); }
+  fs::path dir;
+};
+
+TEST_F(Commands, EveryCommandOfTheDocumentsRuns) {
+  const auto commands = all_commands();
+  std::set<std::string> seen;
+  fs::rename(dir / "DIR", dir / "kept");  // `init` writes it where the documents name it
+  for (const std::string& command : commands) {
+    std::istringstream words(command);
+    std::string name;
+    words >> name;
+    seen.insert(name);
+    if (name == "init") fs::remove_all(dir / "DIR");
+    else if (!fs::exists(dir / "DIR")) fs::copy(dir / "kept", dir / "DIR", fs::copy_options::recursive);
+    EXPECT_NE(expect(command, 0), "") << command;
+  }
+  const std::set<std::string> all = {"plan", "train", "eval", "chat", "generate", "inspect", "init", "quantize", "doctor", "bench"};
+  EXPECT_EQ(seen, all) << "each of the program's commands stands in README.md";
+  for (const char* written : {"out/a/adapter_model.safetensors", "out/a/adapter_config.json", "out/a/trainer_log.jsonl",
+                              "out/a/training_loss.png", "DIR/model.safetensors", "DIR4/model.safetensors"})
+    EXPECT_TRUE(fs::exists(dir / written)) << written;
+}
+
+TEST_F(Commands, HelpNamesEveryCommand) {
+  const auto help = expect(" --help", 0);
+  for (const char* name : {"plan", "train", "eval", "chat", "generate", "inspect", "init", "quantize", "doctor", "bench"}) {
+    EXPECT_NE(help.find(name), help.npos) << name;
+    EXPECT_NE(expect(fmt::format(" {} --help", name), 0), "");
+  }
+  EXPECT_NE(expect(" --version", 0), "");
+}
+
+TEST_F(Commands, WhatDoesNotFitSaysWhatWould) {
+  const auto text = expect_fault(" plan recipe.yaml vram=64KiB", Fault::does_not_fit);
+  EXPECT_NE(text.find("any of these fits"), text.npos) << text;
+  expect_fault(" train recipe.yaml vram=64KiB output_dir=out/never", Fault::does_not_fit);
+  EXPECT_FALSE(fs::exists(dir / "out/never")) << "nothing is written by a run that does not fit";
+  expect_fault(" generate --model DIR --vram 1KiB --prompt x", Fault::does_not_fit);
+}
+
+TEST_F(Commands, MistakesOfUse) {
+  for (const char* arguments :
+       {"", " tarin recipe.yaml", " generate", " generate --model DIR --no-such-option", " init config.json --out DIR",
+        " quantize DIR --out kept --type fp3", " generate --model DIR --quantization nf5", " generate --model DIR --vram lots",
+        " generate --model DIR --threads 0", " plan recipe.yaml vram=-1", " plan recipe.yaml lora_rank=none"})
+    expect_fault(arguments, Fault::usage);
+  const auto text = expect_fault(" plan recipe.yaml lora_rnak=4", Fault::usage);
+  EXPECT_NE(text.find("lora_rank"), text.npos) << text;
+}
+
+TEST_F(Commands, BadInput) {
+  expect_fault(" inspect gone", Fault::bad_input);
+  expect_fault(" inspect '" + std::string(5000, 'x') + "'", Fault::bad_input);
+  expect_fault(" generate --model gone --prompt x", Fault::bad_input);
+  expect_fault(" eval --model DIR --data gone.jsonl", Fault::bad_input);
+  expect_fault(" eval --model DIR --data config.json", Fault::bad_input);
+  expect_fault(" generate --model DIR --adapter gone --prompt x", Fault::bad_input);
+  expect_fault(" train recipe.yaml dataset=gone.jsonl", Fault::bad_input);
+  fs::create_directories(dir / "adapter");
+  put("adapter/adapter_config.json", R"({"peft_type":"LORA","r":4,"target_modules":["query_key_value"]})");
+  auto text = expect_fault(" generate --model DIR --adapter adapter --prompt x", Fault::bad_input);
+  EXPECT_NE(text.find("query_key_value"), text.npos) << text;
+  put("other.json", R"({"architectures":["MambaForCausalLM"]})");
+  text = expect_fault(" inspect other.json", Fault::bad_input);
+  EXPECT_NE(text.find("LlamaForCausalLM"), text.npos) << text;
+  fs::resize_file(dir / "DIR/model.safetensors", 1000);
+  text = expect_fault(" generate --model DIR --prompt x", Fault::bad_input);
+  EXPECT_NE(text.find("model.safetensors"), text.npos) << text;
+}
+
+}  // namespace
+}  // namespace thimble
