@@ -15,6 +15,8 @@ LayerSave with(LayerSave s, std::initializer_list<nn::SavedName> names, Save how
   return s;
 }
 
+constexpr size_t block_level = 3;  // of the ladder: from here on a layer keeps nothing but its input
+
 // Counts 0, 1/4, ... of n, each once, in rising order.
 std::vector<int> quarters(int n) {
   std::vector<int> counts;
@@ -31,7 +33,7 @@ std::vector<std::vector<LayerSave>> save_choices(const Space& space) {
   const auto& levels = ladder();
   for (size_t level = 0; level + 1 < levels.size(); ++level)
     for (const int deeper : quarters(space.layers)) {
-      if (space.recompute_all && level < 2) continue;
+      if (space.recompute_all && level < block_level && !(level + 1 == block_level && deeper == space.layers)) continue;
       if (deeper == 0 && level > 0) continue;  // the same as all layers at this level, seen before
       std::vector<LayerSave> saves(layers, levels[level].save);
       // Early layers go deeper first: what they keep is held longest.
@@ -99,12 +101,17 @@ Choice choose(const Budget& budget, const Space& space, const DryRun& dry_run) {
     const Candidate c{plan, dry_run(plan)};
     ++choice.tried;
     const auto device = c.outcome.peak[size_t(Tier::device)];
+    const bool device_fits = device <= budget.device, ram_fits = c.outcome.ram() <= budget.ram;
+    choice.device_suffices |= device_fits;
+    choice.ram_suffices |= ram_fits;
     if (choice.tried == 1 || device < choice.least.outcome.peak[size_t(Tier::device)]) choice.least = c;
-    if (device > budget.device || c.outcome.ram() > budget.ram) return;
+    if (!device_fits || !ram_fits) return;
     const double seconds = c.outcome.step_seconds(plan);
     if (!best_seconds || seconds < *best_seconds) best_seconds = seconds, choice.best = c;
   };
-  const auto residents = space.resident_layers ? std::vector<int>{*space.resident_layers} : space.can_stream ? quarters(space.layers) : std::vector<int>{space.layers};
+  const auto residents = space.resident_layers ? std::vector<int>{*space.resident_layers}
+                         : space.can_stream    ? quarters(space.layers)
+                                               : std::vector<int>{space.layers};
   const auto saves = save_choices(space);
   for (int64_t micro = space.batch; micro >= 1; micro = micro == 1 ? 0 : (micro + 1) / 2) {
     if (space.batch % micro) continue;
