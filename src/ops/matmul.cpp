@@ -2,6 +2,7 @@
 // where its matmul primitive falls to a third for untransposed b), its bf16 matmul where the processor has the units.
 #include "ops/matmul.h"
 
+#include <cstring>
 #include <oneapi/dnnl/dnnl.hpp>
 
 #include "ops/elementwise.h"
@@ -28,6 +29,11 @@ void multiply_f32(const MatmulArgs& g, const Sizes& s) {
   const auto status = dnnl_sgemm(g.ta == Trans::yes ? 'T' : 'N', g.tb == Trans::yes ? 'T' : 'N', s.m, s.n, s.k, g.scale, g.a.get<float>(), lead(g.a),
                                  g.b.get<float>(), lead(g.b), g.add ? 1.0f : 0.0f, g.y.get<float>(), lead(g.y));
   check(status == dnnl_success, "oneDNN multiplies");
+}
+
+// Nothing to sum: libraries disagree on such sizes, and refuse the strides of some.
+void multiply_nothing(const MatmulArgs& g) {
+  if (!g.add) std::memset(g.y.data, 0, size_t(g.y.bytes()));
 }
 
 // bf16 operands, f32 or bf16 result, f32 sums.
@@ -76,7 +82,12 @@ void matmul(Stream& s, const MatmulArgs& given) {
   const Tensor workspace = s.device.kind() == DeviceKind::cuda ? s.scratch("matmul workspace", DType::u8, {s.device.spec().matmul_workspace}) : Tensor{};
   const Work work{.name = given.name, .flops = 2.0 * double(sizes.m) * double(sizes.n) * double(sizes.k),
                   .bytes = double(args.y.bytes() + args.a.bytes() + args.b.bytes()), .matrix = true};
-  launch(s, work, [&] { type == DType::f32 ? multiply_f32(args, sizes) : multiply_bf16(args, sizes); }, [&](auto& cuda) { matmul_cuda(cuda, args, workspace); });
+  const auto on_cpu = [&] {
+    if (sizes.m == 0 || sizes.n == 0 || sizes.k == 0) multiply_nothing(args);
+    else if (type == DType::f32) multiply_f32(args, sizes);
+    else multiply_bf16(args, sizes);
+  };
+  launch(s, work, on_cpu, [&](auto& cuda) { matmul_cuda(cuda, args, workspace); });
   if (args.y.data != given.y.data) convert(s, given.y, args.y);
 }
 

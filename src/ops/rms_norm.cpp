@@ -10,7 +10,6 @@ namespace thimble::ops {
 
 // rms_norm.cu; CudaContext completes there
 void rms_norm_cuda(CudaContext&, Tensor y, Tensor rstd, Tensor x, Tensor w, float eps);
-void rms_norm_apply_cuda(CudaContext&, Tensor y, Tensor x, Tensor w, Tensor rstd);
 void rms_norm_backward_cuda(CudaContext&, Tensor dx, Tensor dw, Tensor partial, Tensor dy, Tensor x, Tensor w, Tensor rstd);
 
 namespace {
@@ -96,23 +95,6 @@ void rms_norm(Stream& s, Tensor y, Tensor rstd, Tensor x, Tensor w, float eps) {
         });
       },
       [&](auto& cuda) { rms_norm_cuda(cuda, y, rstd, x, w, eps); });
-}
-
-void rms_norm_apply(Stream& s, Tensor y, Tensor x, Tensor w, Tensor rstd) {
-  check_norm(y, x, w, rstd);
-  const int64_t tokens = x.shape[0], channels = x.shape[1];
-  const Work work{.name = "rms_norm_apply", .flops = 2.0 * double(x.count()), .bytes = double(2 * x.bytes() + w.bytes() + rstd.bytes())};
-  launch(
-      s, work,
-      [&] {
-        visit(x, w, [&]<class X, class W>(X, W) {
-          parallel_for(tokens, grain(channels), [&](int64_t begin, int64_t end) {
-            for (int64_t t = begin; t < end; ++t)
-              scale_row(y.get<X>() + t * channels, x.get<X>() + t * channels, w.get<W>(), rstd.get<float>()[t], channels);
-          });
-        });
-      },
-      [&](auto& cuda) { rms_norm_apply_cuda(cuda, y, x, w, rstd); });
 }
 
 void rms_norm_backward(Stream& s, Tensor dx, Tensor dw, Tensor dy, Tensor x, Tensor w, Tensor rstd) {

@@ -32,12 +32,6 @@ __global__ void forward(X* y, float* rstd, const X* x, const W* w, int64_t chann
 }
 
 template <int N, class X, class W>
-__global__ void apply(X* y, const X* x, const W* w, const float* rstd, int64_t channels) {
-  const int64_t t = blockIdx.x;
-  scale_row<N>(y + t * channels, x + t * channels, w, rstd[t], channels);
-}
-
-template <int N, class X, class W>
 __global__ void backward(X* dx, const X* dy, const X* x, const W* w, const float* rstd, int64_t channels) {
   const int64_t t = blockIdx.x, row = t * channels;
   const float r = rstd[t];
@@ -92,15 +86,6 @@ void rms_norm_cuda(CudaContext& cuda, Tensor y, Tensor rstd, Tensor x, Tensor w,
                                                                   eps);
   });
   check_cuda(cudaGetLastError(), "rms_norm");
-}
-
-void rms_norm_apply_cuda(CudaContext& cuda, Tensor y, Tensor x, Tensor w, Tensor rstd) {
-  if (x.count() == 0) return;
-  visit(x, w, [&]<class X, class W, int n>(X, W, std::integral_constant<int, n>) {
-    apply<n><<<unsigned(x.shape[0]), threads, 0, cuda.stream>>>(at<X>(y), at<const X>(x), at<const W>(w), at<const float>(rstd),
-                                                                x.shape[1]);
-  });
-  check_cuda(cudaGetLastError(), "rms_norm_apply");
 }
 
 void rms_norm_backward_cuda(CudaContext& cuda, Tensor dx, Tensor dw, Tensor partial, Tensor dy, Tensor x, Tensor w, Tensor rstd) {

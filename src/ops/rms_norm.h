@@ -7,7 +7,6 @@
 namespace thimble::ops {
 
 void rms_norm(Stream&, Tensor y, Tensor rstd, Tensor x, Tensor w, float eps);  // y, rstd overwritten
-void rms_norm_apply(Stream&, Tensor y, Tensor x, Tensor w, Tensor rstd);       // y again, from the kept rstd, the same bits
 // dx ADDED to (the residual's path); dw added to, or null
 void rms_norm_backward(Stream&, Tensor dx, Tensor dw, Tensor dy, Tensor x, Tensor w, Tensor rstd);
 

@@ -54,7 +54,7 @@ struct Space {
   std::optional<nn::Save> save;            // every tensor of every layer
   std::optional<int> resident_layers;
   int64_t tokens_per_row = 0, vocab = 0;
-  bool recompute_all = false, keep_all = false;  // gradient_checkpointing: true, false
+  bool recompute_all = false, keep_all = false;  // gradient_checkpointing: true (every block whole), false
 };
 using DryRun = std::function<Outcome(const Plan&)>;
 
@@ -63,6 +63,7 @@ using DryRun = std::function<Outcome(const Plan&)>;
 struct Choice {
   std::optional<Candidate> best;
   Candidate least;
+  bool device_suffices = false, ram_suffices = false;  // for some candidate, were there enough of the other
   int tried = 0;
 };
 Choice choose(const Budget&, const Space&, const DryRun&);
@@ -70,7 +71,7 @@ Choice choose(const Budget&, const Space&, const DryRun&);
 // The levels of saving, cheapest time per byte first; each level recomputes or offloads what the one before does, and more.
 struct Level { const char* name; nn::LayerSave save; bool recomputes_block = false; };
 const std::vector<Level>& ladder();
-// "layers 0-7: keep all; 8-31: recompute mlp"
+// "24 of 32 layers: keep all; 8 of 32 layers: recompute mlp; spread evenly"
 std::string describe_saves(const Plan&);
 
 // The table that a person reads in ten seconds.

@@ -77,12 +77,16 @@ std::string describe_saves(const Plan& plan) {
     if (s == nn::all(Save::offload)) return "offload everything";
     return "a choice of its own";
   };
-  std::string text;
-  for (size_t begin = 0, end; begin < plan.save.size(); begin = end) {
-    for (end = begin; end < plan.save.size() && plan.save[end] == plan.save[begin]; ++end) {}
-    text += fmt::format("{}layers {}-{}: {}", begin ? "; " : "", begin, end - 1, name(plan.save[begin]));
+  std::vector<std::pair<LayerSave, int>> kinds;
+  for (const auto& s : plan.save) {
+    auto it = std::find_if(kinds.begin(), kinds.end(), [&](const auto& k) { return k.first == s; });
+    if (it == kinds.end()) it = kinds.insert(kinds.end(), {s, 0});
+    ++it->second;
   }
-  return text;
+  std::string text;
+  for (const auto& [save, count] : kinds)
+    text += kinds.size() == 1 ? fmt::format("all layers: {}", name(save)) : fmt::format("{}{} of {} layers: {}", text.empty() ? "" : "; ", count, plan.save.size(), name(save));
+  return text + (kinds.size() > 1 ? "; spread evenly" : "");
 }
 
 double predicted_seconds(const std::vector<Entry>& entries, const DeviceSpec& spec) {
@@ -113,6 +117,9 @@ Choice choose(const Budget& budget, const Space& space, const DryRun& dry_run) {
     const Outcome outcome = c.outcome;
     ++choice.tried;
     const auto device = c.outcome.peak[size_t(Tier::device)];
+    const bool device_fits = device <= budget.device, ram_fits = c.outcome.ram() <= budget.ram;
+    choice.device_suffices |= device_fits;
+    choice.ram_suffices |= ram_fits;
     if (choice.tried == 1 || device < choice.least.outcome.peak[size_t(Tier::device)]) choice.least = c;
     if (!fits(outcome)) return outcome;
     const double seconds = outcome.step_seconds(plan);

@@ -1,4 +1,4 @@
-// RMS norm: forward, the second application from the kept rstd, and the gradient, against float64.
+// RMS norm: forward and its gradient, against float64.
 #include "ops/rms_norm.h"
 
 #include "ops/harness.h"
@@ -46,9 +46,6 @@ TEST(RmsNorm, AgreesWithFloat64) {
         Numbers rstd;
         EXPECT_LE(relative_error(world.read(v.y), reference(world.read(v.x), world.read(v.w), c, &rstd)), tolerance(t));
         EXPECT_LE(relative_error(world.read(v.rstd), rstd), 1e-6);
-        const Tensor again = world.empty(t, v.y.shape);
-        rms_norm_apply(world, again, v.x, v.w, v.rstd);
-        EXPECT_EQ(world.bytes(again), world.bytes(v.y));
       }
 }
 

@@ -1,0 +1,136 @@
+// Low-rank adapters against float64: the forward pass, and all three gradients by central differences, each added to what was there.
+#include "ops/lora.h"
+
+#include "ops/harness.h"
+
+namespace thimble::ops {
+namespace {
+
+using namespace test;
+
+struct Case { int64_t tokens, out, in, rank; float scale; };
+constexpr Case cases[] = {{1, 1, 1, 1, 1}, {1, 17, 65, 4, 2}, {3, 5, 7, 16, 0.5f}, {17, 33, 37, 3, -1.25f}, {65, 3, 96, 8, 2}, {65, 48, 17, 1, 4}};
+constexpr int64_t small = int64_t{1} << 20;  // bytes of a world: each is touched page by page when it is made
+constexpr DType floats[] = {DType::f32, DType::bf16};
+
+struct Values { Numbers x, a, b; };
+
+// scale * (x . A^T) . B^T
+Numbers reference(const Values& v, const Case& c) {
+  Numbers y(size_t(c.tokens * c.out));
+  for (int64_t t = 0; t < c.tokens; ++t)
+    for (int64_t r = 0; r < c.rank; ++r) {
+      double xa = 0;
+      for (int64_t k = 0; k < c.in; ++k) xa += v.x[size_t(t * c.in + k)] * v.a[size_t(r * c.in + k)];
+      for (int64_t n = 0; n < c.out; ++n) y[size_t(t * c.out + n)] += double(c.scale) * xa * v.b[size_t(n * c.rank + r)];
+    }
+  return y;
+}
+
+Numbers plus(Numbers a, const Numbers& b) {
+  for (size_t i = 0; i < a.size(); ++i) a[i] += b[i];
+  return a;
+}
+
+struct Tensors { Lora lora; Tensor x, xa, y, dy, dx; LoraGrad grad; };
+
+Tensors make(World& world, const Case& c, DType t) {
+  return {.lora = {world.normal(DType::f32, {c.rank, c.in}, 1), world.normal(DType::f32, {c.out, c.rank}, 2), c.scale}, .x = world.normal(t, {c.tokens, c.in}, 3),
+          .xa = world.empty(t, {c.tokens, c.rank}), .y = world.normal(t, {c.tokens, c.out}, 4), .dy = world.normal(t, {c.tokens, c.out}, 5),
+          .dx = world.normal(t, {c.tokens, c.in}, 6), .grad = {world.normal(DType::f32, {c.rank, c.in}, 7), world.normal(DType::f32, {c.out, c.rank}, 8)}};
+}
+
+void run(World& world, const Tensors& v) {
+  lora_down(world, v.xa, v.x, v.lora);
+  lora_up(world, v.y, v.xa, v.lora);
+  lora_backward(world, v.dx, v.grad, v.dy, v.x, v.xa, v.lora);
+}
+
+std::string text(const Case& c, DType t) { return fmt::format("{} {} tokens, {} from {}, rank {}, scale {}", label(t), c.tokens, c.out, c.in, c.rank, c.scale); }
+
+TEST(Lora, ForwardAndAllGradients) {
+  for (const Case& c : cases)
+    for (const DType t : floats) {
+      SCOPED_TRACE(text(c, t));
+      World world(cpu_device(DeviceSpec{}), small);
+      const Tensors v = make(world, c, t);
+      Values values{world.read(v.x), world.read(v.lora.a), world.read(v.lora.b)};
+      const Numbers y = world.read(v.y), dx = world.read(v.dx), da = world.read(v.grad.da), db = world.read(v.grad.db), dy = world.read(v.dy);
+      const int64_t used = world.stream().arena.used();
+      run(world, v);
+      EXPECT_EQ(world.stream().arena.used(), used);
+      // xa and its gradient are stored in the activations' type: one rounding more on the way.
+      const double most = t == DType::f32 ? 4e-6 : 2 * tolerance(t);
+      EXPECT_LE(relative_error(world.read(v.y), plus(reference(values, c), y)), most);
+      const auto loss = [&] { return dot(dy, reference(values, c)); };
+      EXPECT_LE(relative_error(world.read(v.dx), plus(central_differences(values.x, loss, 1e-3), dx)), most);  // bilinear: no step is too wide
+      EXPECT_LE(relative_error(world.read(v.grad.da), plus(central_differences(values.a, loss, 1e-3), da)), most);
+      EXPECT_LE(relative_error(world.read(v.grad.db), plus(central_differences(values.b, loss, 1e-3), db)), most);
+    }
+}
+
+TEST(Lora, WithoutAWayBelow) {
+  for (const DType t : floats) {
+    World world(cpu_device(DeviceSpec{}), small), other(cpu_device(DeviceSpec{}), small);
+    const Case c{17, 33, 37, 3, 2};
+    const Tensors with = make(world, c, t), without = make(other, c, t);
+    run(world, with);
+    lora_down(other, without.xa, without.x, without.lora);
+    const auto before = other.bytes(without.dx);
+    lora_backward(other, Tensor{}, without.grad, without.dy, without.x, without.xa, without.lora);
+    EXPECT_EQ(other.bytes(without.dx), before);
+    EXPECT_EQ(other.bytes(without.grad.da), world.bytes(with.grad.da));
+    EXPECT_EQ(other.bytes(without.grad.db), world.bytes(with.grad.db));
+  }
+}
+
+TEST(Lora, AFreshAdapterChangesNothingAndLearnsThroughBAlone) {
+  World world(cpu_device(DeviceSpec{}), small);
+  Tensors v = make(world, {17, 33, 37, 3, 2}, DType::f32);
+  world.write(v.lora.b, Numbers(33 * 3));
+  const auto y = world.bytes(v.y), dx = world.bytes(v.dx), da = world.bytes(v.grad.da), db = world.bytes(v.grad.db);
+  run(world, v);
+  EXPECT_EQ(world.bytes(v.y), y);
+  EXPECT_EQ(world.bytes(v.dx), dx);
+  EXPECT_EQ(world.bytes(v.grad.da), da);
+  EXPECT_NE(world.bytes(v.grad.db), db);
+}
+
+TEST(Lora, NoTokens) {
+  for (const DType t : floats) {
+    World world(cpu_device(DeviceSpec{}), small);
+    const Tensors v = make(world, {0, 5, 7, 3, 2}, t);
+    const auto da = world.bytes(v.grad.da), db = world.bytes(v.grad.db);
+    run(world, v);
+    EXPECT_EQ(world.bytes(v.grad.da), da);
+    EXPECT_EQ(world.bytes(v.grad.db), db);
+  }
+}
+
+TEST(Lora, PhantomAndThreads) {
+  for (const DType t : floats)
+    for (const int64_t tokens : {0, 1, 65}) {
+      const Case c{tokens, 48, 37, 4, 2};
+      SCOPED_TRACE(text(c, t));
+      expect_phantom_agrees([&](World& world) { run(world, make(world, c, t)); });
+      if (tokens == 65) expect_threads_change_nothing([&](World& world) {
+        const Tensors v = make(world, c, t);
+        run(world, v);
+        return std::vector<Tensor>{v.xa, v.y, v.dx, v.grad.da, v.grad.db};
+      });
+    }
+}
+
+TEST(Lora, RefusesWrongShapesOnAPhantomToo) {
+  for (const bool phantom : {false, true}) {
+    World world(phantom ? phantom_device({}) : cpu_device(DeviceSpec{}));
+    const Tensors v = make(world, {4, 5, 7, 3, 2}, DType::f32);
+    EXPECT_THROW(lora_down(world, world.empty(DType::f32, {4, 2}), v.x, v.lora), Error);
+    EXPECT_THROW(lora_up(world, world.empty(DType::f32, {3, 5}), v.xa, v.lora), Error);
+    EXPECT_THROW(lora_backward(world, v.y, v.grad, v.dy, v.x, v.xa, v.lora), Error);
+    EXPECT_THROW(lora_backward(world, v.dx, {v.grad.db, v.grad.da}, v.dy, v.x, v.xa, v.lora), Error);
+  }
+}
+
+}  // namespace
+}  // namespace thimble::ops

@@ -1,0 +1,133 @@
+// The one matrix product against float64: every transposition, odd sizes, scale and accumulation, both stored types on both paths.
+#include "ops/matmul.h"
+
+#include "ops/harness.h"
+
+namespace thimble::ops {
+namespace {
+
+using namespace test;
+
+struct Case { int64_t m, n, k; };
+constexpr Case cases[] = {{1, 1, 1}, {1, 17, 3}, {3, 1, 65}, {17, 65, 3}, {65, 3, 17}, {65, 33, 130}, {3, 300, 1}};
+constexpr Case empty_cases[] = {{0, 5, 3}, {5, 0, 3}, {0, 0, 3}, {5, 3, 0}, {0, 5, 0}};
+constexpr Trans both[] = {Trans::no, Trans::yes};
+constexpr int64_t small = int64_t{1} << 20;  // bytes of a world: each is touched page by page when it is made
+constexpr DType floats[] = {DType::f32, DType::bf16};
+
+Shape stored(int64_t rows, int64_t columns, Trans t) { return t == Trans::yes ? Shape{columns, rows} : Shape{rows, columns}; }
+
+// (rows, columns), whichever way it is stored.
+double at(const Numbers& x, int64_t rows, int64_t columns, Trans t, int64_t i, int64_t j) {
+  return x[size_t(t == Trans::yes ? j * rows + i : i * columns + j)];
+}
+
+Numbers reference(const Case& c, const Numbers& a, Trans ta, const Numbers& b, Trans tb, double scale, const Numbers& before) {
+  Numbers y = before;
+  for (int64_t i = 0; i < c.m; ++i)
+    for (int64_t j = 0; j < c.n; ++j) {
+      double sum = 0;
+      for (int64_t k = 0; k < c.k; ++k) sum += at(a, c.m, c.k, ta, i, k) * at(b, c.k, c.n, tb, k, j);
+      y[size_t(i * c.n + j)] += scale * sum;
+    }
+  return y;
+}
+
+DeviceSpec computing_in(DType t) {
+  DeviceSpec spec;
+  spec.compute = t;
+  return spec;
+}
+
+// oneDNN multiplies bf16 from AVX-512 on, with or without units of its own for it.
+bool can_multiply_bf16() { return cpu_instructions() != "AVX2" && cpu_instructions() != "no AVX2"; }
+
+struct Types { DType compute, a, b, y; };
+
+std::vector<Types> type_cases() {
+  std::vector<Types> all;
+  for (const DType compute : floats)
+    for (const DType a : floats)
+      for (const DType b : floats)
+        for (const DType y : floats)
+          if (compute == DType::f32 || can_multiply_bf16()) all.push_back({compute, a, b, y});
+  return all;
+}
+
+void expect_agrees(const Case& c, const Types& t, Trans ta, Trans tb, float scale, bool add) {
+  SCOPED_TRACE(fmt::format("{}x{}x{} ta {} tb {} scale {} add {} compute {}: {} . {} -> {}", c.m, c.n, c.k, int(ta), int(tb), scale, add, label(t.compute),
+                           label(t.a), label(t.b), label(t.y)));
+  World world(cpu_device(computing_in(t.compute)), small);
+  const Tensor a = world.normal(t.a, stored(c.m, c.k, ta), 1), b = world.normal(t.b, stored(c.k, c.n, tb), 2), y = world.normal(t.y, {c.m, c.n}, 3, 2);
+  // What the product takes b as where it computes in bf16.
+  const bool rounds_b = t.compute == DType::bf16 && t.a == DType::bf16;
+  const Numbers b_taken = rounds_b ? world.read(world.from(DType::bf16, b.shape, world.read(b))) : world.read(b);
+  const Numbers expected = reference(c, world.read(a), ta, b_taken, tb, scale, add ? world.read(y) : Numbers(size_t(c.m * c.n)));
+  if (!add) world.write(y, Numbers(size_t(c.m * c.n), NAN));  // overwritten means: whatever was there
+  const int64_t used = world.stream().arena.used();
+  matmul(world, {.y = y, .a = a, .ta = ta, .b = b, .tb = tb, .scale = scale, .add = add});
+  EXPECT_EQ(world.stream().arena.used(), used);
+  EXPECT_LE(relative_error(world.read(y), expected), tolerance(t.y));
+}
+
+TEST(Matmul, AgreesWithFloat64InEveryTransposition) {
+  for (const Types& t : type_cases())
+    for (const Case& c : cases)
+      for (const Trans ta : both)
+        for (const Trans tb : both) expect_agrees(c, t, ta, tb, 1, false);
+}
+
+TEST(Matmul, ScalesTheProductAndNotWhatItIsAddedTo) {
+  for (const Types& t : type_cases())
+    for (const Case& c : {Case{3, 17, 65}, Case{17, 1, 3}, Case{65, 65, 1}})
+      for (const Trans ta : both)
+        for (const Trans tb : both)
+          for (const float scale : {1.0f, -0.37f})
+            for (const bool add : {true, false}) expect_agrees(c, t, ta, tb, scale, add);
+}
+
+TEST(Matmul, EmptyMatrices) {
+  for (const Types& t : type_cases())
+    for (const Case& c : empty_cases)
+      for (const Trans ta : both)
+        for (const Trans tb : both)
+          for (const bool add : {true, false}) expect_agrees(c, t, ta, tb, 1, add);
+}
+
+TEST(Matmul, PhantomTakesTheSameScratch) {
+  for (const Types& t : type_cases())
+    for (const bool add : {true, false})
+      expect_phantom_agrees(
+          [&](World& world) {
+            const Tensor a = world.normal(t.a, {17, 65}, 1), b = world.normal(t.b, {33, 65}, 2), y = world.normal(t.y, {17, 33}, 3);
+            matmul(world, {.y = y, .a = a, .b = b, .tb = Trans::yes, .add = add});
+          },
+          computing_in(t.compute));
+}
+
+TEST(Matmul, CountsItsWork) {
+  World world(cpu_device(DeviceSpec{}), small);
+  matmul(world, {.y = world.empty(DType::f32, {3, 5}), .a = world.normal(DType::f32, {3, 7}, 1), .b = world.normal(DType::f32, {7, 5}, 2), .name = "mine"});
+  const Entry& e = world.ledger().entries().back();
+  EXPECT_EQ(e.kind, Entry::Kind::ran);
+  EXPECT_STREQ(e.name, "mine");
+  EXPECT_TRUE(e.matrix);
+  EXPECT_EQ(e.flops, 2 * 3 * 5 * 7);
+  EXPECT_EQ(e.bytes, 4 * (15 + 21 + 35));
+}
+
+TEST(Matmul, RefusesWrongShapesOnAPhantomToo) {
+  for (const bool phantom : {false, true}) {
+    World world(phantom ? phantom_device({}) : cpu_device(DeviceSpec{}));
+    const auto matrix = [&](int64_t rows, int64_t columns) { return world.empty(DType::f32, {rows, columns}); };
+    EXPECT_THROW(matmul(world, {.y = matrix(3, 5), .a = matrix(3, 7), .b = matrix(6, 5)}), Error);
+    EXPECT_THROW(matmul(world, {.y = matrix(4, 5), .a = matrix(3, 7), .b = matrix(7, 5)}), Error);
+    EXPECT_THROW(matmul(world, {.y = matrix(3, 4), .a = matrix(3, 7), .b = matrix(7, 5)}), Error);
+    EXPECT_THROW(matmul(world, {.y = matrix(3, 5), .a = matrix(3, 7), .ta = Trans::yes, .b = matrix(7, 5)}), Error);
+    EXPECT_THROW(matmul(world, {.y = matrix(3, 5), .a = matrix(3, 7), .b = matrix(7, 5), .tb = Trans::yes}), Error);
+    EXPECT_THROW(matmul(world, {.y = world.empty(DType::f32, {15}), .a = matrix(3, 7), .b = matrix(7, 5)}), Error);
+  }
+}
+
+}  // namespace
+}  // namespace thimble::ops

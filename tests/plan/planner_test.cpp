@@ -1,0 +1,249 @@
+// Properties of the search, on random small shapes whose candidates are dry runs of the real step: what is chosen fits, nothing faster
+// fits, more budget is never slower, and what the user fixed stays as it is.
+#include <gtest/gtest.h>
+
+#include <map>
+
+#include "base/philox.h"
+#include "models/registry.h"
+#include "train/trainer.h"
+
+namespace thimble::plan {
+namespace {
+
+using nn::Save;
+
+DeviceSpec small_cpu() {
+  DeviceSpec spec;
+  spec.op_seconds = 1e-7;  // so that small shapes differ by their work
+  return spec;
+}
+
+struct World {
+  train::Setup setup;
+  Space space;
+};
+
+// Everything about a small run, from a seed.
+World random_world(uint64_t seed) {
+  Draws draws{seed, 11};
+  const auto between = [&](int64_t least, int64_t most) { return least + int64_t(draws.below(uint64_t(most - least + 1))); };
+  nn::ModelSpec m{.family = "llama", .vocab = between(5, 300), .max_positions = 128, .tied_head = between(0, 1) == 1, .dtype = "bfloat16"};
+  const int64_t kv = between(1, 3), head_dim = 2 * between(1, 8), heads = kv * between(1, 3);
+  m.hidden = between(4, 80);
+  m.layers.assign(size_t(between(1, 5)), {.heads = heads, .kv_heads = kv, .head_dim = head_dim, .ffn = between(8, 160)});
+  World w{.setup = {.model = m, .tokens_per_row = between(2, 100)}, .space = {.layers = int(m.layers.size())}};
+  const int64_t method = between(0, 3);
+  w.setup.method.trains_weights = method == 0;
+  if (method > 0) {
+    w.setup.method.format = std::array{quant::FormatId::dense, quant::FormatId::nf4, quant::FormatId::nf4_dq}[size_t(method - 1)];
+    w.setup.method.lora = {.rank = between(1, 9), .scale = 2};
+    for (int p = 0; p < nn::layer_param_count; ++p) w.setup.method.lora.targets[size_t(p)] = nn::is_matrix(p) && (p == nn::q_proj || between(0, 2) > 0);
+  }
+  w.setup.optimizer = between(0, 1) ? optim::OptimizerId::adamw : optim::OptimizerId::adamw_8bit;
+  w.space.batch = between(1, 6);
+  w.space.accumulation = between(1, 3);
+  w.space.can_stream = method > 0;
+  w.space.paged_optimizer = between(0, 1) == 1;
+  w.space.tokens_per_row = w.setup.tokens_per_row;
+  w.space.vocab = m.vocab;
+  return w;
+}
+
+// Two plans are the same exactly when their texts are.
+std::string text(const Plan& p) {
+  std::string s = fmt::format("micro {} x {} resident {} chunk {} paged {}:", p.micro_batch, p.accumulation, p.resident_layers, p.head_chunk, p.paged_optimizer);
+  for (const auto& layer : p.save) {
+    s += ' ';
+    for (const Save how : layer) s += char('0' + int(how));
+  }
+  return s;
+}
+
+// Each plan is dry-run once, however many budgets ask for it.
+class Memory {
+ public:
+  explicit Memory(const train::Setup& setup) : setup_(setup) {}
+  Outcome operator()(const Plan& p) {
+    const auto key = text(p);
+    asked.push_back(key);
+    auto it = known_.find(key);
+    if (it == known_.end()) {
+      it = known_.emplace(key, train::Trainer::rehearse(small_cpu(), setup_, p)).first;
+      all.push_back({p, it->second});
+    }
+    return it->second;
+  }
+  std::vector<Candidate> all;      // each once
+  std::vector<std::string> asked;  // of the last search
+ private:
+  train::Setup setup_;
+  std::map<std::string, Outcome> known_;
+};
+
+bool fits(const Candidate& c, const Budget& b) { return c.outcome.peak[size_t(Tier::device)] <= b.device && c.outcome.ram() <= b.ram; }
+
+TEST(Planner, ChoosesTheFastestThatFitsAndMoreBudgetIsNeverSlower) {
+  int refused = 0, chosen = 0;
+  for (uint64_t seed = 0; seed < 24; ++seed) {
+    SCOPED_TRACE(fmt::format("seed {}", seed));
+    const World w = random_world(seed);
+    Memory memory(w.setup);
+    const auto search = [&](const Budget& b) {
+      memory.asked.clear();
+      return choose(b, w.space, std::ref(memory));
+    };
+    const Choice everything = search({INT64_MAX, INT64_MAX});
+    ASSERT_TRUE(everything.best.has_value());
+    const auto candidates = memory.asked;
+    EXPECT_EQ(size_t(everything.tried), candidates.size());
+    EXPECT_EQ(memory.all.size(), candidates.size()) << "a candidate was tried twice";
+    int64_t device[2] = {INT64_MAX, 0}, ram[2] = {INT64_MAX, 0};
+    for (const auto& c : memory.all) {
+      const int64_t d = c.outcome.peak[size_t(Tier::device)], r = c.outcome.ram();
+      device[0] = std::min(device[0], d), device[1] = std::max(device[1], d);
+      ram[0] = std::min(ram[0], r), ram[1] = std::max(ram[1], r);
+    }
+    EXPECT_EQ(everything.least.outcome.peak[size_t(Tier::device)], device[0]);
+    // Budgets from below the least to above the most, the candidates' own peaks and one byte less among them.
+    std::vector<int64_t> devices{device[0] - 1, device[0], device[1]}, rams{ram[0] - 1, ram[0], ram[1]};
+    Draws draws{seed, 12};
+    for (int i = 0; i < 4; ++i) {
+      const auto& c = memory.all[draws.below(memory.all.size())].outcome;
+      devices.push_back(c.peak[size_t(Tier::device)] - int64_t(draws.below(2)));
+      rams.push_back(c.ram() - int64_t(draws.below(2)));
+    }
+    struct Found { Budget budget; std::optional<double> seconds; };
+    std::vector<Found> all_found;
+    for (const int64_t d : devices)
+      for (const int64_t r : rams) {
+        const Budget budget{d, r};
+        const Choice choice = search(budget);
+        EXPECT_EQ(memory.asked, candidates) << "the candidates depend on the budget";
+        std::optional<double> fastest;
+        bool device_suffices = false, ram_suffices = false;
+        for (const auto& c : memory.all) {
+          device_suffices |= c.outcome.peak[size_t(Tier::device)] <= d;
+          ram_suffices |= c.outcome.ram() <= r;
+          if (fits(c, budget)) fastest = std::min(fastest.value_or(INFINITY), c.outcome.step_seconds(c.plan));
+        }
+        ASSERT_EQ(choice.best.has_value(), fastest.has_value());
+        EXPECT_EQ(choice.device_suffices, device_suffices);
+        EXPECT_EQ(choice.ram_suffices, ram_suffices);
+        choice.best ? ++chosen : ++refused;
+        if (choice.best) {
+          EXPECT_TRUE(fits(*choice.best, budget)) << text(choice.best->plan);
+          EXPECT_EQ(choice.best->outcome.step_seconds(choice.best->plan), *fastest);
+        }
+        all_found.push_back({budget, fastest});
+      }
+    for (const auto& less : all_found)
+      for (const auto& more : all_found)
+        if (less.seconds && more.budget.device >= less.budget.device && more.budget.ram >= less.budget.ram) {
+          ASSERT_TRUE(more.seconds.has_value());
+          EXPECT_LE(*more.seconds, *less.seconds);
+        }
+  }
+  EXPECT_GT(refused, 100);
+  EXPECT_GT(chosen, 100);
+}
+
+// The plan is then run, in arenas of exactly the bytes it named: a phantom that is bounded refuses one byte more.
+TEST(Planner, WhatIsChosenRunsInArenasOfItsPeaks) {
+  for (uint64_t seed = 100; seed < 104; ++seed) {
+    SCOPED_TRACE(fmt::format("seed {}", seed));
+    const World w = random_world(seed);
+    const auto rehearse = [&](const Plan& p) { return train::Trainer::rehearse(small_cpu(), w.setup, p); };
+    const Choice least = choose({0, 0}, w.space, rehearse);
+    ASSERT_FALSE(least.best.has_value());
+    const Choice choice = choose({least.least.outcome.peak[size_t(Tier::device)], INT64_MAX}, w.space, rehearse);
+    ASSERT_TRUE(choice.best.has_value());
+    const auto& [plan, outcome] = *choice.best;
+    const auto device = cpu_device(small_cpu());
+    comm::Rank rank(*device, {outcome.peak[size_t(Tier::device)], outcome.peak[size_t(Tier::pinned)], outcome.peak[size_t(Tier::host)]});
+    train::Trainer trainer(rank, w.setup, plan);
+    trainer.load(store::random_weights(trainer.model().weights().table(), seed, 0.1f).get());
+    const auto cap = size_t(data::token_cap(plan.micro_batch, w.setup.tokens_per_row));
+    const data::MicroBatch batch{std::vector<int32_t>(cap), std::vector<int32_t>(cap), std::vector<int32_t>(cap), std::vector<int32_t>(cap)};
+    const auto r = trainer.step(std::vector<data::MicroBatch>(size_t(plan.accumulation), batch), 1e-3);
+    EXPECT_TRUE(r.finite());
+    trainer.evaluate({&batch, 1});
+    trainer.save([](const store::ParamSpec&, Tensor) {});
+  }
+}
+
+std::vector<Plan> candidates_of(const Space& space) {
+  std::vector<Plan> plans;
+  choose({}, space, [&](const Plan& p) { return plans.push_back(p), Outcome{}; });
+  return plans;
+}
+
+TEST(Planner, WhatTheUserFixedStaysFixed) {
+  for (uint64_t seed = 0; seed < 200; ++seed) {
+    SCOPED_TRACE(fmt::format("seed {}", seed));
+    Draws draws{seed, 13};
+    Space space{.layers = 1 + int(draws.below(9)), .batch = 1 + int64_t(draws.below(12)), .accumulation = 1 + int64_t(draws.below(4)),
+                .can_stream = draws.below(2) == 1, .paged_optimizer = draws.below(2) == 1, .tokens_per_row = 1 + int64_t(draws.below(4000)), .vocab = 100};
+    if (draws.below(2)) space.save = Save(draws.below(3));
+    if (draws.below(2)) space.resident_layers = int(draws.below(uint64_t(space.layers + 1)));
+    space.recompute_all = !space.save && draws.below(3) == 0;
+    space.keep_all = !space.save && !space.recompute_all && draws.below(2) == 0;
+    std::map<std::string, int> seen;
+    const auto plans = candidates_of(space);
+    EXPECT_FALSE(plans.empty());
+    for (const Plan& p : plans) {
+      EXPECT_EQ(++seen[text(p)], 1) << "tried twice: " << text(p);
+      EXPECT_EQ(space.batch % p.micro_batch, 0);
+      EXPECT_EQ(p.micro_batch * p.accumulation, space.batch * space.accumulation);
+      EXPECT_EQ(p.paged_optimizer, space.paged_optimizer);
+      EXPECT_EQ(int(p.save.size()), space.layers);
+      EXPECT_GE(p.resident_layers, 0);
+      EXPECT_LE(p.resident_layers, space.layers);
+      if (space.resident_layers || !space.can_stream) {
+        EXPECT_EQ(p.resident_layers, space.resident_layers.value_or(space.layers));
+      }
+      for (const auto& layer : p.save) {
+        if (space.save || space.keep_all) {
+          EXPECT_EQ(layer, nn::all(space.save.value_or(Save::keep)));
+        }
+        for (const auto n : {nn::q, nn::attended, nn::middle, nn::gate, nn::act})  // made again from the block's input, wherever that lies
+          EXPECT_TRUE(!space.recompute_all || layer[n] == Save::recompute) << text(p);
+      }
+    }
+  }
+}
+
+TEST(Planner, ALadderGoesDown) {
+  const auto& levels = ladder();
+  ASSERT_GE(levels.size(), 2u);
+  for (size_t i = 1; i < levels.size(); ++i)
+    for (int n = 0; n < nn::saved_count; ++n)
+      EXPECT_TRUE(levels[i - 1].save[size_t(n)] == Save::keep || levels[i].save[size_t(n)] != Save::keep) << levels[i].name << ", " << nn::name_of(nn::SavedName(n));
+  EXPECT_EQ(describe_saves({.save = {levels[0].save, levels[0].save, levels[2].save}}), fmt::format("2 of 3 layers: keep all; 1 of 3 layers: {}; spread evenly", levels[2].name));
+  EXPECT_EQ(describe_saves({.save = {nn::all(Save::offload)}}), "all layers: offload everything");
+}
+
+// Times by hand: ops at their floor, copies beside them, waits where they are.
+TEST(PredictedSeconds, ByHand) {
+  DeviceSpec spec;
+  spec.flops = 4e9, spec.memory_bandwidth = 1e9, spec.link_bandwidth = 1e8, spec.op_seconds = 1;
+  Ledger ledger;
+  const auto seconds = [&] { return predicted_seconds(ledger.entries(), spec); };
+  EXPECT_EQ(seconds(), 0);
+  ledger.ran({.name = "product", .flops = 8e9, .bytes = 1, .matrix = true});
+  EXPECT_DOUBLE_EQ(seconds(), 3);  // 1 + 2
+  ledger.ran({.name = "plain", .flops = 1e9, .bytes = 3e9});
+  EXPECT_DOUBLE_EQ(seconds(), 7);  // 1 + max(1 of flops at a quarter of the rate, 3 of bytes)
+  ledger.copied(Tier::pinned, Tier::device, "ring", 5, int64_t(1e9));
+  EXPECT_DOUBLE_EQ(seconds(), 17);  // from 7 on, 10 seconds on its lane
+  ledger.ran({.name = "beside", .bytes = 4e9});
+  EXPECT_DOUBLE_EQ(seconds(), 17);  // computes until 12, meanwhile
+  ledger.copied(Tier::device, Tier::pinned, "ring", 4, int64_t(3e8));
+  EXPECT_DOUBLE_EQ(seconds(), 17);  // the other lane: 12 to 15
+  ledger.waited("ring", 5);
+  ledger.ran({.name = "after", .bytes = 1e9});
+  EXPECT_DOUBLE_EQ(seconds(), 19);  // 17 + 1 + 1
+}
+
+}  // namespace
+}  // namespace thimble::plan
