@@ -51,7 +51,7 @@ done
 part "CUDA halves"
 if command -v nvcc >/dev/null; then
   cmake --preset cuda -Wno-dev --log-level=WARNING
-  cmake --build --preset cuda -j "$jobs"
+  cmake --build --preset cuda -j "$jobs" --target thimble ops_tests
   echo "compiled; they run where there is a GPU"
 else
   echo "skipped: no nvcc on PATH"
