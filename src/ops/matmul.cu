@@ -85,6 +85,11 @@ int fastest(CudaContext& cuda, int n, F&& run) {
 }  // namespace
 
 void matmul_cuda(CudaContext& cuda, const MatmulArgs& g, Tensor workspace) {
+  if (g.y.count() == 0) return;
+  if (g.a.count() == 0) {  // a product over nothing is zero
+    if (!g.add) check_cuda(cudaMemsetAsync(g.y.data, 0, size_t(g.y.bytes()), cuda.stream), "cudaMemsetAsync");
+    return;
+  }
   const Layout a(g.b), b(g.a), y(g.y);
   const Description product(g.ta, g.tb);
   const float beta = g.add ? 1.0f : 0.0f;

@@ -1,4 +1,4 @@
-// NF4 on cuda. Packing follows bitsandbytes' kernels to the bit (see nf4.cpp); unpacking runs at the speed of memory: 16 weights a thread,
+// NF4 on cuda. Packing follows bitsandbytes' kernels to the bit (see nf4.cpp); unpacking runs at the speed of memory: 32 weights a thread,
 // the 16 values in shared memory, one to a bank, so that no two lanes ever wait for each other.
 #include "quant/dynamic8.cuh"
 #include "quant/nf4.h"
@@ -30,6 +30,7 @@ namespace {
 
 constexpr int threads = 256;
 constexpr int most_tokens = 8;
+constexpr int unpacked_by_thread = 32;  // half a block: 16 bytes of codes in one load
 
 __constant__ float book[16] = {-1.0f, -0.6961928009986877f, -0.5250730514526367f, -0.39491748809814453f, -0.28444138169288635f, -0.18477343022823334f,
                                -0.09105003625154495f, 0.0f, 0.07958029955625534f, 0.16093020141124725f, 0.24611230194568634f, 0.33791524171829224f,
@@ -99,7 +100,7 @@ __global__ void nest(uint8_t* codes, float* nested_absmax, const float* absmax, 
 
 template <class T>
 __global__ void unpack(T* to, Bytes4 w) {
-  constexpr int each = 16, wide = 16 / int(sizeof(T));
+  constexpr int each = unpacked_by_thread, wide = 16 / int(sizeof(T));
   __shared__ float values[16];
   if (threadIdx.x < 16) values[threadIdx.x] = book[threadIdx.x];
   __syncthreads();
@@ -107,7 +108,7 @@ __global__ void unpack(T* to, Bytes4 w) {
   if (first >= w.count) return;
   const float scale = w.scale(first / nf4_block);
   if (first + each <= w.count) {
-    const auto codes = load_pack<8>(w.codes + first / 2);
+    const auto codes = load_pack<each / 2>(w.codes + first / 2);
 #pragma unroll
     for (int j = 0; j < each / wide; ++j) {
       Pack<T, wide> out;
@@ -197,7 +198,7 @@ void nf4_nest_cuda(CudaContext& cuda, Tensor codes, Tensor nested_absmax, Tensor
 void nf4_unpack_cuda(CudaContext& cuda, Tensor dense, const Weight& w) {
   const int64_t n = w.shape.count();
   if (n == 0) return;
-  visit_cuda(dense.dtype, [&]<class T>(T) { unpack<<<unsigned(blocks_of(n, threads * 16)), threads, 0, cuda.stream>>>(at<T>(dense), Bytes4(w)); });
+  visit_cuda(dense.dtype, [&]<class T>(T) { unpack<<<unsigned(blocks_of(n, threads * unpacked_by_thread)), threads, 0, cuda.stream>>>(at<T>(dense), Bytes4(w)); });
   check_cuda(cudaGetLastError(), "nf4 unpack");
 }
 
