@@ -20,8 +20,9 @@ double since(Clock::time_point t) { return std::chrono::duration<double>(Clock::
 
 int doctor() {
   const auto spec = machine(std::nullopt);
-  std::printf("instructions      %s\nthreads           %d\nactivations       %s\nmemory available  %s\nCUDA              %s\n", cpu_instructions().c_str(), thread_count(),
-              std::string(name_of(spec.compute)).c_str(), human_bytes(available_bytes()).c_str(), has_cuda ? "built in" : "not built in");
+  std::printf("instructions      %s\nthreads           %d\nactivations       %s\nmemory available  %s\nCUDA              %s\n",
+              cpu_instructions().c_str(), thread_count(), std::string(name_of(spec.compute)).c_str(), human_bytes(available_bytes()).c_str(),
+              has_cuda ? "built in" : "not built in");
   return 0;
 }
 
@@ -37,7 +38,8 @@ struct Bench {
 double matrix_rate(comm::Rank& rank, int64_t tokens, const nn::ModelSpec& m) {
   const Scope scope(rank.memory);
   const int64_t f = m.layers.front().ffn;
-  const Tensor x = rank.memory.take(Use::scratch, "x", rank.compute(), {tokens, m.hidden}), w = rank.memory.take(Use::scratch, "w", rank.compute(), {f, m.hidden}),
+  const Tensor x = rank.memory.take(Use::scratch, "x", rank.compute(), {tokens, m.hidden}),
+               w = rank.memory.take(Use::scratch, "w", rank.compute(), {f, m.hidden}),
                y = rank.memory.take(Use::scratch, "y", rank.compute(), {tokens, f});
   std::memset(x.data, 0, size_t(x.bytes()));
   std::memset(w.data, 0, size_t(w.bytes()));
@@ -89,8 +91,8 @@ int bench_decode(const Bench& b, const nn::ModelSpec& model, const DeviceSpec& s
   double bytes = 0;
   for (const auto& layer : engine.model().weights().table().layers) bytes += double(store::slab_bytes(layer));
   bytes += double(engine.model().head().dense().bytes());
-  std::printf("%sdecode %s at batch 1: %.2f tokens/s, %.2f GB/s of weights, %.0f%% of the read bandwidth %.2f GB/s\n", table(profile, spec).c_str(), b.format.c_str(), 1 / seconds,
-              bytes / seconds / 1e9, 100 * bytes / seconds / bandwidth, bandwidth / 1e9);
+  std::printf("%sdecode %s at batch 1: %.2f tokens/s, %.2f GB/s of weights, %.0f%% of the read bandwidth %.2f GB/s\n", table(profile, spec).c_str(),
+              b.format.c_str(), 1 / seconds, bytes / seconds / 1e9, 100 * bytes / seconds / bandwidth, bandwidth / 1e9);
   return 0;
 }
 
@@ -105,7 +107,8 @@ int bench(const Bench& b) {
     for (int p = 0; p < nn::layer_param_count; ++p) setup.method.lora.targets[size_t(p)] = nn::is_matrix(p);
   }
   const plan::Budget budget{available_bytes() / 4 * 3, available_bytes() / 4};
-  const auto choice = plan::choose(budget, {.layers = int(model.layers.size()), .resident_layers = int(model.layers.size()), .tokens_per_row = b.tokens, .vocab = model.vocab},
+  const int layers = int(model.layers.size());
+  const auto choice = plan::choose(budget, {.layers = layers, .resident_layers = layers, .tokens_per_row = b.tokens, .vocab = model.vocab},
                                    [&](const plan::Plan& p) { return train::Trainer::rehearse(spec, setup, p); });
   check(choice.best.has_value(), "the bench fits this machine");
   const auto device = cpu_device(spec);
@@ -133,8 +136,8 @@ int bench(const Bench& b) {
   double flops = 0;
   for (const auto& row : profile.rows()) flops += row.flops;
   std::printf("%s%s\nstep of %lld tokens: %.3f s, %.2f tokens/s; %.1f GFLOP/s of work, %.0f%% of oneDNN's %.1f GFLOP/s on the gate's shape\n",
-              plan::report(*choice.best, budget, spec, 0).c_str(), table(profile, spec).c_str(), static_cast<long long>(b.tokens), median, double(b.tokens) / median,
-              flops / double(b.steps) / median / 1e9, 100 * flops / double(b.steps) / median / rate, rate / 1e9);
+              plan::report(*choice.best, budget, spec, 0).c_str(), table(profile, spec).c_str(), static_cast<long long>(b.tokens), median,
+              double(b.tokens) / median, flops / double(b.steps) / median / 1e9, 100 * flops / double(b.steps) / median / rate, rate / 1e9);
   return 0;
 }
 

@@ -18,12 +18,14 @@ void add_session_options(CLI::App& c, SessionOptions& o) {
 
 Session::Session(const SessionOptions& o) {
   const DeviceSpec spec = machine(o.threads);
-  shape_ = {.model = models::read_model(o.model), .method = {.format = quant::format(o.quantization).id}, .context = o.context, .prefill_chunk = std::min(o.prefill_chunk, o.context)};
+  shape_ = {.model = models::read_model(o.model), .method = {.format = quant::format(o.quantization).id}, .context = o.context,
+            .prefill_chunk = std::min(o.prefill_chunk, o.context)};
   if (!o.adapter.empty()) shape_.method = method_of(store::read_adapter_config(o.adapter), shape_.method.format);
   outcome_ = serve::Engine::rehearse(spec, shape_);
   const int64_t needed = outcome_.peak[size_t(Tier::device)], budget = o.vram ? parse_bytes(*o.vram, "--vram") : available_bytes();
   if (needed > budget)
-    throw Error(Fault::does_not_fit, {.what = "the model and its cache do not fit", .where = o.model, .expected = "at most " + human_bytes(budget), .found = human_bytes(needed),
+    throw Error(Fault::does_not_fit, {.what = "the model and its cache do not fit", .where = o.model,
+                                      .expected = "at most " + human_bytes(budget), .found = human_bytes(needed),
                                       .fix = "a shorter --context, or --quantization nf4_dq"});
   tokenizer_ = data::Tokenizer::open(o.model);
   chat_ = std::make_unique<data::Chat>(*tokenizer_);

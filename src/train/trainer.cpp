@@ -23,9 +23,11 @@ bool StepResult::finite() const { return std::isfinite(loss) && std::isfinite(gr
 Trainer::Trainer(comm::Rank& rank, const Setup& setup, const plan::Plan& plan)
     : rank_(rank), setup_(setup),
       model_(rank, setup.model, setup.method, {.layers = int(setup.model.layers.size()), .resident = plan.resident_layers}),
-      decoder_(rank, model_, {.save = plan.save, .head_chunk = plan.head_chunk, .longest_document = setup.tokens_per_row}, data::token_cap(plan.micro_batch, setup.tokens_per_row)) {
+      decoder_(rank, model_, {.save = plan.save, .head_chunk = plan.head_chunk, .longest_document = setup.tokens_per_row},
+               data::token_cap(plan.micro_batch, setup.tokens_per_row)) {
   model_.take_gradients(rank);
-  optimizer_.emplace(rank, model_.trained(), setup.optimizer, plan.paged_optimizer, OptimizerState::Decay{setup.weight_decay, setup.decay_norms ? setup.weight_decay : 0});
+  const OptimizerState::Decay decay{setup.weight_decay, setup.decay_norms ? setup.weight_decay : 0};
+  optimizer_.emplace(rank, model_.trained(), setup.optimizer, plan.paged_optimizer, decay);
   const int64_t cap = data::token_cap(plan.micro_batch, setup.tokens_per_row);
   tokens_ = rank.memory.take(Use::batch, "tokens", DType::i32, {token_rows, cap});
   scalars_ = rank.memory.take(Use::batch, "scalars", DType::f32, {scalar_total});
@@ -79,13 +81,14 @@ nn::Tokens Trainer::upload(const data::MicroBatch& batch) {
 
 nn::LossOut Trainer::loss_out() const { return {element(results_, loss_sum), correct_, element(scalars_, loss_scale)}; }
 
-// grad_scale = min(1, max_norm / norm); not finite where the norm is not, which the update takes as: leave everything as it is.
+// grad_scale = min(1, max_norm / norm); not finite where the norm or the loss is not, which the update takes as: leave everything as it is.
 void Trainer::clip() {
   const float most = setup_.max_grad_norm;
-  const Tensor sum = element(results_, squares), scale = element(scalars_, optim::grad_scale);
-  launch(rank_.stream, {.name = "clip", .flops = 4, .bytes = 8}, [&] {
+  const Tensor loss = element(results_, loss_sum), sum = element(results_, squares), scale = element(scalars_, optim::grad_scale);
+  launch(rank_.stream, {.name = "clip", .flops = 4, .bytes = 12}, [&] {
     const float norm = std::sqrt(*sum.get<float>());
-    *scale.get<float>() = most > 0 && norm > most ? most / (norm + 1e-6f) : norm * 0 + 1;
+    const bool good = std::isfinite(norm) && std::isfinite(*loss.get<float>());
+    *scale.get<float>() = !good ? NAN : most > 0 && norm > most ? most / (norm + 1e-6f) : 1.0f;
   }, no_cuda_yet);
 }
 
@@ -122,6 +125,7 @@ StepResult Trainer::step(std::span<const data::MicroBatch> window, double learni
   if (rank_.is_phantom()) return result;
   result.loss = host_results_.get<float>()[loss_sum];
   result.grad_norm = std::sqrt(double(host_results_.get<float>()[squares]));
+  if (!result.finite()) --steps_;  // nothing was updated, so Adam's count stays too
   return result;
 }
 
