@@ -20,6 +20,7 @@ inline DeviceSpec spec_under_test(const DeviceSpec& like = {}) {
     DeviceSpec spec = this_cuda();
     spec.compute = like.compute;
     spec.deterministic = true;
+    spec.matmul_workspace = int64_t{1} << 20;
     return spec;
   }
 #endif

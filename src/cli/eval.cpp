@@ -1,4 +1,5 @@
-// eval: answers to the prompts of a file beside the file's own, word for word.
+// eval: how likely the model finds the answers of a file, and whether its own are the same, word for word.
+#include <cmath>
 #include <cstdio>
 
 #include "base/log.h"
@@ -13,6 +14,7 @@ struct Options {
   SessionOptions session;
   std::string data;
   int64_t new_tokens = 32, show = 0, most = -1;
+  bool no_generate = false;
 };
 
 std::string trimmed(const std::string& s) {
@@ -36,9 +38,25 @@ std::vector<data::Sample> read_samples(const fs::path& file, int64_t most) {
   return samples;
 }
 
-int evaluate(const Options& o) {
-  const auto samples = read_samples(o.data, o.most);
-  Session s(o.session);
+// The last answer of each conversation, predicted token by token from the file's own words before it.
+void print_score(Session& s, const std::vector<data::Sample>& samples) {
+  serve::Score all;
+  for (const auto& sample : samples) {
+    const auto chat = s.chat().encode(sample.messages, {.mask_history = true});
+    std::vector<int32_t> targets(chat.ids.size(), -1);
+    for (size_t t = 1; t < chat.ids.size(); ++t)
+      if (chat.trained[t]) targets[t - 1] = chat.ids[t];
+    const auto one = s.engine().score(chat.ids, targets);
+    all.loss += one.loss;
+    all.targets += one.targets;
+    all.correct += one.correct;
+  }
+  const double n = double(std::max<int64_t>(1, all.targets)), loss = all.loss / n;
+  std::printf("answer tokens: %lld, loss %.4f, perplexity %.4f, %.1f%% right\n", static_cast<long long>(all.targets), loss, std::exp(loss),
+              100.0 * double(all.correct) / n);
+}
+
+void print_matches(Session& s, const std::vector<data::Sample>& samples, const Options& o) {
   serve::Sampler greedy({});
   int64_t right = 0, shown = 0;
   for (const auto& sample : samples) {
@@ -50,6 +68,13 @@ int evaluate(const Options& o) {
     if (shown++ < o.show) std::printf("%s\n  expected: %s\n  answered: %s\n", prompt.back().content.c_str(), expected.c_str(), answer.c_str());
   }
   std::printf("exact match: %lld of %zu (%.1f%%)\n", static_cast<long long>(right), samples.size(), 100.0 * double(right) / double(samples.size()));
+}
+
+int evaluate(const Options& o) {
+  const auto samples = read_samples(o.data, o.most);
+  Session s(o.session);
+  print_score(s, samples);
+  if (!o.no_generate) print_matches(s, samples, o);
   return 0;
 }
 
@@ -57,12 +82,13 @@ int evaluate(const Options& o) {
 
 void add_eval(CLI::App& app, Run& run) {
   const auto o = std::make_shared<Options>();
-  auto* c = app.add_subcommand("eval", "generate answers to a file's prompts and count those that match word for word");
+  auto* c = app.add_subcommand("eval", "loss, perplexity and accuracy of a file's answers; then generate answers and count those that match word for word");
   o->session.context = 512;
   add_session_options(*c, o->session);
   c->add_option("--data", o->data, "rows with prompts and answers, in any form that train reads")->required();
   c->add_option("--max-new-tokens", o->new_tokens, "tokens of an answer at most")->check(CLI::Range(1, 1 << 20));
   c->add_option("--max-rows", o->most, "rows to ask at most");
+  c->add_flag("--no-generate", o->no_generate, "loss, perplexity and accuracy alone");
   c->add_option("--show", o->show, "answers to print");
   c->callback([=, &run] { run = [=] { return evaluate(*o); }; });
 }

@@ -55,8 +55,8 @@ int inspect(const std::string& model) {
     const auto table = nn::parameters(spec, f.id, false);
     int64_t layers = 0;
     for (const auto& layer : table.layers) layers += store::slab_bytes(layer);
-    std::printf("%-8s %12s layers (%s each), %s outside\n", std::string(f.name).c_str(), human_bytes(layers).c_str(), human_bytes(layers / int64_t(table.layers.size())).c_str(),
-                human_bytes(store::slab_bytes(table.outside)).c_str());
+    std::printf("%-8s %12s layers (%s each), %s outside\n", std::string(f.name).c_str(), human_bytes(layers).c_str(),
+                human_bytes(layers / int64_t(table.layers.size())).c_str(), human_bytes(store::slab_bytes(table.outside)).c_str());
   }
   return 0;
 }

@@ -97,7 +97,8 @@ int quantize(const Options& o) {
   });
   writer.commit();
   Json config = parse_json(read_text(from / "config.json"), (from / "config.json").string());
-  config["quantization_config"] = {{"quant_method", "bitsandbytes"}, {"load_in_4bit", true}, {"load_in_8bit", false}, {"_load_in_4bit", true}, {"_load_in_8bit", false},
+  config["quantization_config"] = {{"quant_method", "bitsandbytes"}, {"load_in_4bit", true}, {"load_in_8bit", false},
+                                   {"_load_in_4bit", true}, {"_load_in_8bit", false},
                                    {"bnb_4bit_quant_type", "nf4"}, {"bnb_4bit_use_double_quant", nested}, {"bnb_4bit_compute_dtype", "bfloat16"},
                                    {"bnb_4bit_quant_storage", "uint8"}, {"llm_int8_threshold", 6.0}, {"llm_int8_skip_modules", nullptr},
                                    {"llm_int8_enable_fp32_cpu_offload", false}, {"llm_int8_has_fp16_weight", false}};

@@ -50,6 +50,10 @@ plan::Space space_of(const train::TrainOptions& o, const train::Setup& s) {
   return space;
 }
 
+constexpr int64_t mib = int64_t{1} << 20, own_bytes_vary = 8 * mib;
+int64_t whole_mib(int64_t bytes) { return (bytes + mib - 1) / mib * mib; }
+std::string mib_text(int64_t bytes) { return fmt::format("{}MiB", whole_mib(bytes) / mib); }  // as it is typed, rounded up: what is printed fits
+
 struct Change {
   std::string text;
   std::function<bool(train::TrainOptions&)> apply;  // false: changes nothing here
@@ -115,13 +119,18 @@ void refuse(const train::TrainOptions& o, const Planned& planned) {
   const std::vector<Change> changes = {
       {"finetuning_type: lora", [](auto& c) { return c.finetuning_type == train::Finetuning::full && (c.finetuning_type = train::Finetuning::lora, true); }},
       {"finetuning_type: lora and quantization_bit: 4",
-       [](auto& c) { const bool was = c.finetuning_type == train::Finetuning::full; c.finetuning_type = train::Finetuning::lora; c.quantization_bit = 4; return was; }},
+       [](auto& c) {
+         const bool was = c.finetuning_type == train::Finetuning::full;
+         c.finetuning_type = train::Finetuning::lora;
+         c.quantization_bit = 4;
+         return was;
+       }},
       {"quantization_bit: 4", [](auto& c) { return c.finetuning_type == train::Finetuning::lora && !c.quantization_bit && (c.quantization_bit = 4, true); }},
       {"optim: paged_adamw_8bit", [](auto& c) { return c.optim != train::Optim::paged_adamw_8bit && (c.optim = train::Optim::paged_adamw_8bit, true); }},
       {"cutoff_len: {}", [](auto& c) { return c.cutoff_len >= 32 && (c.cutoff_len /= 2, true); }},
       {"cutoff_len: {}", [](auto& c) { return c.cutoff_len >= 64 && (c.cutoff_len /= 4, true); }},
       {"lora_rank: 4", [](auto& c) { return c.finetuning_type == train::Finetuning::lora && c.lora_rank > 4 && (c.lora_rank = 4, c.lora_alpha = 8, true); }},
-      {"ram: 2x", [](auto& c) { return c.ram && (c.ram->count *= 2, true); }},
+      {"ram: {}", [](auto& c) { return c.ram && (c.ram->count = whole_mib(2 * c.ram->count), true); }},
   };
   std::string fits;
   int found = 0;
@@ -130,22 +139,32 @@ void refuse(const train::TrainOptions& o, const Planned& planned) {
     if (found == 2 || !change.apply(changed)) continue;
     const auto again = make_plan(changed);
     if (!again.choice.best) continue;
-    const auto text = change.text == "cutoff_len: {}" ? fmt::format("cutoff_len: {}", changed.cutoff_len) : change.text == "ram: 2x" ? "ram: " + human_bytes(changed.ram->count) : change.text;
-    fits += fmt::format("\n            {} ({} of the device, {:.0f} tokens/s predicted)", text, human_bytes(again.choice.best->outcome.peak[size_t(Tier::device)]),
-                        again.choice.best->outcome.tokens_per_second(again.choice.best->plan));
+    auto text = change.text;
+    if (text == "cutoff_len: {}") text = fmt::format("cutoff_len: {}", changed.cutoff_len);
+    if (text == "ram: {}") text = "ram: " + mib_text(changed.ram->count);
+    const auto& [plan, outcome] = *again.choice.best;
+    fits += fmt::format("\n            {} ({} of the device, {:.0f} tokens/s predicted)", text, human_bytes(outcome.peak[size_t(Tier::device)]),
+                        outcome.tokens_per_second(plan));
     ++found;
   }
   const auto& least = planned.choice.least.outcome;
   auto larger = o;
-  larger.vram = Bytes{least.peak[size_t(Tier::device)]};
-  larger.ram = Bytes{std::max(planned.budget.ram, least.ram()) + planned.process_bytes + (int64_t{1} << 20)};
-  if (make_plan(larger).choice.best)
-    fits += fmt::format("\n            vram: {} ({} bytes) and ram: {}", human_bytes(larger.vram->count), larger.vram->count, human_bytes(larger.ram->count));
-  throw Error(Fault::does_not_fit, {.what = "this run does not fit the budget; nothing was read or written",
+  // What is there already stays; the program's own bytes differ a little from one start to the next.
+  larger.vram = Bytes{whole_mib(std::max(planned.budget.device, least.peak[size_t(Tier::device)]))};
+  larger.ram = Bytes{whole_mib(std::max(planned.budget.ram, least.ram()) + planned.process_bytes + own_bytes_vary)};
+  if (make_plan(larger).choice.best) fits += fmt::format("\n            vram: {} and ram: {}", mib_text(larger.vram->count), mib_text(larger.ram->count));
+  const auto& choice = planned.choice;
+  const char* short_of = choice.device_suffices && choice.ram_suffices ? "device memory and RAM together are"
+                         : choice.device_suffices                      ? "RAM is"
+                         : choice.ram_suffices                         ? "device memory is"
+                                                                       : "device memory and RAM are";
+  throw Error(Fault::does_not_fit, {.what = fmt::format("this run does not fit the budget: {} too small; nothing was read or written", short_of),
                                     .where = o.model_name_or_path,
-                                    .expected = fmt::format("at most {} of the device tier and {} of RAM", human_bytes(planned.budget.device), human_bytes(planned.budget.ram + planned.process_bytes)),
-                                    .found = fmt::format("the least of {} plans takes {} and {}", planned.choice.tried, human_bytes(least.peak[size_t(Tier::device)]), human_bytes(least.ram() + planned.process_bytes)),
-                                    .fix = "any of these fits:" + fits});
+                                    .expected = fmt::format("at most {} of the device tier and {} of RAM", human_bytes(planned.budget.device),
+                                                            human_bytes(planned.budget.ram + planned.process_bytes)),
+                                    .found = fmt::format("the least of {} plans takes {} and {}", choice.tried, human_bytes(least.peak[size_t(Tier::device)]),
+                                                         human_bytes(least.ram() + planned.process_bytes)),
+                                    .fix = fits.empty() ? "" : "any of these fits:" + fits});
 }
 
 }  // namespace thimble::cli

@@ -24,7 +24,8 @@ Session::Session(const SessionOptions& o) {
   outcome_ = serve::Engine::rehearse(spec, shape_);
   const int64_t needed = outcome_.peak[size_t(Tier::device)], budget = device_budget(spec, o.vram ? std::optional(parse_bytes(*o.vram, "--vram")) : std::nullopt);
   if (needed > budget)
-    throw Error(Fault::does_not_fit, {.what = "the model and its cache do not fit", .where = o.model, .expected = "at most " + human_bytes(budget), .found = human_bytes(needed),
+    throw Error(Fault::does_not_fit, {.what = "the model and its cache do not fit", .where = o.model,
+                                      .expected = "at most " + human_bytes(budget), .found = human_bytes(needed),
                                       .fix = "a shorter --context, or --quantization nf4_dq"});
   tokenizer_ = data::Tokenizer::open(o.model);
   chat_ = std::make_unique<data::Chat>(*tokenizer_);

@@ -40,7 +40,8 @@ Data read_data(const train::TrainOptions& o, const data::Tokenizer& tokenizer, i
                                  .train_on_prompt = o.train_on_prompt, .max_samples = o.max_samples.value_or(-1)};
   auto set = data::read_dataset(paths(o, o.dataset), tokenizer, chat, how);
   const auto& r = set.report;
-  log_info("data: {} rows of {}, {} examples, {} tokens ({} learned), {} truncated to {}", r.rows, r.form, r.examples, r.tokens, r.trained_tokens, r.truncated, o.cutoff_len);
+  log_info("data: {} rows of {}, {} examples, {} tokens ({} learned), {} truncated to {}", r.rows, r.form, r.examples, r.tokens, r.trained_tokens, r.truncated,
+           o.cutoff_len);
   for (const auto& [reason, count] : r.dropped) log_warning("{} rows dropped: {} (the first: {})", count, reason, r.first_dropped);
   auto [training, evaluation] = o.val_size > 0 ? data::split(set.examples, o.val_size, uint64_t(o.seed)) : std::pair(std::move(set.examples), data::Examples{});
   if (!o.eval_dataset.empty()) evaluation = data::read_dataset(paths(o, o.eval_dataset), tokenizer, chat, how).examples;
@@ -58,13 +59,13 @@ std::vector<data::MicroBatch> all_of(const data::Batches& b) {
 }
 
 void save_run(const train::TrainOptions& o, const train::Setup& setup, train::Trainer& trainer) {
-  const fs::path out = o.output_dir, base = fs::is_directory(o.model_name_or_path) ? fs::path(o.model_name_or_path) : fs::path(o.model_name_or_path).parent_path();
+  const fs::path out = o.output_dir, model = o.model_name_or_path, base = fs::is_directory(model) ? model : model.parent_path();
   for (const char* name : {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "chat_template.jinja"})
     if (fs::exists(base / name)) fs::copy_file(base / name, out / name, fs::copy_options::overwrite_existing);
   if (!setup.method.trains_weights) {
     store::AdapterConfig config{.rank = o.lora_rank, .alpha = *o.lora_alpha, .rslora = o.use_rslora, .base_model = o.model_name_or_path};
     for (int p = 0; p < nn::layer_param_count; ++p)
-      if (setup.method.lora.on(p)) config.targets.push_back(std::string(nn::leaf_names[p]).substr(std::string_view(nn::leaf_names[p]).rfind('.') + 1));
+      if (const std::string_view leaf = nn::leaf_names[p]; setup.method.lora.on(p)) config.targets.emplace_back(leaf.substr(leaf.rfind('.') + 1));
     store::write_adapter(out, config, trainer.model().adapters()->specs(), [&](const auto& put) { trainer.save(put); });
     return;
   }
@@ -92,6 +93,8 @@ int run_training(const train::TrainOptions& o) {
   std::fputs(plan::report(*planned.choice.best, planned.budget, planned.spec, planned.process_bytes).c_str(), stdout);
   std::fflush(stdout);
   train::prepare_output_dir(o);
+  // Every option with the value it has, defaults too: a recipe that repeats this run.
+  write_atomically(fs::path(o.output_dir) / "args.json", to_json(o).dump(2) + "\n");
 
   const auto tokenizer = data::Tokenizer::open(o.model_name_or_path);
   const Data data = read_data(o, *tokenizer, plan.micro_batch, planned.setup.model.vocab);
@@ -114,7 +117,9 @@ int run_training(const train::TrainOptions& o) {
   train::TrainerLog log(o.output_dir);
   train::Progress progress({.logging_steps = o.logging_steps, .first_step = o.logging_first_step});
   const auto tiers = [&] {
-    return std::vector<train::TierUse>{{Tier::device, rank.ledger.peak(Tier::device), outcome.peak[size_t(Tier::device)]}, {Tier::pinned, rank.ledger.peak(Tier::pinned), outcome.peak[size_t(Tier::pinned)]}};
+    std::vector<train::TierUse> uses;
+    for (const Tier t : {Tier::device, Tier::pinned}) uses.push_back({t, rank.ledger.peak(t), outcome.peak[size_t(t)]});
+    return uses;
   };
   const auto begin = Clock::now();
   double loss_sum = 0;
@@ -125,7 +130,8 @@ int run_training(const train::TrainOptions& o) {
     const auto started = Clock::now();
     const auto r = trainer.evaluate(evaluation);
     progress.clear();
-    log.evaluated({.step = step, .total_steps = total, .epoch = epoch, .loss = r.loss, .seconds = since(begin), .eval_seconds = since(started), .rows = data.evaluation.examples().size()});
+    log.evaluated({.step = step, .total_steps = total, .epoch = epoch, .loss = r.loss, .seconds = since(begin), .eval_seconds = since(started),
+                   .rows = data.evaluation.examples().size()});
     log_info("eval at step {}: loss {:.4f}, {:.1f}% of the tokens right", step, r.loss, 100.0 * double(r.correct) / double(std::max<int64_t>(1, r.targets)));
   };
   for (int64_t step = 0; step < total; ++step) {
@@ -135,8 +141,10 @@ int run_training(const train::TrainOptions& o) {
     const double rate = train::learning_rate(schedule, step);
     const auto started = Clock::now();
     const auto r = trainer.step(window, rate);
-    if (!r.finite()) throw Error(Fault::internal, {.what = "the loss or the gradient is not a number; weights are as after the last good step", .where = fmt::format("step {}", step + 1),
-                                                   .found = fmt::format("loss {}, gradient norm {}", r.loss, r.grad_norm), .fix = "lower learning_rate"});
+    if (!r.finite())
+      throw Error(Fault::internal, {.what = "the loss or the gradient is not a number; the update was not made, the run ends here",
+                                    .where = fmt::format("step {}", step + 1),
+                                    .found = fmt::format("loss {}, gradient norm {}", r.loss, r.grad_norm), .fix = "lower learning_rate"});
     loss_sum += r.loss;
     lately = lately == 0 ? double(r.tokens) / since(started) : 0.9 * lately + 0.1 * double(r.tokens) / since(started);
     report.step = step + 1;
@@ -147,7 +155,7 @@ int run_training(const train::TrainOptions& o) {
     report.seconds = since(begin);
     report.tokens += r.tokens;
     report.tokens_per_second = lately;
-    if ((step + 1) % o.logging_steps == 0 || step == 0 || step + 1 == total) log.step(report);
+    if ((step + 1) % o.logging_steps == 0 || (step == 0 && o.logging_first_step) || step + 1 == total) log.step(report);
     progress.show(report, tiers());
     const bool by_steps = o.eval_strategy == train::When::steps && (step + 1) % o.eval_steps.value_or(o.logging_steps) == 0;
     const bool by_epoch = o.eval_strategy == train::When::epoch && (step + 1) % per_epoch == 0;
@@ -156,11 +164,13 @@ int run_training(const train::TrainOptions& o) {
   progress.finish();
   if (o.eval_strategy != train::When::no) evaluate(total, report.epoch);
   save_run(o, planned.setup, trainer);
-  log.finish({.steps = total, .total_steps = total, .rows = data.training.examples().size(), .tokens = report.tokens, .batch_size = o.per_device_train_batch_size,
-              .epoch = report.epoch, .num_train_epochs = o.num_train_epochs, .loss = loss_sum / double(total), .seconds = since(begin), .logging_steps = o.logging_steps});
+  log.finish({.steps = total, .total_steps = total, .rows = data.training.examples().size(), .tokens = report.tokens,
+              .batch_size = o.per_device_train_batch_size, .epoch = report.epoch, .num_train_epochs = o.num_train_epochs,
+              .loss = loss_sum / double(total), .seconds = since(begin), .logging_steps = o.logging_steps});
   if (o.plot_loss) train::write_loss_plot(fs::path(o.output_dir) / "training_loss.png", log.losses());
   std::printf("%lld steps, %lld tokens in %.1f s (%.0f tokens/s; predicted %.0f); mean loss %.4f; results in %s\n", static_cast<long long>(total),
-              static_cast<long long>(report.tokens), since(begin), double(report.tokens) / since(begin), outcome.tokens_per_second(plan), loss_sum / double(total), o.output_dir.c_str());
+              static_cast<long long>(report.tokens), since(begin), double(report.tokens) / since(begin), outcome.tokens_per_second(plan),
+              loss_sum / double(total), o.output_dir.c_str());
   return 0;
 }
 

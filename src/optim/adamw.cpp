@@ -2,6 +2,7 @@
 // One pass over memory: 28 bytes an element, which is what the time goes to.
 #include "optim/adamw.h"
 
+#include <cmath>
 #include <cstring>
 
 #include "optim/blocks.h"
@@ -56,6 +57,7 @@ void adamw_zero(Stream& s, std::span<const Update> updates) {
 void adamw_update(Stream& s, std::span<const Update> updates, const Tensor& scalars, const AdamW& hyper) {
   launch(s, update_work("adamw", updates, 14), [&] {
     const float* now = scalars.get<float>();
+    if (!std::isfinite(now[grad_scale])) return;
     for_blocks(updates, block, 16, [&](const Update& u, int64_t first, int64_t n) {
       const Step step{.rate = now[learning_rate], .bias1 = now[bias1], .sqrt_bias2 = now[sqrt_bias2], .scale = now[grad_scale],
                       .decay = float(1.0 - double(now[learning_rate]) * double(u.weight_decay)),

@@ -137,6 +137,7 @@ void adamw_8bit_zero(Stream& s, std::span<const Update> updates) {
 void adamw_8bit_update(Stream& s, std::span<const Update> updates, const Tensor& scalars, const AdamW& hyper) {
   launch(s, update_work("adamw 8bit", updates, 20), [&] {
     const float* now = scalars.get<float>();
+    if (!finite(now[grad_scale])) return;
     for_blocks(updates, state_block, 16, [&](const Update& u, int64_t first, int64_t n) {
       const Step step = step_of(now, hyper, u.weight_decay);
       if (u.states[0].dtype == DType::u8) return step_block(u, first, n, step);

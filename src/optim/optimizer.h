@@ -28,7 +28,7 @@ enum Scalar : int {
   learning_rate,
   bias1,       // 1 - beta1^t
   sqrt_bias2,  // sqrt(1 - beta2^t)
-  grad_scale,  // multiplied into the gradient: the clip factor, 1 where nothing is clipped
+  grad_scale,  // multiplied into the gradient: the clip factor, 1 where nothing is clipped; not finite: the update changes nothing
   scalar_count
 };
 

@@ -1,4 +1,4 @@
-// NF4 on cuda. Packing follows bitsandbytes' kernels to the bit (see nf4.cpp); unpacking runs at the speed of memory: 32 weights a thread,
+// NF4 on cuda. Packing follows bitsandbytes' kernels to the bit (see nf4.cpp); unpacking runs at the speed of memory,
 // the 16 values in shared memory, one to a bank, so that no two lanes ever wait for each other.
 #include "quant/dynamic8.cuh"
 #include "quant/nf4.h"
@@ -30,7 +30,7 @@ namespace {
 
 constexpr int threads = 256;
 constexpr int most_tokens = 8;
-constexpr int unpacked_by_thread = 32;  // half a block: 16 bytes of codes in one load
+constexpr int unpacked_by_thread = 32;
 
 __constant__ float book[16] = {-1.0f, -0.6961928009986877f, -0.5250730514526367f, -0.39491748809814453f, -0.28444138169288635f, -0.18477343022823334f,
                                -0.09105003625154495f, 0.0f, 0.07958029955625534f, 0.16093020141124725f, 0.24611230194568634f, 0.33791524171829224f,
@@ -98,30 +98,39 @@ __global__ void nest(uint8_t* codes, float* nested_absmax, const float* absmax, 
   if (i < n) codes[i] = uint8_t(nearest_code(maps->signed_thresholds, __fmul_rn(v, r)));
 }
 
+// Four times eight weights a thread: neighbouring lanes write neighbouring 16 bytes, and the four loads are under way together.
 template <class T>
 __global__ void unpack(T* to, Bytes4 w) {
-  constexpr int each = unpacked_by_thread, wide = 16 / int(sizeof(T));
+  constexpr int each = 8, times = 4, wide = 16 / int(sizeof(T));
   __shared__ float values[16];
   if (threadIdx.x < 16) values[threadIdx.x] = book[threadIdx.x];
   __syncthreads();
-  const int64_t first = (int64_t{blockIdx.x} * threads + threadIdx.x) * each;
-  if (first >= w.count) return;
-  const float scale = w.scale(first / nf4_block);
-  if (first + each <= w.count) {
-    const auto codes = load_pack<each / 2>(w.codes + first / 2);
+  const int64_t begin = (int64_t{blockIdx.x} * times * threads + threadIdx.x) * each;
+  if (begin + (times - 1) * threads * each + each <= w.count) {
+    Pack<uint8_t, 4> codes[times];
+    float scales[times];
 #pragma unroll
-    for (int j = 0; j < each / wide; ++j) {
-      Pack<T, wide> out;
+    for (int i = 0; i < times; ++i) codes[i] = load_pack<4>(w.codes + (begin + i * threads * each) / 2);
 #pragma unroll
-      for (int k = 0; k < wide; k += 2) {
-        const int byte = codes.at[(j * wide + k) / 2];
-        out.at[k] = T(values[byte >> 4] * scale);
-        out.at[k + 1] = T(values[byte & 15] * scale);
+    for (int i = 0; i < times; ++i) scales[i] = w.scale((begin + i * threads * each) / nf4_block);
+#pragma unroll
+    for (int i = 0; i < times; ++i)
+#pragma unroll
+      for (int j = 0; j < each; j += wide) {
+        Pack<T, wide> out;
+#pragma unroll
+        for (int k = 0; k < wide; k += 2) {
+          const int byte = codes[i].at[(j + k) / 2];
+          out.at[k] = T(values[byte >> 4] * scales[i]);
+          out.at[k + 1] = T(values[byte & 15] * scales[i]);
+        }
+        store_pack<wide>(to + begin + i * threads * each + j, out);
       }
-      store_pack<wide>(to + first + j * wide, out);
-    }
-  } else {
-    for (int64_t i = first; i < w.count; ++i) to[i] = T(values[w.code(i)] * scale);
+    return;
+  }
+  for (int i = 0; i < times; ++i) {
+    const int64_t first = begin + int64_t{i} * threads * each;
+    for (int64_t k = first; k < min(first + each, w.count); ++k) to[k] = T(values[w.code(k)] * w.scale(k / nf4_block));
   }
 }
 

@@ -2,6 +2,7 @@
 #include "serve/engine.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 namespace thimble::serve {
@@ -68,7 +69,8 @@ Generated Engine::generate(const std::vector<int32_t>& prompt, int64_t limit, co
   if (prompt.empty()) throw Error(Fault::usage, {.what = "an empty prompt", .expected = "at least one token (this tokenizer adds none of its own)"});
   if (int64_t(prompt.size()) + limit > shape_.context)
     throw Error(Fault::usage, {.what = "prompt and answer do not fit the context", .expected = fmt::format("at most {} tokens", shape_.context),
-                               .found = fmt::format("{} of the prompt and {} to generate", prompt.size(), limit), .fix = "ask for fewer new tokens, or a longer --context"});
+                               .found = fmt::format("{} of the prompt and {} to generate", prompt.size(), limit),
+                               .fix = "ask for fewer new tokens, or a longer --context"});
   size_t shared = 0;
   while (shared < std::min(prompt.size() - 1, in_cache_.size()) && prompt[shared] == in_cache_[shared]) ++shared;
   cache_.cut_to(int64_t(shared));
@@ -88,14 +90,45 @@ Generated Engine::generate(const std::vector<int32_t>& prompt, int64_t limit, co
   return g;
 }
 
-Tensor Engine::logits(const std::vector<int32_t>& ids) {
+Tensor Engine::append_chunk(std::span<const int32_t> ids) {
   check(int64_t(ids.size()) <= shape_.prefill_chunk && !ids.empty(), "all logits are given of one chunk");
   const auto n = int64_t(ids.size());
-  cache_.cut_to(0);
-  in_cache_ = ids;
   decoder_.infer(upload(ids), cache_, logits_.rows(0, n));
+  in_cache_.insert(in_cache_.end(), ids.begin(), ids.end());
   rank_.download("logits", host_logits_.rows(0, n), logits_.rows(0, n));
   return host_logits_.rows(0, n);
+}
+
+Tensor Engine::logits(const std::vector<int32_t>& ids) {
+  cache_.cut_to(0);
+  in_cache_.clear();
+  return append_chunk(ids);
+}
+
+Score Engine::score(std::span<const int32_t> ids, std::span<const int32_t> targets) {
+  check(ids.size() == targets.size(), "each token has a target, or -1");
+  if (int64_t(ids.size()) > shape_.context)
+    throw Error(Fault::usage, {.what = "a text does not fit the context", .expected = fmt::format("at most {} tokens", shape_.context),
+                               .found = fmt::format("{} tokens", ids.size()), .fix = "a longer --context"});
+  cache_.cut_to(0);
+  in_cache_.clear();
+  Score score;
+  for (size_t at = 0; at < ids.size(); at += size_t(shape_.prefill_chunk)) {
+    const size_t n = std::min(size_t(shape_.prefill_chunk), ids.size() - at);
+    const float* row = append_chunk(ids.subspan(at, n)).get<float>();
+    for (size_t i = 0; i < n; ++i, row += shape_.model.vocab) {
+      const int32_t target = targets[at + i];
+      if (target < 0) continue;
+      check(target < shape_.model.vocab, "targets lie in the vocabulary");
+      const float* best = std::max_element(row, row + shape_.model.vocab);
+      double sum = 0;
+      for (const float* x = row; x < row + shape_.model.vocab; ++x) sum += std::exp(double(*x) - double(*best));
+      score.loss += std::log(sum) + double(*best) - double(row[target]);
+      score.correct += best - row == target;
+      ++score.targets;
+    }
+  }
+  return score;
 }
 
 plan::Outcome Engine::rehearse(const DeviceSpec& spec, const EngineShape& shape) {
@@ -109,8 +142,9 @@ plan::Outcome Engine::rehearse(const DeviceSpec& spec, const EngineShape& shape)
   engine.append(chunk);
   engine.cache_.cut_to(shape.context - int64_t(chunk.size()));
   engine.append(chunk);  // the last chunk of a full context: the most that attention may take
+  engine.cache_.cut_to(shape.context - int64_t(chunk.size()));
+  engine.append_chunk(chunk);  // and with the logits of all its tokens
   engine.cache_.cut_to(0);
-  engine.logits(chunk);
   const size_t begin = rank.ledger.entries().size();
   engine.append(std::span(chunk).first(1));
   const auto& all = rank.ledger.entries();

@@ -23,6 +23,12 @@ struct Generated {
   bool stopped = false;       // at an end token; else at the limit
 };
 
+// How well a model says what a text says.
+struct Score {
+  double loss = 0;  // sum over the targets
+  int64_t targets = 0, correct = 0;  // correct: the target is the likeliest token
+};
+
 class Engine {
  public:
   Engine(comm::Rank&, const EngineShape&);
@@ -37,11 +43,16 @@ class Engine {
   // Logits (T, V) of every position of `ids`, as a fresh sequence; on the host until the next call.
   Tensor logits(const std::vector<int32_t>& ids);
 
+  // Loss of a fresh sequence at every position with a target; targets (as many as ids): the id to predict there, or -1. Any length up to the
+  // context. Throws Error (usage) beyond it.
+  Score score(std::span<const int32_t> ids, std::span<const int32_t> targets);
+
   static plan::Outcome rehearse(const DeviceSpec&, const EngineShape&);
   nn::Model& model() { return model_; }
 
  private:
   void append(std::span<const int32_t> ids);  // logits of the last token land in host_logits_
+  Tensor append_chunk(std::span<const int32_t> ids);  // of at most prefill_chunk tokens; the logits of all, on the host
   nn::Tokens upload(std::span<const int32_t> ids);
 
   comm::Rank& rank_;

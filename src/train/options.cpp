@@ -20,15 +20,18 @@ constexpr Choice optim_names[] = {{"adamw_torch", int(Optim::adamw)},           
                                   {"adamw_8bit", int(Optim::adamw_8bit)},       {"adamw_bnb_8bit", int(Optim::adamw_8bit)},
                                   {"paged_adamw_32bit", int(Optim::paged_adamw)}, {"paged_adamw", int(Optim::paged_adamw)},
                                   {"paged_adamw_8bit", int(Optim::paged_adamw_8bit)}};
-constexpr Choice when_names[] = {{"no", int(When::no)}, {"steps", int(When::steps)}, {"epoch", int(When::epoch)}, {"none", int(When::no)}, {"false", int(When::no)}};
-constexpr Choice save_names[] = {{"auto", int(SavePin::automatic)}, {"keep", int(SavePin::keep)}, {"recompute", int(SavePin::recompute)}, {"offload", int(SavePin::offload)}};
+constexpr Choice when_names[] = {{"no", int(When::no)}, {"steps", int(When::steps)}, {"epoch", int(When::epoch)},
+                                 {"none", int(When::no)}, {"false", int(When::no)}};
+constexpr Choice save_names[] = {{"auto", int(SavePin::automatic)}, {"keep", int(SavePin::keep)},
+                                 {"recompute", int(SavePin::recompute)}, {"offload", int(SavePin::offload)}};
 constexpr Choice schedule_names[] = {{"linear", int(ScheduleKind::linear)}, {"cosine", int(ScheduleKind::cosine)},
                                      {"constant", int(ScheduleKind::constant)}, {"constant_with_warmup", int(ScheduleKind::constant_with_warmup)}};
 constexpr std::string_view projections[] = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"};
 
 void expect(bool ok, std::string_view key, std::string_view expected, std::string found, std::string fix = "") {
   if (ok) return;
-  throw Error(Fault::usage, {.what = fmt::format("bad value of '{}'", key), .where = std::string(key), .expected = std::string(expected), .found = std::move(found), .fix = std::move(fix)});
+  throw Error(Fault::usage, {.what = fmt::format("bad value of '{}'", key), .where = std::string(key), .expected = std::string(expected),
+                             .found = std::move(found), .fix = std::move(fix)});
 }
 void expect_at_least(int64_t value, int64_t least, std::string_view key) {
   expect(value >= least, key, fmt::format("at least {}", least), fmt::format("{}", value));
@@ -52,8 +55,8 @@ void validate_method(const TrainOptions& o) {
   }
   contradiction(o.finetuning_type == Finetuning::full && o.adapter_name_or_path.has_value(), "adapter_name_or_path with finetuning_type full",
                 "use finetuning_type: lora to go on with an adapter, or leave out adapter_name_or_path");
-  contradiction(o.finetuning_type == Finetuning::full && o.resident_layers.has_value(), "resident_layers with finetuning_type full: only a frozen base can stream",
-                "leave out resident_layers");
+  contradiction(o.finetuning_type == Finetuning::full && o.resident_layers.has_value(),
+                "resident_layers with finetuning_type full: only a frozen base can stream", "leave out resident_layers");
   expect(o.lora_rank >= 1 && o.lora_rank <= 4096, "lora_rank", "1 to 4096", fmt::format("{}", o.lora_rank));
   if (o.lora_alpha) expect(std::isfinite(*o.lora_alpha) && *o.lora_alpha > 0, "lora_alpha", "a positive number", fmt::format("{}", *o.lora_alpha));
   expect(o.lora_dropout == 0, "lora_dropout", "0", fmt::format("{}", o.lora_dropout), "dropout is not there yet: lora_dropout: 0");
@@ -112,7 +115,8 @@ void validate_plan(const TrainOptions& o) {
   if (o.threads) expect(*o.threads >= 1 && *o.threads <= 1024, "threads", "1 to 1024", fmt::format("{}", *o.threads));
   if (o.resident_layers) expect_at_least(*o.resident_layers, 0, "resident_layers");
   const bool recompute = o.gradient_checkpointing == true, never = o.disable_gradient_checkpointing || o.gradient_checkpointing == false;
-  contradiction(recompute && o.disable_gradient_checkpointing, "gradient_checkpointing: true with disable_gradient_checkpointing: true", "leave out one of them");
+  contradiction(recompute && o.disable_gradient_checkpointing, "gradient_checkpointing: true with disable_gradient_checkpointing: true",
+                "leave out one of them");
   contradiction(recompute && (o.save == SavePin::keep || o.save == SavePin::offload), "gradient_checkpointing: true recomputes, and `save` says otherwise",
                 "leave out one of them");
   contradiction(never && o.save == SavePin::recompute, "save: recompute with gradient checkpointing turned off", "leave out one of them");
@@ -219,7 +223,8 @@ std::filesystem::path find_dataset(const TrainOptions& o, const std::string& ent
       candidate += ending;
       if (fs::is_regular_file(candidate, ignored)) return candidate;
     }
-  throw Error(Fault::bad_input, {.what = "a dataset is not there", .where = entry, .expected = fmt::format("a file, here or in dataset_dir '{}'", o.dataset_dir),
+  throw Error(Fault::bad_input, {.what = "a dataset is not there", .where = entry,
+                                 .expected = fmt::format("a file, here or in dataset_dir '{}'", o.dataset_dir),
                                  .fix = "give the path of a .jsonl, .json or .txt file"});
 }
 
@@ -235,7 +240,8 @@ void prepare_output_dir(const TrainOptions& o) {
   if (::access(dir.c_str(), W_OK | X_OK) != 0) throw fail("output_dir cannot be written", "no permission", "name another output_dir");
   const bool empty = fs::is_empty(dir, error);
   if (error) throw fail("output_dir cannot be read", error.message(), "name another output_dir");
-  if (!empty && !o.overwrite_output_dir) throw fail("output_dir is not empty", "an earlier run, or other files", "overwrite_output_dir: true, or another output_dir");
+  if (!empty && !o.overwrite_output_dir)
+    throw fail("output_dir is not empty", "an earlier run, or other files", "overwrite_output_dir: true, or another output_dir");
 }
 
 }  // namespace thimble::train

@@ -76,9 +76,10 @@ std::string progress_line(const StepReport& r, std::span<const TierUse> tiers, i
 }
 
 std::string plain_line(const StepReport& r, std::span<const TierUse> tiers) {
-  std::string line = fmt::format("step {}/{} ({:.1f}%)  {}<{}  loss {:.4f}  lr {:.3e}  grad_norm {:.4g}  epoch {:.2f}  {}", r.step, r.total_steps, 100 * share(r),
-                                 short_clock(r.seconds), short_clock(seconds_left(r.seconds, r.step, r.total_steps)), r.loss, r.learning_rate, r.grad_norm,
-                                 r.epoch, rate_text(r.tokens_per_second));
+  std::string line = fmt::format("step {}/{} ({:.1f}%)  {}<{}  loss {:.4f}  lr {:.3e}  grad_norm {:.4g}  epoch {:.2f}  {}", r.step,
+                                 r.total_steps, 100 * share(r), short_clock(r.seconds),
+                                 short_clock(seconds_left(r.seconds, r.step, r.total_steps)), r.loss, r.learning_rate, r.grad_norm, r.epoch,
+                                 rate_text(r.tokens_per_second));
   for (const TierUse& u : tiers) line += "  " + tier_text(u);
   return line;
 }

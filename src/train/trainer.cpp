@@ -33,9 +33,11 @@ bool StepResult::finite() const { return std::isfinite(loss) && std::isfinite(gr
 Trainer::Trainer(comm::Rank& rank, const Setup& setup, const plan::Plan& plan)
     : rank_(rank), setup_(setup),
       model_(rank, setup.model, setup.method, {.layers = int(setup.model.layers.size()), .resident = plan.resident_layers}),
-      decoder_(rank, model_, {.save = plan.save, .head_chunk = plan.head_chunk, .longest_document = setup.tokens_per_row}, data::token_cap(plan.micro_batch, setup.tokens_per_row)) {
+      decoder_(rank, model_, {.save = plan.save, .head_chunk = plan.head_chunk, .longest_document = setup.tokens_per_row},
+               data::token_cap(plan.micro_batch, setup.tokens_per_row)) {
   model_.take_gradients(rank);
-  optimizer_.emplace(rank, model_.trained(), setup.optimizer, plan.paged_optimizer, OptimizerState::Decay{setup.weight_decay, setup.decay_norms ? setup.weight_decay : 0});
+  const OptimizerState::Decay decay{setup.weight_decay, setup.decay_norms ? setup.weight_decay : 0};
+  optimizer_.emplace(rank, model_.trained(), setup.optimizer, plan.paged_optimizer, decay);
   const int64_t cap = data::token_cap(plan.micro_batch, setup.tokens_per_row);
   tokens_ = rank.memory.take(Use::batch, "tokens", DType::i32, {token_rows, cap});
   scalars_ = rank.memory.take(Use::batch, "scalars", DType::f32, {scalar_total});
@@ -116,12 +118,14 @@ StepResult Trainer::step(std::span<const data::MicroBatch> window, double learni
   ops::zero(rank_.stream, correct_);
   for (const auto& m : window) decoder_.forward_backward(upload(m), loss_out());
   ops::sum_of_squares(rank_.stream, element(results_, squares), model_.all_gradients());
-  optim::clip_scale(rank_.stream, element(scalars_, optim::grad_scale), element(results_, squares), setup_.max_grad_norm);
+  optim::clip_scale(rank_.stream, element(scalars_, optim::grad_scale),
+                     element(results_, squares), element(results_, loss_sum), setup_.max_grad_norm);
   optimizer_->update(scalars_.rows(0, optim::scalar_count), adam);
   fetch_results();
   if (rank_.is_phantom()) return result;
   result.loss = host_results_.get<float>()[loss_sum];
   result.grad_norm = std::sqrt(double(host_results_.get<float>()[squares]));
+  if (!result.finite()) --steps_;  // nothing was updated, so Adam's count stays too
   return result;
 }
 

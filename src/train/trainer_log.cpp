@@ -83,7 +83,8 @@ void TrainerLog::step(const StepReport& r) {
 
 void TrainerLog::evaluated(const EvalReport& r) {
   eval_losses_.emplace_back(r.step, r.loss);
-  last_eval_ = {{"epoch", rounded(r.epoch, 4)}, {"eval_loss", r.loss}, {"eval_runtime", rounded(r.eval_seconds, 4)}, {"eval_samples_per_second", per_second(double(r.rows), r.eval_seconds)}};
+  last_eval_ = {{"epoch", rounded(r.epoch, 4)}, {"eval_loss", r.loss}, {"eval_runtime", rounded(r.eval_seconds, 4)},
+                {"eval_samples_per_second", per_second(double(r.rows), r.eval_seconds)}};
   Json entry = last_eval_;
   entry["step"] = r.step;
   history_.push_back(std::move(entry));

@@ -46,7 +46,7 @@ inline void write_number(std::byte* p, DType t, int64_t i, double x) {
 class World {
  public:
   explicit World(std::unique_ptr<Device> device = device_under_test(), int64_t capacity = int64_t{16} << 20)
-      : device_(std::move(device)), arena_(*device_, Tier::device, capacity, ledger_), stream_{*device_, ledger_, arena_} {}
+      : device_(std::move(device)), arena_(*device_, Tier::device, device_->kind() == DeviceKind::cuda ? std::max(capacity, int64_t{16} << 20) : capacity, ledger_), stream_{*device_, ledger_, arena_} {}
   World(const World&) = delete;
   World& operator=(const World&) = delete;
 

@@ -64,7 +64,7 @@ TEST(Linear, AgreesWithFloat64OfTheUnpackedWeight) {
   each_combination([](FormatId id, DType dense, DType t, bool add) {
     for (const Case& c : cases) {
       SCOPED_TRACE(text(id, dense, t, c, add));
-      World world(cpu_device(DeviceSpec{}), small);
+      World world(device_under_test(), small);
       const Held w = hold(world, id, {c.out, c.in}, dense);
       const Tensor x = world.normal(t, {c.tokens, c.in}, 2), y = world.normal(t, {c.tokens, c.out}, 3);
       const Numbers product = reference(world.read(x), w.values, c), expected = add ? plus(product, world.read(y)) : product;
@@ -78,7 +78,7 @@ TEST(Linear, AgreesWithFloat64OfTheUnpackedWeight) {
 
 TEST(Linear, LogitsOfBf16TokensAreF32) {
   for (const int64_t tokens : {3, 17}) {
-    World world(cpu_device(DeviceSpec{}), small);
+    World world(device_under_test(), small);
     const Case c{tokens, 65, 33};
     const Held w = hold(world, FormatId::dense, {c.out, c.in}, DType::bf16);
     const Tensor x = world.normal(DType::bf16, {c.tokens, c.in}, 2), y = world.empty(DType::f32, {c.tokens, c.out});
@@ -91,7 +91,7 @@ TEST(Linear, GradientsAreThoseOfCentralDifferences) {
   each_combination([](FormatId id, DType dense, DType t, bool add) {
     for (const Case& c : {Case{1, 1, 1}, Case{1, 17, 3}, Case{3, 5, 17}, Case{17, 3, 9}, Case{65, 2, 3}}) {
       SCOPED_TRACE(text(id, dense, t, c, add));
-      World world(cpu_device(DeviceSpec{}), small);
+      World world(device_under_test(), small);
       Held w = hold(world, id, {c.out, c.in}, dense);
       const Tensor x = world.normal(t, {c.tokens, c.in}, 2), dy = world.normal(t, {c.tokens, c.out}, 3);
       const Tensor dx = world.normal(t, x.shape, 4), dw = world.normal(DType::f32, {c.out, c.in}, 5);
@@ -115,7 +115,7 @@ TEST(Linear, NoTokens) {
   for (const FormatId id : format_ids)
     for (const DType t : floats) {
       SCOPED_TRACE(text(id, DType::f32, t, {0, 5, 7}, false));
-      World world(cpu_device(DeviceSpec{}), small);
+      World world(device_under_test(), small);
       const Held w = hold(world, id, {5, 7}, DType::f32);
       const Tensor x = world.empty(t, {0, 7}), y = world.empty(t, {0, 5}), dw = world.normal(DType::f32, {5, 7}, 4);
       const auto before = world.bytes(dw);
@@ -131,7 +131,7 @@ TEST(Linear, NoTokens) {
 // The sum of one (token, row) is the same for one token and for many that go straight from the packed bytes: decode repeats prefill.
 TEST(Linear, AFewTokensAreTheSameTogetherAndAlone) {
   for (const FormatId id : format_ids) {
-    World world(cpu_device(DeviceSpec{}), small);
+    World world(device_under_test(), small);
     const Held w = hold(world, id, {33, 130}, DType::bf16);
     const Tensor x = world.normal(DType::f32, {8, 130}, 2), together = world.empty(DType::f32, {8, 33}), alone = world.empty(DType::f32, {8, 33});
     linear(world, together, x, w.weight);
@@ -163,7 +163,7 @@ TEST(Linear, PhantomAndThreads) {
 
 TEST(Linear, RefusesWrongShapesOnAPhantomToo) {
   for (const bool phantom : {false, true}) {
-    World world(phantom ? phantom_device({}) : cpu_device(DeviceSpec{}));
+    World world(phantom ? phantom_device(spec_under_test()) : device_under_test());
     for (const FormatId id : format_ids) {
       const auto w = hold(world, id, {5, 7}, DType::f32).weight;
       const auto matrix = [&](int64_t rows, int64_t columns) { return world.empty(DType::f32, {rows, columns}); };

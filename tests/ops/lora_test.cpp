@@ -52,7 +52,7 @@ TEST(Lora, ForwardAndAllGradients) {
   for (const Case& c : cases)
     for (const DType t : floats) {
       SCOPED_TRACE(text(c, t));
-      World world(cpu_device(DeviceSpec{}), small);
+      World world(device_under_test(), small);
       const Tensors v = make(world, c, t);
       Values values{world.read(v.x), world.read(v.lora.a), world.read(v.lora.b)};
       const Numbers y = world.read(v.y), dx = world.read(v.dx), da = world.read(v.grad.da), db = world.read(v.grad.db), dy = world.read(v.dy);
@@ -71,7 +71,7 @@ TEST(Lora, ForwardAndAllGradients) {
 
 TEST(Lora, WithoutAWayBelow) {
   for (const DType t : floats) {
-    World world(cpu_device(DeviceSpec{}), small), other(cpu_device(DeviceSpec{}), small);
+    World world(device_under_test(), small), other(device_under_test(), small);
     const Case c{17, 33, 37, 3, 2};
     const Tensors with = make(world, c, t), without = make(other, c, t);
     run(world, with);
@@ -85,7 +85,7 @@ TEST(Lora, WithoutAWayBelow) {
 }
 
 TEST(Lora, AFreshAdapterChangesNothingAndLearnsThroughBAlone) {
-  World world(cpu_device(DeviceSpec{}), small);
+  World world(device_under_test(), small);
   Tensors v = make(world, {17, 33, 37, 3, 2}, DType::f32);
   world.write(v.lora.b, Numbers(33 * 3));
   const auto y = world.bytes(v.y), dx = world.bytes(v.dx), da = world.bytes(v.grad.da), db = world.bytes(v.grad.db);
@@ -98,7 +98,7 @@ TEST(Lora, AFreshAdapterChangesNothingAndLearnsThroughBAlone) {
 
 TEST(Lora, NoTokens) {
   for (const DType t : floats) {
-    World world(cpu_device(DeviceSpec{}), small);
+    World world(device_under_test(), small);
     const Tensors v = make(world, {0, 5, 7, 3, 2}, t);
     const auto da = world.bytes(v.grad.da), db = world.bytes(v.grad.db);
     run(world, v);
@@ -123,7 +123,7 @@ TEST(Lora, PhantomAndThreads) {
 
 TEST(Lora, RefusesWrongShapesOnAPhantomToo) {
   for (const bool phantom : {false, true}) {
-    World world(phantom ? phantom_device({}) : cpu_device(DeviceSpec{}));
+    World world(phantom ? phantom_device(spec_under_test()) : device_under_test());
     const Tensors v = make(world, {4, 5, 7, 3, 2}, DType::f32);
     EXPECT_THROW(lora_down(world, world.empty(DType::f32, {4, 2}), v.x, v.lora), Error);
     EXPECT_THROW(lora_up(world, world.empty(DType::f32, {3, 5}), v.xa, v.lora), Error);

@@ -57,7 +57,7 @@ std::vector<Types> type_cases() {
 void expect_agrees(const Case& c, const Types& t, Trans ta, Trans tb, float scale, bool add) {
   SCOPED_TRACE(fmt::format("{}x{}x{} ta {} tb {} scale {} add {} compute {}: {} . {} -> {}", c.m, c.n, c.k, int(ta), int(tb), scale, add, label(t.compute),
                            label(t.a), label(t.b), label(t.y)));
-  World world(cpu_device(computing_in(t.compute)), small);
+  World world(device_under_test(computing_in(t.compute)), small);
   const Tensor a = world.normal(t.a, stored(c.m, c.k, ta), 1), b = world.normal(t.b, stored(c.k, c.n, tb), 2), y = world.normal(t.y, {c.m, c.n}, 3, 2);
   // What the product takes b as where it computes in bf16.
   const bool rounds_b = t.compute == DType::bf16 && t.a == DType::bf16;
@@ -106,7 +106,7 @@ TEST(Matmul, PhantomTakesTheSameScratch) {
 }
 
 TEST(Matmul, CountsItsWork) {
-  World world(cpu_device(DeviceSpec{}), small);
+  World world(device_under_test(), small);
   matmul(world, {.y = world.empty(DType::f32, {3, 5}), .a = world.normal(DType::f32, {3, 7}, 1), .b = world.normal(DType::f32, {7, 5}, 2), .name = "mine"});
   const Entry& e = world.ledger().entries().back();
   EXPECT_EQ(e.kind, Entry::Kind::ran);
@@ -118,7 +118,7 @@ TEST(Matmul, CountsItsWork) {
 
 TEST(Matmul, RefusesWrongShapesOnAPhantomToo) {
   for (const bool phantom : {false, true}) {
-    World world(phantom ? phantom_device({}) : cpu_device(DeviceSpec{}));
+    World world(phantom ? phantom_device(spec_under_test()) : device_under_test());
     const auto matrix = [&](int64_t rows, int64_t columns) { return world.empty(DType::f32, {rows, columns}); };
     EXPECT_THROW(matmul(world, {.y = matrix(3, 5), .a = matrix(3, 7), .b = matrix(6, 5)}), Error);
     EXPECT_THROW(matmul(world, {.y = matrix(4, 5), .a = matrix(3, 7), .b = matrix(7, 5)}), Error);

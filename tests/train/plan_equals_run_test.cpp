@@ -73,6 +73,62 @@ TEST(PlanEqualsRun, LedgersAreEqualAndArenasExact) {
   EXPECT_EQ(count, 18 + 3 * 54);
 }
 
+// Examples of lengths 1 to `cutoff`, most of them short: rows of several documents where they are packed, ragged ones where not.
+data::Examples ragged_examples(const nn::ModelSpec& m, int64_t cutoff, int64_t count) {
+  data::Examples examples;
+  Draws draws{17, uint64_t(cutoff), 0};
+  for (int64_t i = 0; i < count; ++i) {
+    std::vector<int32_t> ids(i == 0 ? size_t(cutoff) : 1 + draws.below(uint64_t(i % 3 ? cutoff / 3 : cutoff)));
+    std::vector<uint8_t> learned(ids.size());
+    for (size_t t = 0; t < ids.size(); ++t) ids[t] = int32_t(draws.below(uint64_t(m.vocab))), learned[t] = draws.below(4) > 0;
+    examples.add(ids, learned);
+  }
+  return examples;
+}
+
+// An epoch of real batches in arenas of what the rehearsal at the caps took, and the same epoch on a phantom, entry by entry.
+TEST(PlanEqualsRun, PackedAndRaggedRowsStayInsideTheRehearsal) {
+  struct Named { const char* name; nn::Method method; optim::OptimizerId optimizer; int resident; bool paged; };
+  const Named methods[] = {{"full", full(), optim::OptimizerId::adamw, 3, false}, {"lora", lora(quant::FormatId::dense), optim::OptimizerId::adamw, 1, false},
+                           {"qlora_dq", lora(quant::FormatId::nf4_dq), optim::OptimizerId::adamw_8bit, 0, true}};
+  for (const auto& m : methods)
+    for (const auto save : {nn::Save::keep, nn::Save::recompute, nn::Save::offload})
+      for (const bool packing : {true, false})
+        for (const int64_t cutoff : {37, 48}) {
+          SCOPED_TRACE(fmt::format("{} save {} packing {} cutoff {}", m.name, int(save), packing, cutoff));
+          const train::Setup setup{.model = tiny_model(), .method = m.method, .optimizer = m.optimizer, .tokens_per_row = cutoff};
+          auto plan = plan_of(setup.model, nn::all(save), m.resident, m.paged);
+          plan.micro_batch = 2;
+          const data::Batches batches(ragged_examples(setup.model, cutoff, 14), {.rows = plan.micro_batch, .cutoff = cutoff, .packing = packing});
+          std::vector<data::MicroBatch> epoch;
+          int64_t documents = 0, fewest = batches.token_cap(), most = 0;
+          for (int64_t i = 0; i < batches.micro_batches_per_epoch(); ++i) {
+            epoch.push_back(batches.at(0, i));
+            const auto n = int64_t(epoch.back().ids.size());
+            fewest = std::min(fewest, n), most = std::max(most, n);
+            for (int64_t t = 0; t < n; ++t) documents += epoch.back().start[size_t(t)] == t;
+          }
+          EXPECT_EQ(fewest == most, packing);  // packed: always the cap; ragged: from batch to batch another number
+          EXPECT_GT(documents, 14);            // 14 and the padding
+          const auto calls = [&](comm::Rank& rank) {
+            Trainer trainer(rank, setup, plan);
+            trainer.load(store::random_weights(trainer.model().weights().table(), 5, 0.2f).get());
+            for (size_t i = 0; i < epoch.size(); i += 2) trainer.step(std::span(epoch).subspan(i, std::min<size_t>(2, epoch.size() - i)), 1e-3);
+            trainer.evaluate(epoch);
+            trainer.save([](const store::ParamSpec&, Tensor) {});
+          };
+          const auto outcome = Trainer::rehearse(f32_cpu(), setup, plan);
+          const auto phantom = phantom_device(f32_cpu()), cpu = device_under_test(f32_cpu());
+          comm::Rank dry(*phantom, comm::boundless), real(*cpu, {outcome.peak[0], outcome.peak[1], outcome.peak[2]});
+          calls(dry);
+          ASSERT_NO_THROW(calls(real));
+          ASSERT_EQ(difference(dry.ledger, real.ledger), "");
+          if (packing) {
+            EXPECT_EQ(real.ledger.peak(Tier::device), outcome.peak[0]);  // at the cap, so exactly what was planned
+          }
+        }
+}
+
 TEST(PlanEqualsRun, AStepOf70BIsPlannedFromItsConfig) {
   nn::ModelSpec m{.family = "llama", .vocab = 128256, .hidden = 8192, .max_positions = 131072, .dtype = "bfloat16"};
   m.layers.assign(80, {.heads = 64, .kv_heads = 8, .head_dim = 128, .ffn = 28672});

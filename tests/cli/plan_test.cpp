@@ -1,0 +1,66 @@
+// A budget that is too small: the error says what is short, and whatever it suggests fits when it is typed.
+#include "base/philox.h"
+#include "cli/program.h"
+
+namespace thimble::cli {
+namespace {
+
+// "key: value and key: value" -> "key=value key=value"
+std::string typed(std::string change) {
+  for (const auto& [from, to] : {std::pair<std::string, std::string>{" and ", " "}, {": ", "="}})
+    for (size_t at; (at = change.find(from)) != change.npos;) change.replace(at, from.size(), to);
+  return change;
+}
+
+// The lines after "any of these fits:", without what stands in brackets.
+std::vector<std::string> suggestions(const std::string& text) {
+  std::vector<std::string> all;
+  size_t at = text.find("any of these fits:");
+  while (at != text.npos && (at = text.find('\n', at)) != text.npos) {
+    const size_t end = text.find('\n', ++at);
+    std::string line = text.substr(at, end == text.npos ? end : end - at);
+    line = line.substr(0, line.find(" ("));
+    line.erase(0, line.find_first_not_of(' '));
+    if (!line.empty()) all.push_back(line);
+  }
+  return all;
+}
+
+TEST_F(Program, EverySuggestionFits) {
+  int suggested = 0;
+  for (uint64_t seed = 0; seed < 5; ++seed) {
+    Draws draws{seed, 21};
+    const auto between = [&](int64_t least, int64_t most) { return least + int64_t(draws.below(uint64_t(most - least + 1))); };
+    const int64_t kv = between(1, 3);
+    write("config.json", config(between(1, 4), between(30, 300), between(30, 400), kv * between(1, 2), kv, between(20, 900)).dump());
+    const std::string method = std::array{"finetuning_type=full", "finetuning_type=lora lora_rank=16", "finetuning_type=lora quantization_bit=4"}[seed % 3];
+    const std::string run = fmt::format("plan model_name_or_path=config.json threads=1 {} cutoff_len={} per_device_train_batch_size={}", method, between(8, 300), between(1, 3));
+    // Little memory, and little of the other: the program itself takes some tens of MiB of RAM.
+    for (const std::string budget : {"vram=200KiB ram=2GiB", "vram=2GiB ram=1MiB", "vram=300KiB ram=1MiB"}) {
+      SCOPED_TRACE(run + " " + budget);
+      const Answer refused = thimble(run + " " + budget);
+      ASSERT_EQ(refused.code, 4) << refused.text;
+      const bool device = budget.starts_with("vram=2GiB") == false, ram = budget.ends_with("1MiB");
+      const char* expected = device && ram ? "device memory and RAM are too small" : device ? "device memory is too small" : "RAM is too small";
+      EXPECT_TRUE(refused.says(expected)) << refused.text;
+      const auto fits = suggestions(refused.text);
+      EXPECT_FALSE(fits.empty()) << refused.text;
+      for (const auto& change : fits) {
+        const Answer again = thimble(run + " " + budget + " " + typed(change));
+        EXPECT_EQ(again.code, 0) << change << "\n" << again.text;
+        ++suggested;
+      }
+    }
+  }
+  EXPECT_GT(suggested, 15);
+}
+
+TEST_F(Program, PlansFromAConfigAlone) {
+  write("config.json", config(3, 40, 60, 4, 2, 100).dump());
+  const Answer a = thimble("plan model_name_or_path=config.json threads=1 cutoff_len=32 vram=1GiB ram=1GiB");
+  EXPECT_EQ(a.code, 0) << a.text;
+  EXPECT_TRUE(a.says("plans tried")) << a.text;
+}
+
+}  // namespace
+}  // namespace thimble::cli

@@ -1,0 +1,81 @@
+// What a run leaves, and what eval says of it.
+#include <sstream>
+
+#include "cli/program.h"
+
+namespace thimble::cli {
+namespace {
+
+std::vector<Json> lines(const std::string& text) {
+  std::vector<Json> all;
+  std::istringstream in(text);
+  for (std::string line; std::getline(in, line);) all.push_back(parse_json(line, "line"));
+  return all;
+}
+
+const std::string tuning = "train model_name_or_path=model dataset=rows.jsonl threads=1 cutoff_len=64 vram=64MiB ram=512MiB per_device_train_batch_size=2 lora_rank=4 ";
+
+TEST_F(Program, ARunLeavesTheArgumentsThatRepeatIt) {
+  make_model(), make_data();
+  const Answer first = thimble(tuning + "output_dir=first max_steps=3 learning_rate=1e-2 logging_steps=1");
+  ASSERT_EQ(first.code, 0) << first.text;
+  const Json args = json("first/args.json");
+  EXPECT_EQ(args["lora_rank"], 4);
+  EXPECT_EQ(args["lora_alpha"], 8.0);  // resolved
+  EXPECT_EQ(args["weight_decay"], 0.0);  // a default
+  EXPECT_EQ(args["lr_scheduler_type"], "linear");
+  const Answer second = thimble("train first/args.json output_dir=second");
+  ASSERT_EQ(second.code, 0) << second.text;
+  const auto a = lines(read("first/trainer_log.jsonl")), b = lines(read("second/trainer_log.jsonl"));
+  ASSERT_EQ(a.size(), 3u);
+  ASSERT_EQ(b.size(), 3u);
+  for (size_t i = 0; i < 3; ++i) EXPECT_EQ(a[i]["loss"], b[i]["loss"]);
+  EXPECT_EQ(read("first/adapter_model.safetensors"), read("second/adapter_model.safetensors"));
+  Json again = json("second/args.json");
+  again["output_dir"] = "first";
+  EXPECT_EQ(again, args);
+}
+
+TEST_F(Program, TheFirstStepIsLoggedWhereWanted) {
+  make_model(), make_data();
+  for (const bool wanted : {true, false}) {
+    const Answer a = thimble(tuning + fmt::format("output_dir=out max_steps=5 logging_steps=4 logging_first_step={} overwrite_output_dir=true", wanted));
+    ASSERT_EQ(a.code, 0) << a.text;
+    std::vector<int> steps;
+    for (const Json& line : lines(read("out/trainer_log.jsonl"))) steps.push_back(line["current_steps"]);
+    EXPECT_EQ(steps, wanted ? (std::vector<int>{1, 4, 5}) : (std::vector<int>{4, 5}));
+  }
+}
+
+TEST_F(Program, EvalSaysTheLossThatTrainingSays) {
+  make_model(), make_data();
+  // A rate of 0: the loss that training evaluates is the base model's.
+  const Answer trained = thimble(tuning + "output_dir=out max_steps=1 learning_rate=0 eval_dataset=rows.jsonl eval_strategy=epoch");
+  ASSERT_EQ(trained.code, 0) << trained.text;
+  double loss = -1;
+  for (const Json& line : lines(read("out/trainer_log.jsonl")))
+    if (line.contains("eval_loss")) loss = line["eval_loss"];
+  ASSERT_GT(loss, 0);
+  const Answer alone = thimble("eval --model model --data rows.jsonl --threads 1 --no-generate");
+  ASSERT_EQ(alone.code, 0) << alone.text;
+  EXPECT_TRUE(alone.says("answer tokens: 34, ")) << alone.text;  // letters and blanks of four answers, and the end of each
+  const size_t at = alone.text.find("loss ");
+  ASSERT_NE(at, alone.text.npos);
+  EXPECT_NEAR(std::strtod(alone.text.c_str() + at + 5, nullptr), loss, 1e-4);
+  EXPECT_NEAR(std::strtod(alone.text.c_str() + alone.text.find("perplexity ") + 11, nullptr), std::exp(loss), 1e-3 * std::exp(loss));
+  EXPECT_FALSE(alone.says("exact match")) << alone.text;
+  const Answer both = thimble("eval --model model --adapter out --data rows.jsonl --threads 1 --max-new-tokens 4");
+  ASSERT_EQ(both.code, 0) << both.text;
+  EXPECT_TRUE(both.says(alone.text.substr(at, 11))) << both.text;  // the adapter learned nothing
+  EXPECT_TRUE(both.says("exact match: 0 of 4")) << both.text;
+}
+
+TEST_F(Program, ARowBeyondTheContextIsNamed) {
+  make_model(), make_data();
+  const Answer a = thimble("eval --model model --data rows.jsonl --threads 1 --no-generate --context 12");
+  EXPECT_EQ(a.code, 2) << a.text;
+  EXPECT_TRUE(a.says("does not fit the context") && a.says("--context")) << a.text;
+}
+
+}  // namespace
+}  // namespace thimble::cli
