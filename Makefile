@@ -3,18 +3,23 @@ JOBS ?= $(shell nproc)
 SEED ?= 1
 PRESET ?= cpu
 
-.PHONY: build demo demo-seeds check cuda-build format tidy clean
+.PHONY: build programs demo demo-seeds check cuda-build format tidy clean
 
 build:
 	@tools/setup.sh
 	@cmake --preset $(PRESET) -Wno-dev --log-level=WARNING
 	@cmake --build --preset $(PRESET) -j $(JOBS)
 
-demo: build
+programs:
+	@tools/setup.sh
+	@cmake --preset $(PRESET) -Wno-dev --log-level=WARNING
+	@cmake --build --preset $(PRESET) -j $(JOBS) --target thimble thimble-world
+
+demo: programs
 	@bash examples/demo/run.sh build/$(PRESET) out/demo $(SEED)
 
 # Three worlds, three bases, three adapters: the spread of the demo's number.
-demo-seeds: build
+demo-seeds: programs
 	@for seed in 1 2 3; do bash examples/demo/run.sh build/$(PRESET) out/demo-$$seed $$seed || exit 1; done
 
 check:
