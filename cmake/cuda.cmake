@@ -1,5 +1,5 @@
 # The CUDA halves: one compiler, one list of architectures, static runtime so that a build travels. Included only by the `cuda` preset.
-set(CMAKE_CUDA_ARCHITECTURES "90" CACHE STRING "what the lent and the tested cards need; release builds name 75;80;86;89;90;120")
+set(CMAKE_CUDA_ARCHITECTURES "90" CACHE STRING "what was tested on; release builds name 75;80;86;89;90;120")
 if(NOT CMAKE_CUDA_COMPILER)
   find_program(NVCC nvcc HINTS /usr/local/cuda/bin REQUIRED)
   set(CMAKE_CUDA_COMPILER ${NVCC})

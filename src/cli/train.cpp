@@ -159,10 +159,10 @@ int run_training(const train::TrainOptions& o) {
     progress.show(report, tiers());
     const bool by_steps = o.eval_strategy == train::When::steps && (step + 1) % o.eval_steps.value_or(o.logging_steps) == 0;
     const bool by_epoch = o.eval_strategy == train::When::epoch && (step + 1) % per_epoch == 0;
-    if (by_steps || by_epoch) evaluate(step + 1, report.epoch);
+    const bool at_end = o.eval_strategy != train::When::no && step + 1 == total;
+    if (by_steps || by_epoch || at_end) evaluate(step + 1, report.epoch);
   }
   progress.finish();
-  if (o.eval_strategy != train::When::no) evaluate(total, report.epoch);
   save_run(o, planned.setup, trainer);
   log.finish({.steps = total, .total_steps = total, .rows = data.training.examples().size(), .tokens = report.tokens,
               .batch_size = o.per_device_train_batch_size, .epoch = report.epoch, .num_train_epochs = o.num_train_epochs,

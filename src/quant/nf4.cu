@@ -30,7 +30,7 @@ namespace {
 
 constexpr int threads = 256;
 constexpr int most_tokens = 8;
-constexpr int unpacked_by_thread = 32;
+constexpr int unpack_each = 8, unpack_times = 4;  // weights of an access, accesses of a thread
 
 __constant__ float book[16] = {-1.0f, -0.6961928009986877f, -0.5250730514526367f, -0.39491748809814453f, -0.28444138169288635f, -0.18477343022823334f,
                                -0.09105003625154495f, 0.0f, 0.07958029955625534f, 0.16093020141124725f, 0.24611230194568634f, 0.33791524171829224f,
@@ -101,7 +101,7 @@ __global__ void nest(uint8_t* codes, float* nested_absmax, const float* absmax, 
 // Four times eight weights a thread: neighbouring lanes write neighbouring 16 bytes, and the four loads are under way together.
 template <class T>
 __global__ void unpack(T* to, Bytes4 w) {
-  constexpr int each = 8, times = 4, wide = 16 / int(sizeof(T));
+  constexpr int each = unpack_each, times = unpack_times, wide = 16 / int(sizeof(T));
   __shared__ float values[16];
   if (threadIdx.x < 16) values[threadIdx.x] = book[threadIdx.x];
   __syncthreads();
@@ -207,7 +207,7 @@ void nf4_nest_cuda(CudaContext& cuda, Tensor codes, Tensor nested_absmax, Tensor
 void nf4_unpack_cuda(CudaContext& cuda, Tensor dense, const Weight& w) {
   const int64_t n = w.shape.count();
   if (n == 0) return;
-  visit_cuda(dense.dtype, [&]<class T>(T) { unpack<<<unsigned(blocks_of(n, threads * unpacked_by_thread)), threads, 0, cuda.stream>>>(at<T>(dense), Bytes4(w)); });
+  visit_cuda(dense.dtype, [&]<class T>(T) { unpack<<<unsigned(blocks_of(n, threads * unpack_each * unpack_times)), threads, 0, cuda.stream>>>(at<T>(dense), Bytes4(w)); });
   check_cuda(cudaGetLastError(), "nf4 unpack");
 }
 
