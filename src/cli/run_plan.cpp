@@ -79,6 +79,9 @@ DeviceSpec machine(std::string_view device, const std::optional<int64_t>& thread
 int64_t device_budget([[maybe_unused]] const DeviceSpec& spec, const std::optional<int64_t>& named) {
 #ifdef THIMBLE_CUDA
   if (spec.kind == DeviceKind::cuda) {
+    if (named && *named <= spec.overhead)
+      throw Error(Fault::does_not_fit, {.what = "the driver's context and the libraries alone take more of the card than the budget", .expected = "more than " + human_bytes(spec.overhead),
+                                        .found = human_bytes(*named), .fix = "name a larger vram"});
     const int64_t free = cuda_free_bytes(spec.index) - (int64_t{64} << 20);  // measured with a context already there
     return named ? std::min(*named - spec.overhead, free) : free;
   }
