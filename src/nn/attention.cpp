@@ -4,7 +4,6 @@
 #include <cmath>
 
 #include "nn/project.h"
-#include "ops/elementwise.h"
 #include "ops/rms_norm.h"
 #include "ops/rope.h"
 
@@ -35,9 +34,8 @@ void Attention::made_qkv(comm::Rank& r, const LayerParams& p, const Context& c, 
     s.set(k, c.cache_k.rows(c.first, tokens));
     s.set(v, c.cache_v.rows(c.first, tokens));
   }
-  project(r, s.make(r, q), n, p, q_proj, s);
-  project(r, s.make(r, k), n, p, k_proj, s);
-  project(r, s.make(r, v), n, p, v_proj, s);
+  const Tensor to_q = s.make(r, q), to_k = s.make(r, k), to_v = s.make(r, v);
+  project(r, {to_q, to_k, to_v}, n, p, qkv_group, s);
   ops::rope(r.stream, heads(s[q], d), c.positions, c.inv_freq);
   ops::rope(r.stream, heads(s[k], d), c.positions, c.inv_freq);
 }
@@ -53,8 +51,7 @@ void Attention::made_attended(comm::Rank& r, const LayerParams& p, const Context
 
 void Attention::forward(comm::Rank& r, const LayerParams& p, const Context& c, Tensor y, Tensor x, Saved& s) {
   made_attended(r, p, c, x, s);
-  project(r, y, s[attended], p, o_proj, s);
-  ops::add(r.stream, y, x);
+  project(r, {y}, s[attended], p, o_group, s, x);
 }
 
 void Attention::backward(comm::Rank& r, const LayerParams& p, const LayerGrads& g, const Context& c, Tensor d, Tensor x, Saved& s, bool into_input) {
@@ -65,19 +62,16 @@ void Attention::backward(comm::Rank& r, const LayerParams& p, const LayerGrads& 
   const auto temporary = [&](const char* name, SavedName like) { return r.memory.take(Use::activations, name, shapes.dtype(like), shapes.shape(like)); };
 
   const Tensor dattended = temporary("d attended", attended);
-  project_backward(r, dattended, false, d, s[attended], p, g, o_proj, s);
+  project_backward(r, dattended, {d}, s[attended], p, g, o_group, s);
   const ops::AttentionGrad dqkv{temporary("d q", q), temporary("d k", k), temporary("d v", v)};
   ops::attention_backward(r.stream, {heads(dqkv.dq, dim), heads(dqkv.dk, dim), heads(dqkv.dv, dim)}, heads(dattended, dim), heads(s[attended], dim), s[lse],
                           heads(s[q], dim), heads(s[k], dim), heads(s[v], dim), attention_shape(c, shapes.layer));
   ops::rope_backward(r.stream, heads(dqkv.dq, dim), c.positions, c.inv_freq);
   ops::rope_backward(r.stream, heads(dqkv.dk, dim), c.positions, c.inv_freq);
 
-  const bool reads_norm = wants_input(p, g, q_proj) || wants_input(p, g, k_proj) || wants_input(p, g, v_proj);
-  const Tensor n = reads_norm ? made_norm(r, p, c, x, s) : Tensor{};
+  const Tensor n = wants_input(p, g, qkv_group) ? made_norm(r, p, c, x, s) : Tensor{};
   const Tensor dnorm = into_input ? temporary("d normed", normed_attention) : Tensor{};
-  project_backward(r, dnorm, false, dqkv.dq, n, p, g, q_proj, s);
-  project_backward(r, dnorm, true, dqkv.dk, n, p, g, k_proj, s);
-  project_backward(r, dnorm, true, dqkv.dv, n, p, g, v_proj, s);
+  project_backward(r, dnorm, {dqkv.dq, dqkv.dk, dqkv.dv}, n, p, g, qkv_group, s);
   if (!into_input) return;
   if (!s.ready(rstd_attention)) made_norm(r, p, c, x, s);
   ops::rms_norm_backward(r.stream, d, g.weight[norm_attention], dnorm, x, p.weight[norm_attention].dense(), s[rstd_attention]);

@@ -200,7 +200,7 @@ void Decoder::head_loss_chunk(Tensor x, Tensor d, Tensor targets, const LossOut&
     dlogits = rank_.memory.take(Use::activations, "d logits", x.dtype, logits.shape);
     ops::convert(rank_.stream, dlogits, logits);
   }
-  ops::linear_backward_input(rank_.stream, dnormed, dlogits, model_.head(), false);
+  ops::linear_backward_input(rank_.stream, dnormed, dlogits, model_.head());
   ops::rms_norm_backward(rank_.stream, d, model_.d_final_norm(), dnormed, x, norm, rstd);
 }
 

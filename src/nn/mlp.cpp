@@ -2,7 +2,6 @@
 #include "nn/mlp.h"
 
 #include "nn/project.h"
-#include "ops/elementwise.h"
 #include "ops/rms_norm.h"
 #include "ops/swiglu.h"
 
@@ -19,8 +18,8 @@ Tensor Mlp::made_norm(comm::Rank& r, const LayerParams& p, float eps, Tensor x, 
 void Mlp::made_gate_up(comm::Rank& r, const LayerParams& p, float eps, Tensor x, Saved& s) {
   if (s.ready(gate) && s.ready(up)) return;
   const Tensor n = made_norm(r, p, eps, x, s);
-  project(r, s.make(r, gate), n, p, gate_proj, s);
-  project(r, s.make(r, up), n, p, up_proj, s);
+  const Tensor to_gate = s.make(r, gate), to_up = s.make(r, up);
+  project(r, {to_gate, to_up}, n, p, gate_up_group, s);
 }
 
 Tensor Mlp::made_act(comm::Rank& r, const LayerParams& p, float eps, Tensor x, Saved& s) {
@@ -32,8 +31,7 @@ Tensor Mlp::made_act(comm::Rank& r, const LayerParams& p, float eps, Tensor x, S
 }
 
 void Mlp::forward(comm::Rank& r, const LayerParams& p, float eps, Tensor y, Tensor x, Saved& s) {
-  project(r, y, made_act(r, p, eps, x, s), p, down_proj, s);
-  ops::add(r.stream, y, x);
+  project(r, {y}, made_act(r, p, eps, x, s), p, down_group, s, x);
 }
 
 void Mlp::backward(comm::Rank& r, const LayerParams& p, const LayerGrads& g, float eps, Tensor d, Tensor x, Saved& s) {
@@ -46,18 +44,16 @@ void Mlp::backward(comm::Rank& r, const LayerParams& p, const LayerGrads& g, flo
   {
     const Scope of_act(r.memory);
     const bool had_act = s.ready(act), had_xa = s.ready(xa_down);
-    project_backward(r, dact, false, d, wants_input(p, g, down_proj) ? made_act(r, p, eps, x, s) : Tensor{}, p, g, down_proj, s);
+    project_backward(r, dact, {d}, wants_input(p, g, down_group) ? made_act(r, p, eps, x, s) : Tensor{}, p, g, down_group, s);
     if (!had_act) s.forget(act);
     if (!had_xa) s.forget(xa_down);
   }
   const Tensor dup = dact;  // the gradient of act is used up by the op that makes that of up
   ops::swiglu_backward(r.stream, dgate, dup, dact, s[gate], s[up]);
 
-  const bool reads_norm = wants_input(p, g, gate_proj) || wants_input(p, g, up_proj);
-  const Tensor n = reads_norm ? made_norm(r, p, eps, x, s) : Tensor{};
+  const Tensor n = wants_input(p, g, gate_up_group) ? made_norm(r, p, eps, x, s) : Tensor{};
   const Tensor dnorm = temporary("d normed", normed_mlp);
-  project_backward(r, dnorm, false, dgate, n, p, g, gate_proj, s);
-  project_backward(r, dnorm, true, dup, n, p, g, up_proj, s);
+  project_backward(r, dnorm, {dgate, dup}, n, p, g, gate_up_group, s);
   if (!s.ready(rstd_mlp)) made_norm(r, p, eps, x, s);
   ops::rms_norm_backward(r.stream, d, g.weight[norm_mlp], dnorm, x, p.weight[norm_mlp].dense(), s[rstd_mlp]);
 }

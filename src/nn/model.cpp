@@ -1,6 +1,8 @@
 // Gradients lie in the order of what is trained: the table's order for full tuning, the adapters' order otherwise.
 #include "nn/model.h"
 
+#include <algorithm>
+
 #include "ops/elementwise.h"
 
 namespace thimble::nn {
@@ -9,14 +11,11 @@ Model::Model(comm::Rank& rank, const ModelSpec& spec, const Method& method, cons
     : spec_(spec), method_(method), weights_(rank, parameters(spec, method.format, method.trains_weights), residency) {
   check(!method.trains_weights || (method.format == quant::FormatId::dense && residency.resident == residency.layers),
         "weights that are trained are dense and resident");
-  adapter_index_.resize(spec.layers.size());
-  for (auto& layer : adapter_index_) layer.fill(-1);
   if (method.lora.rank == 0) return;
-  adapters_.emplace(rank, Use::adapters, "adapters", adapter_parameters(spec, method.lora));
-  int next = 0;
-  for (auto& layer : adapter_index_)
-    for (int p = 0; p < layer_param_count; ++p)
-      if (is_matrix(p) && method.lora.on(p)) layer[size_t(p)] = next, next += 2;
+  const auto specs = adapter_parameters(spec, method.lora);
+  adapters_.emplace(rank, Use::adapters, "adapters", specs);
+  for (int l = 0; l <= int(spec.layers.size()); ++l)
+    first_adapter_.push_back(int(std::find_if(specs.begin(), specs.end(), [&](const auto& p) { return p.layer >= l; }) - specs.begin()));
 }
 
 void Model::take_gradients(comm::Rank& rank) {
@@ -26,36 +25,42 @@ void Model::take_gradients(comm::Rank& rank) {
   gradients_.emplace(rank, Use::gradients, "gradients", specs);
 }
 
+// `used`: the layer's tensors as they are computed with, its first one first.
+LayerAdapters Model::of_layer(const store::FlatStore& all, int layer, Tensor used) const {
+  LayerAdapters of;
+  auto i = size_t(first_adapter_[size_t(layer)]);
+  const float* begin = all[i].get<float>();
+  const auto in_use = [&](const Shape& shape) { return Tensor{static_cast<std::byte*>(used.data) + (all[i].get<float>() - begin) * size_of(used.dtype), used.dtype, shape}; };
+  for (int g = 0; g < layer_group_count; ++g) {
+    const int64_t rows = method_.lora.rows(LayerGroup(g));
+    if (rows == 0) continue;
+    of.a[size_t(g)] = in_use({rows, all[i].shape[1]});
+    i += size_t(rows / method_.lora.rank);
+    for (int p = members_of[g].first; p < members_of[g].first + members_of[g].count; ++p)
+      if (method_.lora.on(p)) of.b[size_t(p)] = in_use(all[i].shape), ++i;
+  }
+  return of;
+}
+
 LayerParams Model::acquire(comm::Rank& rank, int layer, int next) {
-  LayerParams p{.weight = weights_.acquire(layer, next)};
-  const auto& index = adapter_index_[size_t(layer)];
-  int first = -1, last = -1;
-  for (const int i : index)
-    if (i >= 0) first = first < 0 ? i : first, last = i + 1;
-  if (first < 0) return p;
-  const Tensor values = adapters_->range(size_t(first), size_t(last));
+  LayerParams p{.weight = weights_.acquire(layer, next), .lora_scale = method_.lora.scale};
+  if (!adapters_ || first_adapter_[size_t(layer)] == first_adapter_[size_t(layer) + 1]) return p;
+  const Tensor values = adapters_->range(size_t(first_adapter_[size_t(layer)]), size_t(first_adapter_[size_t(layer) + 1] - 1));
   Tensor used = values;
   if (rank.compute() != DType::f32) {
     used = rank.memory.take(Use::scratch, "adapters of a layer", rank.compute(), values.shape);
     ops::convert(rank.stream, used, values);
   }
-  const auto in_use = [&](int i) {
-    const Tensor& t = (*adapters_)[size_t(i)];
-    const int64_t at = t.get<float>() - values.get<float>();
-    return Tensor{static_cast<std::byte*>(used.data) + at * size_of(used.dtype), used.dtype, t.shape};
-  };
-  for (int m = 0; m < layer_param_count; ++m)
-    if (const int i = index[size_t(m)]; i >= 0) p.lora[size_t(m)] = {in_use(i), in_use(i + 1), method_.lora.scale};
+  p.lora = of_layer(*adapters_, layer, used);
   return p;
 }
 
 LayerGrads Model::gradients(int layer) const {
   LayerGrads g;
   check(gradients_.has_value(), "a model that is trained has gradients");
-  for (int m = 0; m < layer_param_count; ++m) {
-    if (method_.trains_weights) g.weight[size_t(m)] = (*gradients_)[weights_.table().outside.size() + size_t(layer * layer_param_count + m)];
-    if (const int i = adapter_index_[size_t(layer)][size_t(m)]; i >= 0) g.lora[size_t(m)] = {(*gradients_)[size_t(i)], (*gradients_)[size_t(i) + 1]};
-  }
+  if (method_.trains_weights)
+    for (int m = 0; m < layer_param_count; ++m) g.weight[size_t(m)] = (*gradients_)[weights_.table().outside.size() + size_t(layer * layer_param_count + m)];
+  else if (first_adapter_[size_t(layer)] < first_adapter_[size_t(layer) + 1]) g.lora = of_layer(*gradients_, layer, (*gradients_)[size_t(first_adapter_[size_t(layer)])]);
   return g;
 }
 

@@ -48,13 +48,14 @@ class Model {
   const Method& method() const { return method_; }
 
  private:
+  LayerAdapters of_layer(const store::FlatStore&, int layer, Tensor used) const;
   Tensor outside_gradient(size_t i) const { return method_.trains_weights && gradients_ ? (*gradients_)[i] : Tensor{}; }
 
   ModelSpec spec_;
   Method method_;
   store::WeightStore weights_;
   std::optional<store::FlatStore> adapters_, gradients_;
-  std::vector<std::array<int, layer_param_count>> adapter_index_;  // of A in adapters_, B follows; -1: none
+  std::vector<int> first_adapter_;  // by layer, in adapters_; one more at the end
 };
 
 }  // namespace thimble::nn

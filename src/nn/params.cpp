@@ -42,11 +42,17 @@ store::ParamTable parameters(const ModelSpec& m, quant::FormatId format, bool tr
 std::vector<store::ParamSpec> adapter_parameters(const ModelSpec& m, const LoraSpec& lora) {
   std::vector<store::ParamSpec> specs;
   for (int l = 0; l < int(m.layers.size()); ++l)
-    for (int p = 0; p < layer_param_count; ++p) {
-      if (!is_matrix(p) || !lora.on(p)) continue;
-      const Shape w = shape_of(m, m.layers[size_t(l)], p);
-      specs.push_back({layer_param_name(l, p), {lora.rank, w[1]}, store::Role::lora_a, l});
-      specs.push_back({layer_param_name(l, p), {w[0], lora.rank}, store::Role::lora_b, l});
+    for (const auto& [first, count] : members_of) {
+      const auto each = [&](auto&& add) {
+        for (int p = first; p < first + count; ++p)
+          if (lora.on(p)) add(p, shape_of(m, m.layers[size_t(l)], p));
+      };
+      bool stacked = false;
+      each([&](int p, const Shape& w) {
+        specs.push_back({.name = layer_param_name(l, p), .shape = {lora.rank, w[1]}, .role = store::Role::lora_a, .layer = l, .adjoins = stacked});
+        stacked = true;
+      });
+      each([&](int p, const Shape& w) { specs.push_back({.name = layer_param_name(l, p), .shape = {w[0], lora.rank}, .role = store::Role::lora_b, .layer = l}); });
     }
   return specs;
 }

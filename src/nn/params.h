@@ -4,7 +4,6 @@
 #include <span>
 
 #include "nn/spec.h"
-#include "ops/lora.h"
 #include "store/param_table.h"
 
 namespace thimble::nn {
@@ -17,28 +16,46 @@ constexpr const char* leaf_names[layer_param_count] = {"input_layernorm", "self_
 constexpr bool is_matrix(int p) { return p != norm_attention && p != norm_mlp; }
 std::string layer_param_name(int layer, int param);  // "model.layers.3.mlp.up_proj.weight"
 
+// Matrices that read the same input, neighbours in a slab: their adapters share the products that read it.
+enum LayerGroup : uint8_t { qkv_group, o_group, gate_up_group, down_group };
+constexpr int layer_group_count = 4;
+struct GroupMembers { int first, count; };
+constexpr GroupMembers members_of[layer_group_count] = {{q_proj, 3}, {o_proj, 1}, {gate_proj, 2}, {down_proj, 1}};
+
 struct LoraSpec {
   int64_t rank = 0;                                  // 0: no adapters
   float scale = 1;                                   // alpha / rank, or alpha / sqrt(rank)
   std::array<bool, layer_param_count> targets{};     // matrices that carry one
   bool on(int param) const { return rank > 0 && targets[size_t(param)]; }
+  int64_t rows(LayerGroup g) const {                 // of the group's A, stacked
+    int64_t n = 0;
+    for (int p = members_of[g].first; p < members_of[g].first + members_of[g].count; ++p) n += on(p);
+    return n * rank;
+  }
 };
 
 // All parameters: matrices of layers in `format`, the rest dense. Trained weights are f32 whatever the files hold.
 store::ParamTable parameters(const ModelSpec&, quant::FormatId format, bool trained);
 constexpr size_t embedding_index = 0, final_norm_index = 1, head_index = 2;  // in ParamTable::outside; a tied head has no third
-// A and B of every adapter, layer by layer in the order of LayerParam: a, b, a, b ...
+// A and B of every adapter, layer by layer, group by group: the A of a group as one matrix, then each B.
 std::vector<store::ParamSpec> adapter_parameters(const ModelSpec&, const LoraSpec&);
 DType file_dtype(const ModelSpec&);
+
+// The adapters of one layer, or their gradients; null where there is none.
+struct LayerAdapters {
+  std::array<Tensor, layer_group_count> a{};         // (n R, K): stacked by LayerGroup
+  std::array<Tensor, layer_param_count> b{};         // (N, R) by LayerParam
+};
 
 // What one layer computes with, and where its gradients go; null where there is none.
 struct LayerParams {
   std::span<const quant::Weight> weight;             // by LayerParam
-  std::array<ops::Lora, layer_param_count> lora{};
+  LayerAdapters lora{};                              // in the type of the activations
+  float lora_scale = 1;
 };
 struct LayerGrads {
   std::array<Tensor, layer_param_count> weight{};    // f32
-  std::array<ops::LoraGrad, layer_param_count> lora{};
+  LayerAdapters lora{};                              // f32
 };
 
 }  // namespace thimble::nn

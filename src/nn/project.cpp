@@ -1,29 +1,61 @@
-// The adapter's x . A^T is a saved tensor like any other: kept, or made again from x. Its thin products go first and the base's product
+// The adapters' A . x^T is a saved tensor like any other: kept, or made again from x. Their thin products go first and the base's product
 // adds to them: adding is free in a large product, while a thin one would read and write all of y again.
 #include "nn/project.h"
 
-namespace thimble::nn {
+#include "ops/lora.h"
 
-void project(comm::Rank& r, Tensor y, Tensor x, const LayerParams& p, int param, Saved& s) {
-  const auto& lora = p.lora[size_t(param)];
-  if (lora) {
-    const Tensor xa = s.make(r, xa_of(param));
-    ops::lora_down(r.stream, xa, x, lora);
-    ops::lora_up(r.stream, y, xa, lora, false);
+namespace thimble::nn {
+namespace {
+
+// f(param, its place in the group, its adapter's rows of xa) for each matrix of a group.
+template <class F>
+void each_member(const LayerParams& p, LayerGroup group, F&& f) {
+  int64_t row = 0;
+  for (int i = 0; i < members_of[group].count; ++i) {
+    const auto param = size_t(members_of[group].first + i);
+    f(param, i, row);
+    if (p.lora.b[param]) row += p.lora.b[param].shape[1];
   }
-  ops::linear(r.stream, y, x, p.weight[size_t(param)], bool(lora));
 }
 
-bool wants_input(const LayerParams& p, const LayerGrads& g, int param) { return p.lora[size_t(param)] || g.weight[size_t(param)]; }
+}  // namespace
 
-void project_backward(comm::Rank& r, Tensor dx, bool add, Tensor dy, Tensor x, const LayerParams& p, const LayerGrads& g, int param, Saved& s) {
-  const auto& lora = p.lora[size_t(param)];
-  if (lora) {
-    if (!s.ready(xa_of(param))) ops::lora_down(r.stream, s.make(r, xa_of(param)), x, lora);
-    ops::lora_backward(r.stream, dx, g.lora[size_t(param)], dy, x, s[xa_of(param)], lora, add);
+void project(comm::Rank& r, std::initializer_list<Tensor> ys, Tensor x, const LayerParams& p, LayerGroup group, Saved& s, Tensor plus) {
+  Tensor xa;
+  if (p.lora.a[group]) ops::lora_down(r.stream, xa = s.make(r, xa_of(group)), x, p.lora.a[group]);
+  each_member(p, group, [&](size_t param, int i, int64_t row) {
+    const Tensor y = ys.begin()[i], b = p.lora.b[param];
+    if (b) ops::lora_up(r.stream, y, xa.rows(row, b.shape[1]), b, p.lora_scale, plus);
+    ops::linear(r.stream, y, x, p.weight[param], b ? y : plus);
+  });
+}
+
+bool wants_input(const LayerParams& p, const LayerGrads& g, LayerGroup group) {
+  bool wanted = bool(p.lora.a[group]);
+  each_member(p, group, [&](size_t param, int, int64_t) { wanted = wanted || g.weight[param]; });
+  return wanted;
+}
+
+void project_backward(comm::Rank& r, Tensor dx, std::initializer_list<Tensor> dys, Tensor x, const LayerParams& p, const LayerGrads& g, LayerGroup group, Saved& s) {
+  const Tensor a = p.lora.a[group];
+  Tensor below;  // what dx holds so far
+  if (a) {
+    if (!s.ready(xa_of(group))) ops::lora_down(r.stream, s.make(r, xa_of(group)), x, a);
+    const Tensor xa = s[xa_of(group)];
+    const Scope scope(r.memory);
+    const Tensor dxa = r.memory.take(Use::scratch, "d xa", xa.dtype, xa.shape);
+    each_member(p, group, [&](size_t param, int i, int64_t row) {
+      const Tensor b = p.lora.b[param];
+      if (b) ops::lora_up_backward(r.stream, dxa.rows(row, b.shape[1]), g.lora.b[param], dys.begin()[i], xa.rows(row, b.shape[1]), b, p.lora_scale);
+    });
+    ops::lora_down_backward(r.stream, dx, g.lora.a[group], dxa, x, a);
+    below = dx;
   }
-  if (dx) ops::linear_backward_input(r.stream, dx, dy, p.weight[size_t(param)], add || lora);
-  if (g.weight[size_t(param)]) ops::linear_backward_weight(r.stream, g.weight[size_t(param)], dy, x);
+  each_member(p, group, [&](size_t param, int i, int64_t) {
+    const Tensor dy = dys.begin()[i];
+    if (dx) ops::linear_backward_input(r.stream, dx, dy, p.weight[param], below), below = dx;
+    if (g.weight[param]) ops::linear_backward_weight(r.stream, g.weight[param], dy, x);
+  });
 }
 
 }  // namespace thimble::nn

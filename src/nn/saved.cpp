@@ -4,14 +4,14 @@
 namespace thimble::nn {
 
 const char* name_of(SavedName n) {
-  constexpr const char* names[saved_count] = {"input", "normed (attention)", "rstd (attention)", "q", "k", "v", "xa_q", "xa_k", "xa_v", "attended", "lse",
-                                              "xa_o", "middle", "normed (mlp)", "rstd (mlp)", "gate", "up", "xa_gate", "xa_up", "act", "xa_down"};
+  constexpr const char* names[saved_count] = {"input", "normed (attention)", "rstd (attention)", "q", "k", "v", "xa_qkv", "attended", "lse",
+                                              "xa_o", "middle", "normed (mlp)", "rstd (mlp)", "gate", "up", "xa_gate_up", "act", "xa_down"};
   return names[n];
 }
 
 Shape SavedShapes::shape(SavedName n) const {
   const int64_t heads = layer.heads * layer.head_dim, kv = layer.kv_heads * layer.head_dim;
-  const auto adapter = [&](int param) { return lora.on(param) ? Shape{tokens, lora.rank} : Shape{0}; };
+  const auto adapters = [&](LayerGroup g) { return lora.rows(g) ? Shape{lora.rows(g), tokens} : Shape{0}; };
   switch (n) {
     case input: case normed_attention: case middle: case normed_mlp: return {tokens, hidden};
     case rstd_attention: case rstd_mlp: return {tokens};
@@ -19,13 +19,10 @@ Shape SavedShapes::shape(SavedName n) const {
     case k: case v: return {tokens, kv};
     case lse: return {layer.heads, tokens};
     case gate: case up: case act: return {tokens, layer.ffn};
-    case xa_q: return adapter(q_proj);
-    case xa_k: return adapter(k_proj);
-    case xa_v: return adapter(v_proj);
-    case xa_o: return adapter(o_proj);
-    case xa_gate: return adapter(gate_proj);
-    case xa_up: return adapter(up_proj);
-    case xa_down: return adapter(down_proj);
+    case xa_qkv: return adapters(qkv_group);
+    case xa_o: return adapters(o_group);
+    case xa_gate_up: return adapters(gate_up_group);
+    case xa_down: return adapters(down_group);
   }
   return {0};
 }

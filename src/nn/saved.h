@@ -15,28 +15,21 @@ enum SavedName : uint8_t {
   input,                                   // (T, C) what the layer reads
   normed_attention, rstd_attention,        // (T, C), (T)
   q, k, v,                                 // (T, H D), (T, K D), (T, K D); q and k turned by RoPE
-  xa_q, xa_k, xa_v,                        // (T, R) x . A^T of the adapters
+  xa_qkv,                                  // (n R, T) A . x^T of the adapters
   attended, lse,                           // (T, H D), (H, T)
   xa_o,
   middle,                                  // (T, C) after attention and its residual
   normed_mlp, rstd_mlp,
   gate, up,                                // (T, F)
-  xa_gate, xa_up,
+  xa_gate_up,
   act,                                     // (T, F) silu(gate) * up
   xa_down,
 };
-constexpr int saved_count = 21;
+constexpr int saved_count = 18;
 const char* name_of(SavedName);
-constexpr SavedName xa_of(int param) {
-  switch (param) {
-    case q_proj: return xa_q;
-    case k_proj: return xa_k;
-    case v_proj: return xa_v;
-    case o_proj: return xa_o;
-    case gate_proj: return xa_gate;
-    case up_proj: return xa_up;
-    default: return xa_down;
-  }
+constexpr SavedName xa_of(LayerGroup g) {
+  constexpr SavedName names[layer_group_count] = {xa_qkv, xa_o, xa_gate_up, xa_down};
+  return names[g];
 }
 
 using LayerSave = std::array<Save, saved_count>;

@@ -21,27 +21,28 @@ void check_shapes(const Tensor& out, const Tensor& in, const quant::Weight& w) {
 
 }  // namespace
 
-void linear(Stream& s, Tensor y, Tensor x, const quant::Weight& w, bool add_to) {
+void linear(Stream& s, Tensor y, Tensor x, const quant::Weight& w, Tensor c) {
   check_shapes(y, x, w);
   const Scope scope(s.arena);
   const auto& format = quant::format(w.format);
   if (x.shape[0] <= format.few_tokens) {
-    const Tensor out = add_to ? s.scratch("linear result", y.dtype, y.shape) : y;
+    const bool in_place = c && c.data == y.data;
+    const Tensor out = in_place ? s.scratch("linear result", y.dtype, y.shape) : y;
     format.multiply_few(s, out, x, w);
-    if (add_to) add(s, y, out);
+    if (c) add(s, y, in_place ? out : c);
     return;
   }
-  matmul(s, {.y = y, .a = x, .b = unpacked(s, w, x.dtype), .tb = Trans::yes, .add = add_to, .name = "linear"});
+  matmul(s, {.y = y, .a = x, .b = unpacked(s, w, x.dtype), .tb = Trans::yes, .c = c, .name = "linear"});
 }
 
-void linear_backward_input(Stream& s, Tensor dx, Tensor dy, const quant::Weight& w, bool add_to) {
+void linear_backward_input(Stream& s, Tensor dx, Tensor dy, const quant::Weight& w, Tensor c) {
   check_shapes(dy, dx, w);
   const Scope scope(s.arena);
-  matmul(s, {.y = dx, .a = dy, .b = unpacked(s, w, dy.dtype), .add = add_to, .name = "linear dx"});
+  matmul(s, {.y = dx, .a = dy, .b = unpacked(s, w, dy.dtype), .c = c, .name = "linear dx"});
 }
 
 void linear_backward_weight(Stream& s, Tensor dw, Tensor dy, Tensor x) {
-  matmul(s, {.y = dw, .a = dy, .ta = Trans::yes, .b = x, .add = true, .name = "linear dw"});
+  matmul(s, {.y = dw, .a = dy, .ta = Trans::yes, .b = x, .c = dw, .name = "linear dw"});
 }
 
 }  // namespace thimble::ops

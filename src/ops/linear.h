@@ -5,10 +5,10 @@
 
 namespace thimble::ops {
 
-// T tokens, K in, N out.   y (T, N) = x (T, K) . w^T, overwritten or (add) added to
-void linear(Stream&, Tensor y, Tensor x, const quant::Weight& w, bool add = false);
-// dx (T, K) = dy (T, N) . w, overwritten or (add) added to
-void linear_backward_input(Stream&, Tensor dx, Tensor dy, const quant::Weight& w, bool add);
+// T tokens, K in, N out.   y (T, N) = x (T, K) . w^T + c; c as matmul's: y itself, another matrix, or null
+void linear(Stream&, Tensor y, Tensor x, const quant::Weight& w, Tensor c = {});
+// dx (T, K) = dy (T, N) . w + c
+void linear_backward_input(Stream&, Tensor dx, Tensor dy, const quant::Weight& w, Tensor c = {});
 // dw (N, K) f32 += dy^T . x
 void linear_backward_weight(Stream&, Tensor dw, Tensor dy, Tensor x);
 

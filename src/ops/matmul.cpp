@@ -16,24 +16,30 @@ namespace {
 struct Sizes { int64_t m, n, k; };
 
 Sizes checked(const MatmulArgs& args) {
-  const auto& [y, a, ta, b, tb, scale, add, name] = args;
+  const auto& [y, a, ta, b, tb, scale, c, name] = args;
   check(y.shape.rank() == 2 && a.shape.rank() == 2 && b.shape.rank() == 2, "matmul takes matrices");
   const Sizes s{y.shape[0], y.shape[1], a.shape[ta == Trans::yes ? 0 : 1]};
   check(a.shape[ta == Trans::yes ? 1 : 0] == s.m && b.shape[tb == Trans::yes ? 1 : 0] == s.k && b.shape[tb == Trans::yes ? 0 : 1] == s.n,
         "matmul's shapes agree");
+  check(!c || (c.shape == y.shape && c.dtype == y.dtype), "what is added to a product is like it");
   return s;
+}
+
+// The libraries of the cpu add to what lies in y.
+void begin_with_c(const MatmulArgs& g) {
+  if (g.c && g.c.data != g.y.data) std::memcpy(g.y.data, g.c.data, size_t(g.y.bytes()));
 }
 
 void multiply_f32(const MatmulArgs& g, const Sizes& s) {
   const auto lead = [](const Tensor& t) { return t.shape[1]; };
   const auto status = dnnl_sgemm(g.ta == Trans::yes ? 'T' : 'N', g.tb == Trans::yes ? 'T' : 'N', s.m, s.n, s.k, g.scale, g.a.get<float>(), lead(g.a),
-                                 g.b.get<float>(), lead(g.b), g.add ? 1.0f : 0.0f, g.y.get<float>(), lead(g.y));
+                                 g.b.get<float>(), lead(g.b), g.c ? 1.0f : 0.0f, g.y.get<float>(), lead(g.y));
   check(status == dnnl_success, "oneDNN multiplies");
 }
 
 // Nothing to sum: libraries disagree on such sizes, and refuse the strides of some.
 void multiply_nothing(const MatmulArgs& g) {
-  if (!g.add) std::memset(g.y.data, 0, size_t(g.y.bytes()));
+  if (!g.c) std::memset(g.y.data, 0, size_t(g.y.bytes()));
 }
 
 // bf16 operands, f32 or bf16 result, f32 sums.
@@ -48,7 +54,7 @@ void multiply_bf16(const MatmulArgs& g, const Sizes& s) {
   const auto a = describe(g.a, g.ta, s.m, s.k), b = describe(g.b, g.tb, s.k, s.n), y = describe(g.y, Trans::no, s.m, s.n);
   primitive_attr attributes;
   if (g.scale != 1) attributes.set_output_scales(0, {g.scale});
-  if (g.add) {
+  if (g.c) {
     post_ops sum;
     sum.append_sum(1);
     attributes.set_post_ops(sum);
@@ -77,12 +83,13 @@ void matmul(Stream& s, const MatmulArgs& given) {
   bring_to(args.b, type);
   if (type == DType::f32 && args.y.dtype != DType::f32) {  // a bf16 result of f32 sums: through scratch
     args.y = s.scratch("matmul result", DType::f32, given.y.shape);
-    if (given.add) convert(s, args.y, given.y);
+    if (given.c) convert(s, args.y, given.c), args.c = args.y;
   }
   const Tensor workspace = s.device.kind() == DeviceKind::cuda ? s.scratch("matmul workspace", DType::u8, {s.device.spec().matmul_workspace}) : Tensor{};
   const Work work{.name = given.name, .flops = 2.0 * double(sizes.m) * double(sizes.n) * double(sizes.k),
-                  .bytes = double(args.y.bytes() + args.a.bytes() + args.b.bytes()), .matrix = true};
+                  .bytes = double(args.y.bytes() * (args.c ? 2 : 1) + args.a.bytes() + args.b.bytes()), .matrix = true};
   const auto on_cpu = [&] {
+    begin_with_c(args);
     if (sizes.m == 0 || sizes.n == 0 || sizes.k == 0) multiply_nothing(args);
     else if (type == DType::f32) multiply_f32(args, sizes);
     else multiply_bf16(args, sizes);

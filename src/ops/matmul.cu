@@ -43,9 +43,9 @@ struct Preference {
     check_cublas(cublasLtMatmulPreferenceCreate(&handle), "cublasLtMatmulPreferenceCreate");
     check_cublas(cublasLtMatmulPreferenceSetAttribute(handle, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace, sizeof(workspace)), "set workspace");
   }
-  void align(const Tensor& a, const Tensor& b, const Tensor& y) {
+  void align(const Tensor& a, const Tensor& b, const Tensor& c, const Tensor& y) {
     const std::pair<cublasLtMatmulPreferenceAttributes_t, const Tensor*> all[] = {{CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, &a}, {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, &b},
-                                                                                 {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, &y}, {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, &y}};
+                                                                                 {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, &c}, {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, &y}};
     for (const auto& [attribute, t] : all) {
       uint32_t bytes = 16;
       while (reinterpret_cast<uintptr_t>(t->data) % bytes) bytes /= 2;
@@ -87,24 +87,26 @@ int fastest(CudaContext& cuda, int n, F&& run) {
 void matmul_cuda(CudaContext& cuda, const MatmulArgs& g, Tensor workspace) {
   if (g.y.count() == 0) return;
   if (g.a.count() == 0) {  // a product over nothing is zero
-    if (!g.add) check_cuda(cudaMemsetAsync(g.y.data, 0, size_t(g.y.bytes()), cuda.stream), "cudaMemsetAsync");
+    if (!g.c) check_cuda(cudaMemsetAsync(g.y.data, 0, size_t(g.y.bytes()), cuda.stream), "cudaMemsetAsync");
+    else if (g.c.data != g.y.data) check_cuda(cudaMemcpyAsync(g.y.data, g.c.data, size_t(g.y.bytes()), cudaMemcpyDeviceToDevice, cuda.stream), "cudaMemcpyAsync");
     return;
   }
   const Layout a(g.b), b(g.a), y(g.y);
   const Description product(g.ta, g.tb);
-  const float beta = g.add ? 1.0f : 0.0f;
+  const float beta = g.c ? 1.0f : 0.0f;
+  const Tensor& c = g.c ? g.c : g.y;  // of y's layout
   const auto run = [&](const cublasLtMatmulAlgo_t& algorithm, float scale) {
-    return cublasLtMatmul(cuda.cublas, product.handle, &scale, g.b.data, a.handle, g.a.data, b.handle, &beta, g.y.data, y.handle, g.y.data, y.handle, &algorithm,
+    return cublasLtMatmul(cuda.cublas, product.handle, &scale, g.b.data, a.handle, g.a.data, b.handle, &beta, c.data, y.handle, g.y.data, y.handle, &algorithm,
                           workspace.data, size_t(workspace.bytes()), cuda.stream);
   };
   // What an algorithm depends on; operands that are not aligned to 16 bytes have fewer to choose from.
   const auto aligned16 = [](const Tensor& t) { return int64_t(reinterpret_cast<uintptr_t>(t.data) % 16 == 0); };
-  const std::vector<int64_t> key{g.y.shape[0], g.y.shape[1], g.a.shape[0], g.a.shape[1], int64_t(g.ta), int64_t(g.tb), int64_t(g.add), int64_t(g.y.dtype),
-                                 int64_t(g.a.dtype), aligned16(g.y), aligned16(g.a), aligned16(g.b)};
+  const std::vector<int64_t> key{g.y.shape[0], g.y.shape[1], g.a.shape[0], g.a.shape[1], int64_t(g.ta), int64_t(g.tb), int64_t(bool(g.c)), int64_t(g.y.dtype),
+                                 int64_t(g.a.dtype), aligned16(g.y), aligned16(g.a), aligned16(g.b), aligned16(c), int64_t(c.data == g.y.data)};
   auto known = cuda.algorithms.find(key);
   if (known == cuda.algorithms.end()) {
     Preference preference(uint64_t(workspace.bytes()));
-    preference.align(g.b, g.a, g.y);
+    preference.align(g.b, g.a, c, g.y);
     cublasLtMatmulHeuristicResult_t choices[most_choices]{};
     int found = 0;
     check_cublas(cublasLtMatmulAlgoGetHeuristic(cuda.cublas, product.handle, a.handle, b.handle, y.handle, y.handle, preference.handle, most_choices, choices, &found),
@@ -112,7 +114,7 @@ void matmul_cuda(CudaContext& cuda, const MatmulArgs& g, Tensor workspace) {
     check(found > 0, "cuBLASLt has an algorithm within the workspace");
     int best = 0;
     // What a product adds while it is timed vanishes beside any number that is not 0.
-    const float trial_scale = g.add ? 1e-30f : g.scale;
+    const float trial_scale = g.c ? 1e-30f : g.scale;
     if (found > 1 && !cuda.deterministic) best = fastest(cuda, found, [&](int i) { return run(choices[i].algo, trial_scale); });
     known = cuda.algorithms.emplace(key, choices[best].algo).first;
   }

@@ -1,4 +1,4 @@
-// y (M, N) = a . b, or y += a . b; either operand may be stored transposed. f32 or bf16 each; sums are f32.
+// y (M, N) = scale * a . b + c; either operand may be stored transposed. f32 or bf16 each; sums are f32.
 // Computed in bf16 where a is bf16 and the device's matrix units take it, else in f32; operands of another type are first converted, in
 // scratch. On the cpu oneDNN computes it, on cuda cuBLASLt within the spec's workspace cap.
 #pragma once
@@ -13,7 +13,7 @@ struct MatmulArgs {
   Tensor a; Trans ta = Trans::no; // (M, K), or (K, M) when transposed
   Tensor b; Trans tb = Trans::no; // (K, N), or (N, K) when transposed
   float scale = 1;                // of the product
-  bool add = false;               // added to y instead of overwriting it
+  Tensor c{};                     // (M, N), y's type: added to the product. y itself, or a matrix apart from it; null: nothing is added
   const char* name = "matmul";    // as the profile shows it
 };
 void matmul(Stream&, const MatmulArgs&);

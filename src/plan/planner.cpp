@@ -52,7 +52,7 @@ const std::vector<Level>& ladder() {
   using namespace nn;
   static const std::vector<Level> levels = [] {
     const auto cheap = with(all(Save::keep), {normed_attention, normed_mlp, act}, Save::recompute);
-    const auto no_mlp = with(cheap, {gate, up, xa_gate, xa_up, xa_down}, Save::recompute);
+    const auto no_mlp = with(cheap, {gate, up, xa_gate_up, xa_down}, Save::recompute);
     const auto block = with(all(Save::recompute), {input, rstd_attention, rstd_mlp}, Save::keep);
     const std::initializer_list<SavedName> of_attention{input, q, k, v, attended, middle};
     std::vector<Level> l;

@@ -17,6 +17,7 @@ struct ParamSpec {
   int layer = -1;              // -1: outside the layers
   quant::FormatId format = quant::FormatId::dense;
   DType dtype = DType::f32;    // of dense values, and what a packed one is made from
+  bool adjoins = false;        // lies right behind the one before, so that both can be read as one matrix
 };
 
 struct ParamTable {

@@ -69,9 +69,27 @@ TEST(Linear, AgreesWithFloat64OfTheUnpackedWeight) {
       const Tensor x = world.normal(t, {c.tokens, c.in}, 2), y = world.normal(t, {c.tokens, c.out}, 3);
       const Numbers product = reference(world.read(x), w.values, c), expected = add ? plus(product, world.read(y)) : product;
       const int64_t used = world.stream().arena.used();
-      linear(world, y, x, w.weight, add);
+      linear(world, y, x, w.weight, add ? y : Tensor{});
       EXPECT_EQ(world.stream().arena.used(), used);
       EXPECT_LE(relative_error(world.read(y), expected), tolerance(t));
+    }
+  });
+}
+
+TEST(Linear, AddsWhatLiesElsewhere) {
+  each_combination([](FormatId id, DType dense, DType t, bool backward) {
+    for (const Case& c : {Case{3, 17, 64}, Case{17, 33, 37}}) {
+      SCOPED_TRACE(text(id, dense, t, c, backward));
+      World world(device_under_test(), small);
+      const Held w = hold(world, id, {c.out, c.in}, dense);
+      const Tensor x = world.normal(t, {c.tokens, backward ? c.out : c.in}, 2), other = world.normal(t, {c.tokens, backward ? c.in : c.out}, 3);
+      const Tensor in_place = world.from(t, other.shape, world.read(other)), apart = world.empty(t, other.shape);
+      const auto before = world.bytes(other);
+      const auto run = [&](Tensor y, Tensor to) { backward ? linear_backward_input(world, y, x, w.weight, to) : linear(world, y, x, w.weight, to); };
+      run(in_place, in_place);
+      run(apart, other);
+      EXPECT_LE(relative_error(world.read(apart), world.read(in_place)), tolerance(t));
+      EXPECT_EQ(world.bytes(other), before);
     }
   });
 }
@@ -103,7 +121,7 @@ TEST(Linear, GradientsAreThoseOfCentralDifferences) {
       expected_dw = plus(expected_dw, central_differences(w.values, loss, 1e-3));
       if (add) expected_dx = plus(expected_dx, old_dx);
       else world.write(dx, Numbers(xs.size(), NAN));
-      linear_backward_input(world, dx, dy, w.weight, add);
+      linear_backward_input(world, dx, dy, w.weight, add ? dx : Tensor{});
       EXPECT_LE(relative_error(world.read(dx), expected_dx), tolerance(t));
       linear_backward_weight(world, dw, dy, x);  // always added to
       EXPECT_LE(relative_error(world.read(dw), expected_dw), 4e-6);
@@ -120,8 +138,8 @@ TEST(Linear, NoTokens) {
       const Tensor x = world.empty(t, {0, 7}), y = world.empty(t, {0, 5}), dw = world.normal(DType::f32, {5, 7}, 4);
       const auto before = world.bytes(dw);
       for (const bool add : {false, true}) {
-        linear(world, y, x, w.weight, add);
-        linear_backward_input(world, x, y, w.weight, add);
+        linear(world, y, x, w.weight, add ? y : Tensor{});
+        linear_backward_input(world, x, y, w.weight, add ? x : Tensor{});
       }
       linear_backward_weight(world, dw, y, x);
       EXPECT_EQ(world.bytes(dw), before);
@@ -144,9 +162,9 @@ std::vector<Tensor> all_of(World& world, FormatId id, DType t, int64_t tokens) {
   const Held w = hold(world, id, {33, 37}, DType::bf16);
   const Tensor x = world.normal(t, {tokens, 37}, 2), y = world.normal(t, {tokens, 33}, 3), dx = world.normal(t, x.shape, 4);
   const Tensor dw = world.normal(DType::f32, {33, 37}, 5);
-  linear(world, y, x, w.weight, true);
+  linear(world, y, x, w.weight, y);
   linear(world, y, x, w.weight);
-  linear_backward_input(world, dx, y, w.weight, true);
+  linear_backward_input(world, dx, y, w.weight, dx);
   linear_backward_weight(world, dw, y, x);
   return {y, dx, dw};
 }
@@ -171,7 +189,7 @@ TEST(Linear, RefusesWrongShapesOnAPhantomToo) {
         EXPECT_THROW(linear(world, matrix(tokens, 5), matrix(tokens, 6), w), Error);
         EXPECT_THROW(linear(world, matrix(tokens, 7), matrix(tokens, 7), w), Error);
         EXPECT_THROW(linear(world, matrix(tokens + 1, 5), matrix(tokens, 7), w), Error);
-        EXPECT_THROW(linear_backward_input(world, matrix(tokens, 5), matrix(tokens, 7), w, false), Error);
+        EXPECT_THROW(linear_backward_input(world, matrix(tokens, 5), matrix(tokens, 7), w), Error);
         EXPECT_THROW(linear_backward_weight(world, matrix(5, 7), matrix(tokens, 7), matrix(tokens, 5)), Error);
       }
     }

@@ -54,7 +54,7 @@ std::vector<Types> type_cases() {
   return all;
 }
 
-void expect_agrees(const Case& c, const Types& t, Trans ta, Trans tb, float scale, bool add) {
+void expect_agrees(const Case& c, const Types& t, Trans ta, Trans tb, float scale, bool add, bool apart = false) {
   SCOPED_TRACE(fmt::format("{}x{}x{} ta {} tb {} scale {} add {} compute {}: {} . {} -> {}", c.m, c.n, c.k, int(ta), int(tb), scale, add, label(t.compute),
                            label(t.a), label(t.b), label(t.y)));
   World world(device_under_test(computing_in(t.compute)), small);
@@ -63,9 +63,10 @@ void expect_agrees(const Case& c, const Types& t, Trans ta, Trans tb, float scal
   const bool rounds_b = t.a == DType::bf16 && (t.compute == DType::bf16 || tests_run_on_cuda());
   const Numbers b_taken = rounds_b ? world.read(world.from(DType::bf16, b.shape, world.read(b))) : world.read(b);
   const Numbers expected = reference(c, world.read(a), ta, b_taken, tb, scale, add ? world.read(y) : Numbers(size_t(c.m * c.n)));
-  if (!add) world.write(y, Numbers(size_t(c.m * c.n), NAN));  // overwritten means: whatever was there
+  const Tensor other = world.from(t.y, y.shape, world.read(y));
+  if (!add || apart) world.write(y, Numbers(size_t(c.m * c.n), NAN));  // overwritten means: whatever was there
   const int64_t used = world.stream().arena.used();
-  matmul(world, {.y = y, .a = a, .ta = ta, .b = b, .tb = tb, .scale = scale, .add = add});
+  matmul(world, {.y = y, .a = a, .ta = ta, .b = b, .tb = tb, .scale = scale, .c = !add ? Tensor{} : apart ? other : y});
   EXPECT_EQ(world.stream().arena.used(), used);
   EXPECT_LE(relative_error(world.read(y), expected), tolerance(t.y));
 }
@@ -83,7 +84,8 @@ TEST(Matmul, ScalesTheProductAndNotWhatItIsAddedTo) {
       for (const Trans ta : both)
         for (const Trans tb : both)
           for (const float scale : {1.0f, -0.37f})
-            for (const bool add : {true, false}) expect_agrees(c, t, ta, tb, scale, add);
+            for (const bool add : {true, false})
+              for (const bool apart : {false, true}) expect_agrees(c, t, ta, tb, scale, add, apart);
 }
 
 TEST(Matmul, EmptyMatrices) {
@@ -91,7 +93,8 @@ TEST(Matmul, EmptyMatrices) {
     for (const Case& c : empty_cases)
       for (const Trans ta : both)
         for (const Trans tb : both)
-          for (const bool add : {true, false}) expect_agrees(c, t, ta, tb, 1, add);
+          for (const bool add : {true, false})
+            for (const bool apart : {false, true}) expect_agrees(c, t, ta, tb, 1, add, apart);
 }
 
 TEST(Matmul, PhantomTakesTheSameScratch) {
@@ -100,7 +103,7 @@ TEST(Matmul, PhantomTakesTheSameScratch) {
       expect_phantom_agrees(
           [&](World& world) {
             const Tensor a = world.normal(t.a, {17, 65}, 1), b = world.normal(t.b, {33, 65}, 2), y = world.normal(t.y, {17, 33}, 3);
-            matmul(world, {.y = y, .a = a, .b = b, .tb = Trans::yes, .add = add});
+            matmul(world, {.y = y, .a = a, .b = b, .tb = Trans::yes, .c = add ? y : Tensor{}});
           },
           computing_in(t.compute));
 }
