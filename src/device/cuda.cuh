@@ -31,6 +31,13 @@ class CudaContext {
     check_cuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate");
     for (auto& lane : lanes) check_cuda(cudaStreamCreateWithFlags(&lane, cudaStreamNonBlocking), "cudaStreamCreate");
     check_cublas(cublasLtCreate(&cublas), "cublasLtCreate");
+    const auto attribute = [&](cudaDeviceAttr a) {
+      int value = 0;
+      check_cuda(cudaDeviceGetAttribute(&value, a, spec.index), "cudaDeviceGetAttribute");
+      return value;
+    };
+    processors = attribute(cudaDevAttrMultiProcessorCount);
+    capability = attribute(cudaDevAttrComputeCapabilityMajor) * 10 + attribute(cudaDevAttrComputeCapabilityMinor);
   }
   ~CudaContext() {
     cudnn.reset();
@@ -42,6 +49,7 @@ class CudaContext {
   CudaContext& operator=(const CudaContext&) = delete;
 
   const bool deterministic;
+  int processors = 0, capability = 0;  // multiprocessors; 90: compute capability 9.0
   cudaStream_t stream = nullptr;     // what computes
   cudaStream_t lanes[2] = {};        // by Lane
   cublasLtHandle_t cublas = nullptr;

@@ -4,8 +4,8 @@
 #include <climits>
 
 #include "device/cuda.cuh"
+#include "device/mma.cuh"
 #include "ops/attention.h"
-#include "ops/attention_mma.cuh"
 
 namespace thimble::ops {
 
@@ -155,10 +155,10 @@ __device__ inline void add_product(float (&c)[M][D / 8][4], const float (&p)[M][
     uint32_t fa[M][4];
 #pragma unroll
     for (int m = 0; m < M; ++m) {
-      fa[m][0] = pack(p[m][2 * k][0], p[m][2 * k][1]);
-      fa[m][1] = pack(p[m][2 * k][2], p[m][2 * k][3]);
-      fa[m][2] = pack(p[m][2 * k + 1][0], p[m][2 * k + 1][1]);
-      fa[m][3] = pack(p[m][2 * k + 1][2], p[m][2 * k + 1][3]);
+      fa[m][0] = pack_bf16(p[m][2 * k][0], p[m][2 * k][1]);
+      fa[m][1] = pack_bf16(p[m][2 * k][2], p[m][2 * k][3]);
+      fa[m][2] = pack_bf16(p[m][2 * k + 1][0], p[m][2 * k + 1][1]);
+      fa[m][3] = pack_bf16(p[m][2 * k + 1][2], p[m][2 * k + 1][3]);
     }
 #pragma unroll
     for (int n = 0; n < D / 16; ++n) {
@@ -189,7 +189,7 @@ __device__ inline void write_rows(__nv_bfloat16* to, const float (&c)[M][D / 8][
 #pragma unroll
       for (int n = 0; n < D / 8; ++n)
         *reinterpret_cast<uint32_t*>(tile + L::offset(row + 16 * m + 8 * h + lane / 4, n) + lane % 4 * 4) =
-            pack(c[m][n][2 * h] * f, c[m][n][2 * h + 1] * f);
+            pack_bf16(c[m][n][2 * h] * f, c[m][n][2 * h + 1] * f);
     }
   __syncwarp();
   for (int i = lane; i < 16 * M * L::chunks; i += 32) {

@@ -131,7 +131,9 @@ TEST(MultiplyFew, IsUnpackAndMultiply) {
                 sum += term;
                 size += term * term;
               }
-              ASSERT_NEAR(y.get<float>()[i * n + j], sum, 1e-5 * std::sqrt(size) + 1e-12)
+              // A GPU's matrix units take the sixteen values of a code as bf16.
+              const bool rounded = tests_run_on_cuda() && x.dtype == DType::bf16 && c.id != FormatId::dense;
+              ASSERT_NEAR(y.get<float>()[i * n + j], sum, (rounded ? 8e-3 : 1e-5) * std::sqrt(size) + 1e-12)
                   << format(c.id).name << " " << n << "x" << k << " token " << i << " of " << t << " row " << j;
             }
         }

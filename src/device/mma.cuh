@@ -1,11 +1,11 @@
-// The instructions that attention's tiles are made of, one function each: bf16 products on tensor cores, loads of their fragments from
+// The instructions that tiles are made of, one function each: bf16 products on tensor cores, loads of their fragments from
 // shared memory, copies to there that run beside the computation. For compute capability 8 and later; before, they trap: nobody launches them.
 #pragma once
 #include <cuda_bf16.h>
 
 #include <cstdint>
 
-namespace thimble::ops {
+namespace thimble {
 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
 #define THIMBLE_ASM(...) __trap()
@@ -50,11 +50,11 @@ __device__ inline float power_of_two(float x) {
 }
 
 // Two numbers as bf16, the first in the lower half.
-__device__ inline uint32_t pack(float low, float high) {
+__device__ inline uint32_t pack_bf16(float low, float high) {
   const __nv_bfloat162 x = __floats2bfloat162_rn(low, high);
   return *reinterpret_cast<const uint32_t*>(&x);
 }
 
 #undef THIMBLE_ASM
 
-}  // namespace thimble::ops
+}  // namespace thimble
