@@ -37,10 +37,11 @@ nn::Method method_of(const train::TrainOptions& o) {
   return m;
 }
 
-plan::Space space_of(const train::TrainOptions& o, const train::Setup& s) {
+plan::Space space_of(const train::TrainOptions& o, const train::Setup& s, const DeviceSpec& spec) {
   plan::Space space{.layers = int(s.model.layers.size()), .batch = o.per_device_train_batch_size, .accumulation = o.gradient_accumulation_steps,
                     .can_stream = !s.method.trains_weights, .tokens_per_row = o.cutoff_len, .vocab = s.model.vocab};
   space.paged_optimizer = o.optim == train::Optim::paged_adamw || o.optim == train::Optim::paged_adamw_8bit;
+  space.can_host_embedding = can_host_embedding(s.model, s.method, spec);
   if (o.resident_layers) space.resident_layers = int(std::min<int64_t>(*o.resident_layers, space.layers));
   if (o.save == train::SavePin::keep) space.save = nn::Save::keep;
   if (o.save == train::SavePin::recompute) space.save = nn::Save::recompute;
@@ -60,6 +61,8 @@ struct Change {
 };
 
 }  // namespace
+
+bool can_host_embedding(const nn::ModelSpec& m, const nn::Method& method, const DeviceSpec& spec) { return !m.tied_head && !method.trains_weights && spec.reads_pinned; }
 
 int64_t process_bytes() { return kib_line("/proc/self/status", "RssAnon:"); }
 int64_t available_bytes() { return kib_line("/proc/meminfo", "MemAvailable:"); }
@@ -114,7 +117,7 @@ Planned make_plan(const train::TrainOptions& o) {
   const int64_t available = available_bytes();
   p.budget.device = device_budget(p.spec, o.vram ? std::optional(o.vram->count) : std::nullopt);
   p.budget.ram = (o.ram ? o.ram->count : p.spec.kind == DeviceKind::cpu ? available / 4 : available / 10 * 9) - p.process_bytes;
-  p.choice = plan::choose(p.budget, space_of(o, p.setup), [&](const plan::Plan& plan) { return train::Trainer::rehearse(p.spec, p.setup, plan); });
+  p.choice = plan::choose(p.budget, space_of(o, p.setup, p.spec), [&](const plan::Plan& plan) { return train::Trainer::rehearse(p.spec, p.setup, plan); });
   return p;
 }
 

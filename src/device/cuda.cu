@@ -43,6 +43,9 @@ DeviceSpec this_cuda(int index) {
   spec.memory = int64_t(p.totalGlobalMem);
   spec.overhead = int64_t{640} << 20;
   spec.index = index;
+  int reads_pinned = 0;
+  check_cuda(cudaDeviceGetAttribute(&reads_pinned, cudaDevAttrCanUseHostPointerForRegisteredMem, index), "cudaDeviceGetAttribute");
+  spec.reads_pinned = reads_pinned != 0;  // 0: on the card it has another address
   return spec;
 }
 

@@ -30,6 +30,7 @@ struct DeviceSpec {
   int64_t memory = 0;              // bytes of the device's own memory; 0: the machine's RAM
   int64_t overhead = 0;            // of these, what the driver's context and the libraries' handles take beside every arena
   int index = 0;                   // which GPU
+  bool reads_pinned = true;        // kernels read pinned memory by the host's own addresses
   bool deterministic = false;      // the same bits in every run, at a price on cuda: no way is taken that adds in a varying order, or chosen by timing
   bool operator==(const DeviceSpec&) const = default;
 };

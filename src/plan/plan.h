@@ -23,7 +23,8 @@ struct Plan {
   std::vector<nn::LayerSave> save;
   int resident_layers = 0;
   int64_t head_chunk = 256;
-  bool paged_optimizer = false;
+  bool paged_optimizer = false;   // states at home in pinned memory
+  bool embedding_on_host = false; // the table lies in pinned memory, its rows are gathered from there
 };
 
 // What a dry run found.
@@ -50,7 +51,8 @@ struct Space {
   int layers = 0;
   int64_t batch = 1, accumulation = 1;     // the user's; micro-batches are divisors of batch
   bool can_stream = false;                 // frozen base weights
-  bool paged_optimizer = false;            // the user's choice of optimizer
+  bool can_host_embedding = false;         // the table is frozen, no head, and the device reads pinned memory
+  bool paged_optimizer = false;            // the user's choice of optimizer; a plan may page another's states too
   std::optional<nn::Save> save;            // every tensor of every layer
   std::optional<int> resident_layers;
   int64_t tokens_per_row = 0, vocab = 0;
