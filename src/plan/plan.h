@@ -11,7 +11,7 @@
 
 namespace thimble::plan {
 
-// Bytes that a run may take. pinned and host memory come out of one number, the machine's RAM.
+// Bytes that a run may take: of the device, its overhead off already; pinned and host memory come out of one number, the machine's RAM.
 struct Budget {
   int64_t device = 0, ram = 0;
 };
@@ -31,11 +31,14 @@ struct Plan {
 struct Outcome {
   std::array<int64_t, tier_count> peak{};
   std::array<std::array<int64_t, use_count>, tier_count> at_peak{};
+  int64_t page_tables = 0;  // of pinned memory, on the device beside its arena
   double micro_seconds = 0, update_seconds = 0;
   int64_t tokens = 0;  // of one micro-batch
   double step_seconds(const Plan& p) const { return micro_seconds * double(p.accumulation) + update_seconds; }
   double tokens_per_second(const Plan& p) const { return double(tokens * p.accumulation) / step_seconds(p); }
+  int64_t device() const { return peak[size_t(Tier::device)] + page_tables; }
   int64_t ram() const { return peak[size_t(Tier::pinned)] + peak[size_t(Tier::host)]; }
+  void set_bytes(const Ledger&, const DeviceSpec&);  // what the ledger took at most
 };
 struct Candidate {
   Plan plan;

@@ -102,6 +102,14 @@ std::string describe_saves(const Plan& plan) {
   return text + (kinds.size() > 1 ? "; spread evenly" : "");
 }
 
+void Outcome::set_bytes(const Ledger& ledger, const DeviceSpec& spec) {
+  for (const Tier t : {Tier::device, Tier::pinned, Tier::host}) {
+    peak[size_t(t)] = ledger.peak(t);
+    at_peak[size_t(t)] = ledger.at_peak(t);
+  }
+  page_tables = thimble::page_tables(spec, ledger.peak(Tier::pinned));
+}
+
 double predicted_seconds(const std::vector<Entry>& entries, const DeviceSpec& spec) {
   double compute = 0, lanes[2] = {0, 0};
   std::map<std::pair<const char*, int64_t>, double> arrival;
@@ -124,16 +132,16 @@ double predicted_seconds(const std::vector<Entry>& entries, const DeviceSpec& sp
 Choice choose(const Budget& budget, const Space& space, const DryRun& dry_run) {
   Choice choice;
   std::optional<double> best_seconds;
-  const auto fits = [&](const Outcome& o) { return o.peak[size_t(Tier::device)] <= budget.device && o.ram() <= budget.ram; };
+  const auto fits = [&](const Outcome& o) { return o.device() <= budget.device && o.ram() <= budget.ram; };
   const auto try_plan = [&](Plan plan) {
     const Candidate c{plan, dry_run(plan)};
     const Outcome outcome = c.outcome;
     ++choice.tried;
-    const auto device = c.outcome.peak[size_t(Tier::device)];
+    const auto device = c.outcome.device();
     const bool device_fits = device <= budget.device, ram_fits = c.outcome.ram() <= budget.ram;
     choice.device_suffices |= device_fits;
     choice.ram_suffices |= ram_fits;
-    if (choice.tried == 1 || device < choice.least.outcome.peak[size_t(Tier::device)]) choice.least = c;
+    if (choice.tried == 1 || device < choice.least.outcome.device()) choice.least = c;
     if (!fits(outcome)) return outcome;
     const double seconds = outcome.step_seconds(plan);
     if (!best_seconds || seconds < *best_seconds) best_seconds = seconds, choice.best = c;
