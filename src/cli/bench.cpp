@@ -8,6 +8,7 @@
 #include "base/philox.h"
 #include "cli/commands.h"
 #include "cli/run_plan.h"
+#include "device/card_memory.h"
 #include "device/cuda.h"
 #include "models/registry.h"
 #include "ops/elementwise.h"
@@ -73,11 +74,12 @@ class HeldBack {
  public:
   HeldBack(Device& device, const DeviceSpec& spec, int64_t leave) {
 #ifdef THIMBLE_CUDA
-    if (spec.kind == DeviceKind::cuda) storage_ = device.reserve(Tier::device, cuda_free_bytes(spec.index) - leave);
+    if (spec.kind == DeviceKind::cuda) storage_ = device.reserve(Tier::device, std::max<int64_t>(0, cuda_free_bytes(spec.index) - leave));
 #else
     (void)device, (void)spec, (void)leave;
 #endif
   }
+  int64_t bytes() const { return storage_.bytes(); }
 
  private:
   Storage storage_;
@@ -90,6 +92,20 @@ int64_t card_free(const DeviceSpec& spec) {
   (void)spec;
   return 0;
 }
+
+// What the card lost to this process since before its context, less what is held back; at its most.
+class CardLoss {
+ public:
+  explicit CardLoss(const DeviceSpec& spec) : free_(spec.free), card_(spec.free > 0 ? spec.address : "") {}
+  int64_t now() const { return free_ - card_.free_bytes().value_or(free_); }
+  void sample(const HeldBack& held) { most_ = std::max(most_, now() - held.bytes()); }
+  int64_t most() const { return most_; }
+
+ private:
+  int64_t free_;
+  CardMemory card_;
+  int64_t most_ = 0;
+};
 
 // What the bench itself takes beside the plan: the operands of its two measurements, one at a time.
 int64_t bench_bytes(int64_t tokens, const nn::ModelSpec& m, const DeviceSpec& spec) {
@@ -170,7 +186,8 @@ int bench(const Bench& b) {
   print_rates(model, spec, b.tokens * b.batch, rate, read);
   const auto named = b.vram ? std::optional(parse_bytes(*b.vram, "--vram")) : std::nullopt;
   const plan::Budget budget{device_budget(spec, named), b.ram ? parse_bytes(*b.ram, "--ram") : spec.kind == DeviceKind::cpu ? available_bytes() / 4 : available_bytes() / 10 * 9};
-  plan::Space space{.layers = int(model.layers.size()), .batch = b.batch, .accumulation = b.accumulation, .can_stream = !b.full, .paged_optimizer = b.paged,
+  plan::Space space{.layers = int(model.layers.size()), .batch = b.batch, .accumulation = b.accumulation, .can_stream = !b.full,
+                    .can_host_embedding = can_host_embedding(model, setup.method, spec), .paged_optimizer = b.paged,
                     .tokens_per_row = b.tokens, .vocab = model.vocab};
   if (b.save == "keep") space.save = nn::Save::keep;
   if (b.save == "recompute") space.recompute_all = true;
@@ -181,19 +198,24 @@ int bench(const Bench& b) {
   const double planned_in = since(planning);
   if (!choice.best)
     throw Error(Fault::does_not_fit, {.what = "no plan fits", .expected = human_bytes(budget.device) + " of the device, " + human_bytes(budget.ram) + " of RAM",
-                                      .found = "the least takes " + human_bytes(choice.least.outcome.peak[0]) + " and " + human_bytes(choice.least.outcome.ram())});
+                                      .found = "the least takes " + human_bytes(choice.least.outcome.device()) + " and " +
+                                               human_bytes(choice.least.outcome.ram())});
   const auto& [plan, outcome] = *choice.best;
   std::printf("%s%d plans tried in %.2f s\n", plan::report(*choice.best, budget, spec, 0).c_str(), choice.tried, planned_in);
   std::fflush(stdout);
   const auto device = open_device(spec);
   const int64_t free_before = card_free(spec);
-  const HeldBack rest(*device, spec, b.hold_back ? budget.device : free_before);
+  CardLoss loss(spec);
+  // A card of that size has the context on it too; its kernels that are not loaded yet still have to find room.
+  const int64_t still_to_load = spec.free > 0 ? std::max<int64_t>(0, spec.overhead - loss.now()) : 0;
+  const HeldBack rest(*device, spec, b.hold_back ? budget.device + still_to_load : free_before);
   const int64_t free_inside = card_free(spec);
   comm::Rank rank(*device, {outcome.peak[0], outcome.peak[1], 0});
   train::Trainer trainer(rank, setup, plan);
   const auto loading = Clock::now();
   trainer.load(store::repeated_random_weights(trainer.model().weights().table(), 0).get());
   rank.ledger.record(false);
+  loss.sample(rest);
   std::printf("loaded in %.1f s\n", since(loading));
   std::fflush(stdout);
   const std::vector<data::MicroBatch> window(size_t(plan.accumulation), random_rows(plan.micro_batch, b.tokens, model.vocab));
@@ -202,6 +224,7 @@ int bench(const Bench& b) {
     const auto started = Clock::now();
     losses.push_back(trainer.step(window, 1e-4).loss);
     if (i > 0) seconds.push_back(since(started));
+    loss.sample(rest);
   }
   const int64_t free_after = card_free(spec);
   Profile profile;
@@ -215,6 +238,11 @@ int bench(const Bench& b) {
   std::printf("%s\nloss %.4f -> %.4f; ", table(profile, spec).c_str(), losses.front(), losses.back());
   if (spec.kind == DeviceKind::cuda)
     std::printf("card: %s taken beside the context's (%s planned); ", human_bytes(free_inside - free_after).c_str(), human_bytes(outcome.peak[0]).c_str());
+  if (loss.most() > 0) {
+    const int64_t planned = outcome.device() + spec.overhead;
+    std::printf("card: planned %s, measured %s (%.3f); ", human_bytes(planned).c_str(), human_bytes(loss.most()).c_str(),
+                double(loss.most()) / double(planned));
+  }
   std::printf("\nstep of %lld tokens: %.4f s (predicted %.4f), %.1f tokens/s; %.2f TFLOP/s of work, %.0f%% of the library's %.2f on the gate's shape\n",
               static_cast<long long>(tokens), median, outcome.step_seconds(plan), double(tokens) / median, flops / median / 1e12, 100 * flops / median / rate, rate / 1e12);
   return 0;

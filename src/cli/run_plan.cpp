@@ -2,6 +2,7 @@
 #include "cli/run_plan.h"
 
 #include <cmath>
+#include <cstdlib>
 #include <fstream>
 #include <sstream>
 
@@ -37,10 +38,11 @@ nn::Method method_of(const train::TrainOptions& o) {
   return m;
 }
 
-plan::Space space_of(const train::TrainOptions& o, const train::Setup& s) {
+plan::Space space_of(const train::TrainOptions& o, const train::Setup& s, const DeviceSpec& spec) {
   plan::Space space{.layers = int(s.model.layers.size()), .batch = o.per_device_train_batch_size, .accumulation = o.gradient_accumulation_steps,
                     .can_stream = !s.method.trains_weights, .tokens_per_row = o.cutoff_len, .vocab = s.model.vocab};
   space.paged_optimizer = o.optim == train::Optim::paged_adamw || o.optim == train::Optim::paged_adamw_8bit;
+  space.can_host_embedding = can_host_embedding(s.model, s.method, spec);
   if (o.resident_layers) space.resident_layers = int(std::min<int64_t>(*o.resident_layers, space.layers));
   if (o.save == train::SavePin::keep) space.save = nn::Save::keep;
   if (o.save == train::SavePin::recompute) space.save = nn::Save::recompute;
@@ -54,12 +56,23 @@ constexpr int64_t mib = int64_t{1} << 20, own_bytes_vary = 8 * mib;
 int64_t whole_mib(int64_t bytes) { return (bytes + mib - 1) / mib * mib; }
 std::string mib_text(int64_t bytes) { return fmt::format("{}MiB", whole_mib(bytes) / mib); }  // as it is typed, rounded up: what is printed fits
 
+#ifdef THIMBLE_CUDA
+// As the XDG base directory specification says; empty where there is no home.
+std::string cache_folder() {
+  const char *cache = std::getenv("XDG_CACHE_HOME"), *home = std::getenv("HOME");
+  if (cache && *cache == '/') return (fs::path(cache) / "thimble").string();
+  return home && *home ? (fs::path(home) / ".cache" / "thimble").string() : "";
+}
+#endif
+
 struct Change {
   std::string text;
   std::function<bool(train::TrainOptions&)> apply;  // false: changes nothing here
 };
 
 }  // namespace
+
+bool can_host_embedding(const nn::ModelSpec& m, const nn::Method& method, const DeviceSpec& spec) { return !m.tied_head && !method.trains_weights && spec.reads_pinned; }
 
 int64_t process_bytes() { return kib_line("/proc/self/status", "RssAnon:"); }
 int64_t available_bytes() { return kib_line("/proc/meminfo", "MemAvailable:"); }
@@ -69,7 +82,14 @@ DeviceSpec machine(std::string_view device, const std::optional<int64_t>& thread
   if (device != "auto" && device != "cpu" && device != "cuda")
     throw Error(Fault::usage, {.what = "no such device", .expected = "auto, cpu or cuda", .found = fmt::format("'{}'", device)});
 #ifdef THIMBLE_CUDA
-  if (device == "cuda" || (device == "auto" && cuda_count() > 0)) return this_cuda();
+  if (device == "cuda" || (device == "auto" && cuda_count() > 0)) {
+    static const DeviceSpec card = [] {  // a process makes its context once
+      DeviceSpec spec = measured_cuda();
+      spec.cache = cache_folder();
+      return spec;
+    }();
+    return card;
+  }
 #else
   if (device == "cuda") throw Error(Fault::usage, {.what = "this program was built without CUDA", .fix = "build the `cuda` preset, or use device: cpu"});
 #endif
@@ -79,11 +99,13 @@ DeviceSpec machine(std::string_view device, const std::optional<int64_t>& thread
 int64_t device_budget([[maybe_unused]] const DeviceSpec& spec, const std::optional<int64_t>& named) {
 #ifdef THIMBLE_CUDA
   if (spec.kind == DeviceKind::cuda) {
-    if (named && *named <= spec.overhead)
+    // Of what the user named, or of what is free, if that is less. Where that was not measured: free beside a context that is there already.
+    const int64_t free = spec.free > 0 ? spec.free : cuda_free_bytes(spec.index) + spec.overhead - (int64_t{64} << 20);
+    const int64_t card = named ? std::min(*named, free) : free;
+    if (card <= spec.overhead)
       throw Error(Fault::does_not_fit, {.what = "the driver's context and the libraries alone take more of the card than the budget", .expected = "more than " + human_bytes(spec.overhead),
-                                        .found = human_bytes(*named), .fix = "name a larger vram"});
-    const int64_t free = cuda_free_bytes(spec.index) - (int64_t{64} << 20);  // measured with a context already there
-    return named ? std::min(*named - spec.overhead, free) : free;
+                                        .found = human_bytes(card), .fix = "name a larger vram, or close what else uses the card"});
+    return card - spec.overhead;
   }
 #endif
   return named ? *named : available_bytes() / 4 * 3;  // on the cpu the device tier is RAM too
@@ -114,7 +136,7 @@ Planned make_plan(const train::TrainOptions& o) {
   const int64_t available = available_bytes();
   p.budget.device = device_budget(p.spec, o.vram ? std::optional(o.vram->count) : std::nullopt);
   p.budget.ram = (o.ram ? o.ram->count : p.spec.kind == DeviceKind::cpu ? available / 4 : available / 10 * 9) - p.process_bytes;
-  p.choice = plan::choose(p.budget, space_of(o, p.setup), [&](const plan::Plan& plan) { return train::Trainer::rehearse(p.spec, p.setup, plan); });
+  p.choice = plan::choose(p.budget, space_of(o, p.setup, p.spec), [&](const plan::Plan& plan) { return train::Trainer::rehearse(p.spec, p.setup, plan); });
   return p;
 }
 
@@ -129,7 +151,8 @@ void refuse(const train::TrainOptions& o, const Planned& planned) {
          return was;
        }},
       {"quantization_bit: 4", [](auto& c) { return c.finetuning_type == train::Finetuning::lora && !c.quantization_bit && (c.quantization_bit = 4, true); }},
-      {"optim: paged_adamw_8bit", [](auto& c) { return c.optim != train::Optim::paged_adamw_8bit && (c.optim = train::Optim::paged_adamw_8bit, true); }},
+      {"optim: adamw_8bit",  // whose states the plan pages where it must
+       [](auto& c) { return (c.optim == train::Optim::adamw || c.optim == train::Optim::paged_adamw) && (c.optim = train::Optim::adamw_8bit, true); }},
       {"cutoff_len: {}", [](auto& c) { return c.cutoff_len >= 32 && (c.cutoff_len /= 2, true); }},
       {"cutoff_len: {}", [](auto& c) { return c.cutoff_len >= 64 && (c.cutoff_len /= 4, true); }},
       {"lora_rank: 4", [](auto& c) { return c.finetuning_type == train::Finetuning::lora && c.lora_rank > 4 && (c.lora_rank = 4, c.lora_alpha = 8, true); }},
@@ -146,14 +169,14 @@ void refuse(const train::TrainOptions& o, const Planned& planned) {
     if (text == "cutoff_len: {}") text = fmt::format("cutoff_len: {}", changed.cutoff_len);
     if (text == "ram: {}") text = "ram: " + mib_text(changed.ram->count);
     const auto& [plan, outcome] = *again.choice.best;
-    fits += fmt::format("\n            {} ({} of the device, {:.0f} tokens/s predicted)", text, human_bytes(outcome.peak[size_t(Tier::device)]),
+    fits += fmt::format("\n            {} ({} of the device, {:.0f} tokens/s predicted)", text, human_bytes(outcome.device()),
                         outcome.tokens_per_second(plan));
     ++found;
   }
   const auto& least = planned.choice.least.outcome;
   auto larger = o;
   // What is there already stays; the program's own bytes differ a little from one start to the next.
-  larger.vram = Bytes{whole_mib(std::max(planned.budget.device, least.peak[size_t(Tier::device)]))};
+  larger.vram = Bytes{whole_mib(std::max(planned.budget.device, least.device()) + planned.spec.overhead)};
   larger.ram = Bytes{whole_mib(std::max(planned.budget.ram, least.ram()) + planned.process_bytes + own_bytes_vary)};
   if (make_plan(larger).choice.best) fits += fmt::format("\n            vram: {} and ram: {}", mib_text(larger.vram->count), mib_text(larger.ram->count));
   const auto& choice = planned.choice;
@@ -165,7 +188,7 @@ void refuse(const train::TrainOptions& o, const Planned& planned) {
                                     .where = o.model_name_or_path,
                                     .expected = fmt::format("at most {} of the device tier and {} of RAM", human_bytes(planned.budget.device),
                                                             human_bytes(planned.budget.ram + planned.process_bytes)),
-                                    .found = fmt::format("the least of {} plans takes {} and {}", choice.tried, human_bytes(least.peak[size_t(Tier::device)]),
+                                    .found = fmt::format("the least of {} plans takes {} and {}", choice.tried, human_bytes(least.device()),
                                                          human_bytes(least.ram() + planned.process_bytes)),
                                     .fix = fits.empty() ? "" : "any of these fits:" + fits});
 }

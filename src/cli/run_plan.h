@@ -28,6 +28,9 @@ DeviceSpec machine(std::string_view device, const std::optional<int64_t>& thread
 // What a plan may take of the device tier: what is free, or of what the user named, what the context leaves.
 int64_t device_budget(const DeviceSpec&, const std::optional<int64_t>& named);
 
+// May the embedding lie in pinned memory, its rows gathered from there: it is frozen, no head, and the device reads it.
+bool can_host_embedding(const nn::ModelSpec&, const nn::Method&, const DeviceSpec&);
+
 // The method of an adapter folder on a base in `format`.
 nn::Method method_of(const store::AdapterConfig&, quant::FormatId format);
 

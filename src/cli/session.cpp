@@ -22,10 +22,15 @@ Session::Session(const SessionOptions& o) {
   shape_ = {.model = models::read_model(o.model), .method = {.format = quant::format(o.quantization).id}, .context = o.context, .prefill_chunk = std::min(o.prefill_chunk, o.context)};
   if (!o.adapter.empty()) shape_.method = method_of(store::read_adapter_config(o.adapter), shape_.method.format);
   outcome_ = serve::Engine::rehearse(spec, shape_);
-  const int64_t needed = outcome_.peak[size_t(Tier::device)], budget = device_budget(spec, o.vram ? std::optional(parse_bytes(*o.vram, "--vram")) : std::nullopt);
-  if (needed > budget)
+  const int64_t budget = device_budget(spec, o.vram ? std::optional(parse_bytes(*o.vram, "--vram")) : std::nullopt);
+  if (outcome_.device() > budget && can_host_embedding(shape_.model, shape_.method, spec)) {
+    shape_.embedding_on_host = true;
+    outcome_ = serve::Engine::rehearse(spec, shape_);
+  }
+  if (outcome_.device() > budget || outcome_.ram() > available_bytes())
     throw Error(Fault::does_not_fit, {.what = "the model and its cache do not fit", .where = o.model,
-                                      .expected = "at most " + human_bytes(budget), .found = human_bytes(needed),
+                                      .expected = fmt::format("at most {} of the device and {} of RAM", human_bytes(budget), human_bytes(available_bytes())),
+                                      .found = fmt::format("{} and {}", human_bytes(outcome_.device()), human_bytes(outcome_.ram())),
                                       .fix = "a shorter --context, or --quantization nf4_dq"});
   tokenizer_ = data::Tokenizer::open(o.model);
   chat_ = std::make_unique<data::Chat>(*tokenizer_);
@@ -33,7 +38,7 @@ Session::Session(const SessionOptions& o) {
   for (const auto& id : {tokenizer_->eos(), chat_->end_of_turn()})
     if (id && std::find(ends_.begin(), ends_.end(), *id) == ends_.end()) ends_.push_back(*id);
   device_ = open_device(spec);
-  rank_ = std::make_unique<comm::Rank>(*device_, comm::Capacity{needed, outcome_.peak[size_t(Tier::pinned)], outcome_.peak[size_t(Tier::host)]});
+  rank_ = std::make_unique<comm::Rank>(*device_, comm::Capacity{outcome_.peak[0], outcome_.peak[1], outcome_.peak[2]});
   engine_ = std::make_unique<serve::Engine>(*rank_, shape_);
   const auto source = store::open_weights(o.model);
   source->check_table(engine_->model().weights().table());

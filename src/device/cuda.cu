@@ -1,15 +1,24 @@
 // The cuda device: one cudaMalloc a reservation, pinned memory registered once, two copy streams, events as tickets.
 #include <sys/mman.h>
 
+#include <algorithm>
+#include <bit>
+#include <cctype>
 #include <cstring>
 #include <deque>
 
 #include "base/file.h"
+#include "device/card_memory.h"
 #include "device/cuda.cuh"
 #include "device/cuda.h"
 
 namespace thimble {
 namespace {
+
+constexpr int64_t mib = int64_t{1} << 20;
+constexpr int64_t usual_overhead = 640 * mib;
+// Kernels' code, which the driver loads when one is first launched, and cuDNN's handle: 10 to 30 MiB measured on H200 (2026-11-21).
+constexpr int64_t loaded_later = 64 * mib;
 
 }  // namespace
 
@@ -41,8 +50,27 @@ DeviceSpec this_cuda(int index) {
   spec.link_bandwidth = 5e10;
   spec.matmul_workspace = int64_t{32} << 20;
   spec.memory = int64_t(p.totalGlobalMem);
-  spec.overhead = int64_t{640} << 20;
+  spec.overhead = usual_overhead;
   spec.index = index;
+  char address[32] = {};
+  check_cuda(cudaDeviceGetPCIBusId(address, sizeof address, index), "cudaDeviceGetPCIBusId");
+  spec.address = address;
+  int reads_pinned = 0;
+  check_cuda(cudaDeviceGetAttribute(&reads_pinned, cudaDevAttrCanUseHostPointerForRegisteredMem, index), "cudaDeviceGetAttribute");
+  spec.reads_pinned = reads_pinned != 0;  // 0: on the card it has another address
+  return spec;
+}
+
+DeviceSpec measured_cuda(int index) {
+  DeviceSpec spec = this_cuda(index);
+  const CardMemory card(spec.address);
+  const auto before = card.free_bytes();
+  const CudaContext as_in_a_run(spec);
+  const auto after = card.free_bytes();
+  const int64_t took = before && after ? *before - *after : 0;
+  if (took < 64 * mib || took > 2048 * mib) return spec;  // no answer, a context that was there already, or another program that came or went
+  spec.free = *before;
+  spec.overhead = took + loaded_later;
   return spec;
 }
 
@@ -50,8 +78,11 @@ namespace {
 
 class CudaDevice final : public Device {
  public:
-  CudaDevice(DeviceSpec spec, DeviceMemory where) : Device(spec, false), context_(spec), where_(where) {}
+  CudaDevice(DeviceSpec spec, DeviceMemory where) : Device(spec, false), context_(spec), where_(where) {
+    if (keeps_algorithms()) context_.remembered = read_algorithms(algorithm_file(), maker_of_algorithms());
+  }
   ~CudaDevice() override {
+    if (keeps_algorithms()) keep_algorithms();
     cudaDeviceSynchronize();
     for (const cudaEvent_t e : events_)
       if (e) cudaEventDestroy(e);
@@ -75,7 +106,7 @@ class CudaDevice final : public Device {
     // Touched by all threads before it is registered: one thread touches 1.2 GB/s.
 #pragma omp parallel for schedule(static)
     for (int64_t at = 0; at < bytes; at += 4096) static_cast<volatile char*>(p)[at] = 0;
-    check_cuda(cudaHostRegister(p, size_t(bytes), cudaHostRegisterDefault), "cudaHostRegister");
+    check_cuda(cudaHostRegister(p, size_t(bytes), cudaHostRegisterMapped), "cudaHostRegister");  // mapped: kernels read it too
     return Storage(p, bytes, [](void* data, int64_t n) { cudaHostUnregister(data); ::munmap(data, size_t(n)); });
   }
   Ticket copy(Lane lane, void* to, const void* from, int64_t bytes, Ticket after) override {
@@ -95,6 +126,30 @@ class CudaDevice final : public Device {
   CudaContext* native() override { return &context_; }
 
  private:
+  // What a run that is the same every time takes is the library's first choice, so there is nothing to keep.
+  bool keeps_algorithms() const { return !spec().cache.empty() && !spec().deterministic; }
+  std::string maker_of_algorithms() const {
+    int driver = 0;
+    cudaDriverGetVersion(&driver);
+    return spec().name + ", cuBLASLt " + std::to_string(cublasLtGetVersion()) + ", driver " + std::to_string(driver) +
+           ", workspace " + std::to_string(spec().matmul_workspace);
+  }
+  fs::path algorithm_file() const {
+    std::string name = maker_of_algorithms();
+    std::replace_if(name.begin(), name.end(), [](unsigned char c) { return !std::isalnum(c); }, '-');
+    return fs::path(spec().cache) / (name + ".json");
+  }
+  void keep_algorithms() {
+    bool any_new = false;
+    for (const auto& [key, algorithm] : context_.algorithms) {
+      Algorithm& kept = context_.remembered[key];
+      const auto bytes = std::bit_cast<Algorithm>(algorithm);
+      any_new |= kept != bytes;
+      kept = bytes;
+    }
+    if (any_new) write_algorithms(algorithm_file(), maker_of_algorithms(), context_.remembered);
+  }
+
   // A ring of events: a ticket that is older than the ring has passed long ago, or its event stands for a later moment, which is as safe.
   static constexpr size_t event_count = 4096;
   cudaEvent_t event(Ticket t) { return events_[size_t(t) % event_count]; }

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "device/algorithm_file.h"
 #include "device/device.h"
 
 namespace thimble {
@@ -55,6 +56,7 @@ class CudaContext {
   cublasLtHandle_t cublas = nullptr;
   std::shared_ptr<void> cudnn;          // made and known by ops/attention_cudnn.cpp alone
   std::map<std::vector<int64_t>, cublasLtMatmulAlgo_t> algorithms;  // of matrix products, by their shapes
+  Algorithms remembered;                // of earlier runs: each is checked before it is taken
 };
 
 }  // namespace thimble

@@ -94,7 +94,7 @@ void Decoder::forward_backward(const Tokens& t, const LossOut& out) {
     return s.in;
   };
 
-  ops::embedding(rank_.stream, open(0), t.ids, model_.embedding().dense());
+  model_.embed(rank_, open(0), t.ids);
   Tensor last;
   int64_t last_mark = 0;
   for (int l = 0; l < layers; ++l) {
@@ -137,7 +137,7 @@ void Decoder::forward(const Tokens& t, const LossOut& out) {
   const Context c = context(t);
   const Shape residual{t.count(), model_.spec().hidden};
   Tensor x = rank_.memory.take(Use::activations, "residual", rank_.compute(), residual), y = rank_.memory.take(Use::activations, "residual", rank_.compute(), residual);
-  ops::embedding(rank_.stream, x, t.ids, model_.embedding().dense());
+  model_.embed(rank_, x, t.ids);
   for (int l = 0; l < layers; ++l) {
     rank_.ledger.at_layer(l);
     Saved s = saved_of(l, t.count(), all(Save::recompute));
@@ -157,7 +157,7 @@ void Decoder::infer(const Tokens& t, KvCache& cache, Tensor logits) {
   c.first = cache.length();
   const Shape residual{t.count(), model_.spec().hidden};
   Tensor x = rank_.memory.take(Use::activations, "residual", rank_.compute(), residual), y = rank_.memory.take(Use::activations, "residual", rank_.compute(), residual);
-  ops::embedding(rank_.stream, x, t.ids, model_.embedding().dense());
+  model_.embed(rank_, x, t.ids);
   for (int l = 0; l < layers; ++l) {
     rank_.ledger.at_layer(l);
     c.cache_k = cache.keys(l);

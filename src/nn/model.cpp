@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "ops/elementwise.h"
+#include "ops/embedding.h"
 
 namespace thimble::nn {
 
@@ -11,6 +12,7 @@ Model::Model(comm::Rank& rank, const ModelSpec& spec, const Method& method, cons
     : spec_(spec), method_(method), weights_(rank, parameters(spec, method.format, method.trains_weights), residency) {
   check(!method.trains_weights || (method.format == quant::FormatId::dense && residency.resident == residency.layers),
         "weights that are trained are dense and resident");
+  check(!residency.embedding_on_host || (!spec.tied_head && !method.trains_weights), "an embedding that lies on the host is frozen, and no head");
   if (method.lora.rank == 0) return;
   const auto specs = adapter_parameters(spec, method.lora);
   adapters_.emplace(rank, Use::adapters, "adapters", specs);
@@ -23,6 +25,16 @@ void Model::take_gradients(comm::Rank& rank) {
   if (method_.trains_weights) weights_.table().for_each([&](const store::ParamSpec& p) { specs.push_back(p); });
   else specs = adapters_->specs();
   gradients_.emplace(rank, Use::gradients, "gradients", specs);
+}
+
+void Model::embed(comm::Rank& rank, Tensor y, Tensor ids) const {
+  const Tensor table = weights_.outside(embedding_index).dense();
+  if (weights_.on_host(weights_.table().outside[embedding_index])) {  // the kernel fetches the rows itself: a copy that it waits for
+    constexpr const char* rows = "embedding rows";
+    rank.ledger.copied(Tier::pinned, Tier::device, rows, 0, ids.count() * table.shape.row() * size_of(table.dtype));
+    rank.ledger.waited(rows, 0);
+  }
+  ops::embedding(rank.stream, y, ids, table);
 }
 
 // `used`: the layer's tensors as they are computed with, its first one first.

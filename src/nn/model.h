@@ -30,7 +30,8 @@ class Model {
   void release(int layer) { weights_.release(layer); }
   LayerGrads gradients(int layer) const;
 
-  const quant::Weight& embedding() const { return weights_.outside(embedding_index); }
+  // y (T, C) = the rows of ids (T), overwritten, from wherever the table lies.
+  void embed(comm::Rank&, Tensor y, Tensor ids) const;
   const quant::Weight& final_norm() const { return weights_.outside(final_norm_index); }
   const quant::Weight& head() const { return weights_.outside(spec_.tied_head ? embedding_index : head_index); }
   // Gradients outside the layers; null where frozen.

@@ -1,4 +1,6 @@
 // Matrix products on cuda through cuBLASLt: row-major operands are column-major ones with a and b exchanged.
+#include <bit>
+
 #include "device/cuda.cuh"
 #include "ops/matmul.h"
 
@@ -37,6 +39,13 @@ struct Description {
   Description& operator=(const Description&) = delete;
 };
 
+// Of which power of two up to 16 the address is a multiple.
+uint32_t alignment_of(const Tensor& t) {
+  uint32_t bytes = 16;
+  while (reinterpret_cast<uintptr_t>(t.data) % bytes) bytes /= 2;
+  return bytes;
+}
+
 struct Preference {
   cublasLtMatmulPreference_t handle = nullptr;
   explicit Preference(uint64_t workspace) {
@@ -47,8 +56,7 @@ struct Preference {
     const std::pair<cublasLtMatmulPreferenceAttributes_t, const Tensor*> all[] = {{CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, &a}, {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, &b},
                                                                                  {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, &c}, {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, &y}};
     for (const auto& [attribute, t] : all) {
-      uint32_t bytes = 16;
-      while (reinterpret_cast<uintptr_t>(t->data) % bytes) bytes /= 2;
+      const uint32_t bytes = alignment_of(*t);
       check_cublas(cublasLtMatmulPreferenceSetAttribute(handle, attribute, &bytes, sizeof(bytes)), "set alignment");
     }
   }
@@ -100,10 +108,16 @@ void matmul_cuda(CudaContext& cuda, const MatmulArgs& g, Tensor workspace) {
                           workspace.data, size_t(workspace.bytes()), cuda.stream);
   };
   // What an algorithm depends on; operands that are not aligned to 16 bytes have fewer to choose from.
-  const auto aligned16 = [](const Tensor& t) { return int64_t(reinterpret_cast<uintptr_t>(t.data) % 16 == 0); };
   const std::vector<int64_t> key{g.y.shape[0], g.y.shape[1], g.a.shape[0], g.a.shape[1], int64_t(g.ta), int64_t(g.tb), int64_t(bool(g.c)), int64_t(g.y.dtype),
-                                 int64_t(g.a.dtype), aligned16(g.y), aligned16(g.a), aligned16(g.b), aligned16(c), int64_t(c.data == g.y.data)};
+                                 int64_t(g.a.dtype), alignment_of(g.y), alignment_of(g.a), alignment_of(g.b), alignment_of(c), int64_t(c.data == g.y.data)};
   auto known = cuda.algorithms.find(key);
+  if (known == cuda.algorithms.end() && cuda.remembered.contains(key)) {
+    const auto algorithm = std::bit_cast<cublasLtMatmulAlgo_t>(cuda.remembered.at(key));
+    cublasLtMatmulHeuristicResult_t checked{};
+    if (cublasLtMatmulAlgoCheck(cuda.cublas, product.handle, a.handle, b.handle, y.handle, y.handle, &algorithm, &checked) == CUBLAS_STATUS_SUCCESS &&
+        checked.workspaceSize <= size_t(workspace.bytes()))
+      known = cuda.algorithms.emplace(key, algorithm).first;
+  }
   if (known == cuda.algorithms.end()) {
     Preference preference(uint64_t(workspace.bytes()));
     preference.align(g.b, g.a, c, g.y);

@@ -11,7 +11,7 @@
 
 namespace thimble::plan {
 
-// Bytes that a run may take. pinned and host memory come out of one number, the machine's RAM.
+// Bytes that a run may take: of the device, its overhead off already; pinned and host memory come out of one number, the machine's RAM.
 struct Budget {
   int64_t device = 0, ram = 0;
 };
@@ -23,18 +23,22 @@ struct Plan {
   std::vector<nn::LayerSave> save;
   int resident_layers = 0;
   int64_t head_chunk = 256;
-  bool paged_optimizer = false;
+  bool paged_optimizer = false;   // states at home in pinned memory
+  bool embedding_on_host = false; // the table lies in pinned memory, its rows are gathered from there
 };
 
 // What a dry run found.
 struct Outcome {
   std::array<int64_t, tier_count> peak{};
   std::array<std::array<int64_t, use_count>, tier_count> at_peak{};
+  int64_t page_tables = 0;  // of pinned memory, on the device beside its arena
   double micro_seconds = 0, update_seconds = 0;
   int64_t tokens = 0;  // of one micro-batch
   double step_seconds(const Plan& p) const { return micro_seconds * double(p.accumulation) + update_seconds; }
   double tokens_per_second(const Plan& p) const { return double(tokens * p.accumulation) / step_seconds(p); }
+  int64_t device() const { return peak[size_t(Tier::device)] + page_tables; }
   int64_t ram() const { return peak[size_t(Tier::pinned)] + peak[size_t(Tier::host)]; }
+  void set_bytes(const Ledger&, const DeviceSpec&);  // what the ledger took at most
 };
 struct Candidate {
   Plan plan;
@@ -50,7 +54,8 @@ struct Space {
   int layers = 0;
   int64_t batch = 1, accumulation = 1;     // the user's; micro-batches are divisors of batch
   bool can_stream = false;                 // frozen base weights
-  bool paged_optimizer = false;            // the user's choice of optimizer
+  bool can_host_embedding = false;         // the table is frozen, no head, and the device reads pinned memory
+  bool paged_optimizer = false;            // the user's choice of optimizer; a plan may page another's states too
   std::optional<nn::Save> save;            // every tensor of every layer
   std::optional<int> resident_layers;
   int64_t tokens_per_row = 0, vocab = 0;

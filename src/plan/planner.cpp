@@ -46,6 +46,19 @@ std::vector<std::vector<LayerSave>> save_choices(const Space& space) {
   return choices;
 }
 
+// Where what is not activations lies: from all on the device to as little as can be, each as slow as the one before or slower. The embedding
+// goes before any layer: its rows of a step are a small part of it, while a streamed layer crosses the link whole, and more than once.
+struct Placement { int resident; bool embedding_on_host, paged; };
+std::vector<Placement> placements(const Space& space) {
+  auto residents = space.resident_layers ? std::vector<int>{*space.resident_layers} : space.can_stream ? shares(space.layers, 4) : std::vector<int>{space.layers};
+  std::reverse(residents.begin(), residents.end());
+  std::vector<Placement> all{{residents.front(), false, space.paged_optimizer}};
+  for (const int resident : residents)
+    if (space.can_host_embedding || resident != residents.front()) all.push_back({resident, space.can_host_embedding, space.paged_optimizer});
+  if (!space.paged_optimizer) all.push_back({residents.back(), space.can_host_embedding, true});
+  return all;
+}
+
 }  // namespace
 
 const std::vector<Level>& ladder() {
@@ -89,6 +102,14 @@ std::string describe_saves(const Plan& plan) {
   return text + (kinds.size() > 1 ? "; spread evenly" : "");
 }
 
+void Outcome::set_bytes(const Ledger& ledger, const DeviceSpec& spec) {
+  for (const Tier t : {Tier::device, Tier::pinned, Tier::host}) {
+    peak[size_t(t)] = ledger.peak(t);
+    at_peak[size_t(t)] = ledger.at_peak(t);
+  }
+  page_tables = thimble::page_tables(spec, ledger.peak(Tier::pinned));
+}
+
 double predicted_seconds(const std::vector<Entry>& entries, const DeviceSpec& spec) {
   double compute = 0, lanes[2] = {0, 0};
   std::map<std::pair<const char*, int64_t>, double> arrival;
@@ -111,36 +132,40 @@ double predicted_seconds(const std::vector<Entry>& entries, const DeviceSpec& sp
 Choice choose(const Budget& budget, const Space& space, const DryRun& dry_run) {
   Choice choice;
   std::optional<double> best_seconds;
-  const auto fits = [&](const Outcome& o) { return o.peak[size_t(Tier::device)] <= budget.device && o.ram() <= budget.ram; };
+  const auto fits = [&](const Outcome& o) { return o.device() <= budget.device && o.ram() <= budget.ram; };
   const auto try_plan = [&](Plan plan) {
     const Candidate c{plan, dry_run(plan)};
     const Outcome outcome = c.outcome;
     ++choice.tried;
-    const auto device = c.outcome.peak[size_t(Tier::device)];
+    const auto device = c.outcome.device();
     const bool device_fits = device <= budget.device, ram_fits = c.outcome.ram() <= budget.ram;
     choice.device_suffices |= device_fits;
     choice.ram_suffices |= ram_fits;
-    if (choice.tried == 1 || device < choice.least.outcome.peak[size_t(Tier::device)]) choice.least = c;
+    if (choice.tried == 1 || device < choice.least.outcome.device()) choice.least = c;
     if (!fits(outcome)) return outcome;
     const double seconds = outcome.step_seconds(plan);
     if (!best_seconds || seconds < *best_seconds) best_seconds = seconds, choice.best = c;
     return outcome;
   };
-  auto residents = space.resident_layers ? std::vector<int>{*space.resident_layers} : space.can_stream ? shares(space.layers, 4) : std::vector<int>{space.layers};
-  std::reverse(residents.begin(), residents.end());  // of plans that take the same time the one that streams least is tried first
+  const auto places = placements(space);  // of plans that take the same time the one that moves least is tried first
   const auto saves = save_choices(space);
   for (int64_t micro = space.batch; micro >= 1; micro = micro == 1 ? 0 : (micro + 1) / 2) {
     if (space.batch % micro) continue;
     for (const auto& save : saves) {
-      bool roomy = false;  // larger chunks fitted, all that may be resident was: smaller ones are no faster
+      bool roomy = false;  // larger chunks fitted, all that may be on the device was: smaller ones are no faster
+      std::optional<int64_t> with_larger;  // the device's peak, all on the device
       for (const int64_t chunk : {1024, 128}) {
         if (roomy || (chunk == 1024 && micro * space.tokens_per_row <= 128)) continue;
-        for (const int resident : residents) {
+        for (size_t i = 0; i < places.size(); ++i) {
           const auto outcome = try_plan({.micro_batch = micro, .accumulation = space.accumulation * (space.batch / micro), .save = save,
-                                         .resident_layers = resident, .head_chunk = chunk, .paged_optimizer = space.paged_optimizer});
+                                         .resident_layers = places[i].resident, .head_chunk = chunk, .paged_optimizer = places[i].paged,
+                                         .embedding_on_host = places[i].embedding_on_host});
+          const int64_t peak = outcome.peak[size_t(Tier::device)];
+          if (i == 0 && with_larger == peak) break;  // the head is not what takes the most: smaller chunks help nowhere
+          if (i == 0) with_larger = peak;
           if (!fits(outcome)) continue;
-          roomy = resident == residents.front();
-          break;  // nor is streaming more
+          roomy = i == 0;
+          break;  // nor is moving more
         }
       }
     }

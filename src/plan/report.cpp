@@ -15,16 +15,18 @@ std::string report(const Candidate& c, const Budget& budget, const DeviceSpec& s
   };
   for (int u = 0; u < use_count; ++u)
     row(name_of(Use(u)), o.at_peak[size_t(Tier::device)][size_t(u)], o.at_peak[size_t(Tier::pinned)][size_t(u)] + o.at_peak[size_t(Tier::host)][size_t(u)]);
-  row("the program itself", 0, process_bytes);
-  const int64_t device = o.peak[size_t(Tier::device)], ram = o.ram() + process_bytes;
+  row("page tables", o.page_tables, 0);
+  row("the program itself", spec.overhead, process_bytes);
+  const int64_t device = o.device() + spec.overhead, ram = o.ram() + process_bytes;
   text += fmt::format("{:<22}{:>12}{:>12}\n", "in all", human_bytes(device), human_bytes(ram));
-  text += fmt::format("{:<22}{:>12}{:>12}\n", "budget", human_bytes(budget.device), human_bytes(budget.ram + process_bytes));
-  text += fmt::format("{:<22}{:>12}{:>12}\n\n", "free", human_bytes(budget.device - device), human_bytes(budget.ram + process_bytes - ram));
+  text += fmt::format("{:<22}{:>12}{:>12}\n", "budget", human_bytes(budget.device + spec.overhead), human_bytes(budget.ram + process_bytes));
+  text += fmt::format("{:<22}{:>12}{:>12}\n\n", "free", human_bytes(budget.device + spec.overhead - device), human_bytes(budget.ram + process_bytes - ram));
   const auto layers = int(c.plan.save.size());
-  text += fmt::format("micro-batch {} x {} accumulated; {} of {} layers resident{}; logits of {} tokens at a time{}\n{}\n",
+  text += fmt::format("micro-batch {} x {} accumulated; {} of {} layers resident{}; logits of {} tokens at a time{}{}\n{}\n",
                       c.plan.micro_batch, c.plan.accumulation, c.plan.resident_layers, layers,
                       c.plan.resident_layers < layers ? ", the rest streamed" : "", c.plan.head_chunk,
-                      c.plan.paged_optimizer ? "; optimizer state paged" : "", describe_saves(c.plan));
+                      c.plan.embedding_on_host ? "; embedding in host memory" : "", c.plan.paged_optimizer ? "; optimizer state paged" : "",
+                      describe_saves(c.plan));
   text += fmt::format("predicted on {}: {:.3f} s a step, {:.0f} tokens/s\n", spec.name, o.step_seconds(c.plan), o.tokens_per_second(c.plan));
   return text;
 }

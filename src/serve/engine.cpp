@@ -15,7 +15,9 @@ int resident(const EngineShape& s) { return s.resident_layers < 0 ? int(s.model.
 }  // namespace
 
 Engine::Engine(comm::Rank& rank, const EngineShape& shape)
-    : rank_(rank), shape_(shape), model_(rank, shape.model, shape.method, {.layers = int(shape.model.layers.size()), .resident = resident(shape)}),
+    : rank_(rank), shape_(shape),
+      model_(rank, shape.model, shape.method,
+             {.layers = int(shape.model.layers.size()), .resident = resident(shape), .embedding_on_host = shape.embedding_on_host}),
       decoder_(rank, model_, {}, shape.prefill_chunk), cache_(rank, shape.model, shape.context) {
   tokens_ = rank.memory.take(Use::batch, "tokens", DType::i32, {token_rows, shape.prefill_chunk});
   logits_ = rank.memory.take(Use::batch, "logits", DType::f32, {shape.prefill_chunk, shape.model.vocab});
@@ -150,10 +152,7 @@ plan::Outcome Engine::rehearse(const DeviceSpec& spec, const EngineShape& shape)
   const auto& all = rank.ledger.entries();
   outcome.tokens = 1;
   outcome.micro_seconds = plan::predicted_seconds({all.begin() + std::ptrdiff_t(begin), all.end()}, spec);
-  for (const Tier t : {Tier::device, Tier::pinned, Tier::host}) {
-    outcome.peak[size_t(t)] = rank.ledger.peak(t);
-    outcome.at_peak[size_t(t)] = rank.ledger.at_peak(t);
-  }
+  outcome.set_bytes(rank.ledger, spec);
   return outcome;
 }
 

@@ -16,6 +16,7 @@ struct EngineShape {
   int64_t context = 512;        // tokens of prompt and answer at most
   int64_t prefill_chunk = 128;  // prompt tokens at a time
   int resident_layers = -1;     // -1: all
+  bool embedding_on_host = false;
 };
 
 struct Generated {

@@ -9,6 +9,10 @@
 namespace thimble::store {
 
 enum class Role : uint8_t { embedding, norm, linear, head, lora_a, lora_b };
+constexpr const char* name_of(Role r) {
+  constexpr const char* names[] = {"embedding", "norm", "linear", "head", "lora a", "lora b"};
+  return names[int(r)];
+}
 
 struct ParamSpec {
   std::string name;

@@ -9,7 +9,7 @@ namespace {
 constexpr int64_t staging_bytes = int64_t{4} << 20;  // pinned, while loading: large enough for full link speed, small beside any plan
 
 // The weights of a slab that begins at `base`.
-std::vector<quant::Weight> lay_out(const std::vector<ParamSpec>& specs, std::byte* base) {
+std::vector<quant::Weight> lay_out(std::span<const ParamSpec> specs, std::byte* base) {
   std::vector<quant::Weight> weights;
   for (const auto& p : specs) {
     quant::Weight w{.format = p.format, .shape = p.shape};
@@ -37,8 +37,14 @@ WeightStore::WeightStore(comm::Rank& rank, const ParamTable& table, const Reside
     : rank_(rank), table_(table), residency_(residency) {
   check(residency.layers == int(table.layers.size()) && residency.resident >= 0 && residency.resident <= residency.layers,
         "a residency speaks of the table's layers");
-  const Tensor slab = rank.memory.take(Use::weights, "embedding, final norm and head", DType::u8, {slab_bytes(table.outside)});
-  outside_ = lay_out(table.outside, static_cast<std::byte*>(slab.data));
+  if (residency.embedding_on_host && !rank.device.spec().reads_pinned)
+    throw Error(Fault::usage, {.what = "this device does not read pinned memory, where the embedding is to lie", .where = rank.device.spec().name,
+                               .fix = "run `thimble plan` on this machine: it plans without"});
+  for (const ParamSpec& p : table.outside) {
+    Arena& arena = on_host(p) ? rank.pinned : rank.memory;
+    const Tensor place = arena.take(Use::weights, name_of(p.role), DType::u8, {quant::bytes_of(p.format, p.shape, p.dtype)});
+    outside_.push_back(lay_out({&p, 1}, static_cast<std::byte*>(place.data)).front());
+  }
   views_.resize(table.layers.size());
   int64_t largest_streamed = 0;
   for (int l = 0; l < residency.layers; ++l) {
@@ -73,6 +79,10 @@ void WeightStore::load(const WeightSource* source) {
 }
 
 void WeightStore::load_one(const WeightSource* source, const ParamSpec& p, const quant::Weight& to, Tensor staging) {
+  if (on_host(p)) {  // it stays where it is read to
+    if (!rank_.is_phantom()) source->read(p.name, 0, to.dense());
+    return;
+  }
   const Scope scope(rank_.memory);
   const bool dense = p.format == quant::FormatId::dense;
   const Tensor whole = dense ? to.dense() : rank_.stream.scratch("matrix being packed", p.dtype, p.shape);

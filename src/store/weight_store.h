@@ -16,6 +16,7 @@ namespace thimble::store {
 struct Residency {
   int layers = 0, resident = 0;
   int slots = 2;  // of the ring, where anything is streamed
+  bool embedding_on_host = false;  // its rows are gathered straight from pinned memory
   bool is_resident(int layer) const {
     const int64_t streamed = layers - resident;
     return (layer + 1) * streamed / layers == layer * streamed / layers;
@@ -36,6 +37,7 @@ class WeightStore {
   void release(int layer);
 
   const quant::Weight& outside(size_t i) const { return outside_[i]; }
+  bool on_host(const ParamSpec& p) const { return residency_.embedding_on_host && p.role == Role::embedding; }
   const ParamTable& table() const { return table_; }
   // Calls f(spec, weight) for all parameters of a store whose layers are all resident.
   void for_each(const std::function<void(const ParamSpec&, const quant::Weight&)>& f) const;

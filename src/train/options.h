@@ -114,7 +114,7 @@ struct TrainOptions {
     visit("lr_scheduler_type", o.lr_scheduler_type, "course of the learning rate");
     visit("warmup_ratio", o.warmup_ratio, "share of the steps with a rising rate");
     visit("warmup_steps", o.warmup_steps, "steps with a rising rate, instead of a ratio; below 1 a ratio itself");
-    visit("optim", o.optim, "optimizer; paged: its state lives in host memory");
+    visit("optim", o.optim, "optimizer; paged: its state lives in host memory, where the plan may put another's too");
     visit("seed", o.seed, "of the adapters' start and of shuffling");
     visit("bf16", o.bf16, "16-bit arithmetic; the device decides where it pays");
     visit("pure_bf16", o.pure_bf16, "as bf16");

@@ -1,6 +1,7 @@
 // The one matrix product against float64: every transposition, odd sizes, scale and accumulation, both stored types on both paths.
 #include "ops/matmul.h"
 
+#include "base/file.h"
 #include "ops/harness.h"
 
 namespace thimble::ops {
@@ -133,6 +134,40 @@ TEST(Matmul, RefusesWrongShapesOnAPhantomToo) {
     EXPECT_THROW(matmul(world, {.y = world.empty(DType::f32, {15}), .a = matrix(3, 7), .b = matrix(7, 5)}), Error);
   }
 }
+
+#ifdef THIMBLE_CUDA
+// What one run found fastest the next one takes from the file, and computes the same bits; a damaged file costs a search, no more.
+TEST(Algorithms, ASecondRunTakesWhatTheFirstFound) {
+  if (!tests_run_on_cuda()) GTEST_SKIP() << "needs a card";
+  std::string name = (fs::temp_directory_path() / "thimble-algorithms-XXXXXX").string();
+  DeviceSpec spec = this_cuda();
+  spec.cache = ::mkdtemp(name.data());
+  spec.matmul_workspace = small;
+  const auto product = [&] {
+    World w(cuda_device(spec, DeviceMemory::host_visible));
+    const Tensor a = w.normal(DType::bf16, {256, 512}, 1), b = w.normal(DType::bf16, {384, 512}, 2), y = w.empty(DType::bf16, {256, 384});
+    matmul(w, {.y = y, .a = a, .b = b, .tb = Trans::yes});
+    return w.read(y);
+  };
+  const auto text = [&] {
+    std::string all;
+    for (const auto& entry : fs::directory_iterator(spec.cache)) all += entry.path().filename().string() + ": " + read_text(entry.path());
+    return all;
+  };
+  const Numbers first = product();
+  const std::string kept = text();
+  EXPECT_NE(kept.find("\"algorithms\":[{"), std::string::npos) << kept;
+  EXPECT_EQ(product(), first);
+  EXPECT_EQ(text(), kept);
+  for (const auto& entry : fs::directory_iterator(spec.cache)) write_atomically(entry.path(), "{");
+  product();
+  EXPECT_NE(text().find("\"algorithms\":[{"), std::string::npos);
+  spec.deterministic = true;
+  fs::remove_all(spec.cache);
+  product();
+  EXPECT_FALSE(fs::exists(spec.cache));
+}
+#endif
 
 }  // namespace
 }  // namespace thimble::ops

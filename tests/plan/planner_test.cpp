@@ -45,6 +45,7 @@ World random_world(uint64_t seed) {
   w.space.batch = between(1, 6);
   w.space.accumulation = between(1, 3);
   w.space.can_stream = method > 0;
+  w.space.can_host_embedding = method > 0 && !m.tied_head;
   w.space.paged_optimizer = between(0, 1) == 1;
   w.space.tokens_per_row = w.setup.tokens_per_row;
   w.space.vocab = m.vocab;
@@ -53,7 +54,8 @@ World random_world(uint64_t seed) {
 
 // Two plans are the same exactly when their texts are.
 std::string text(const Plan& p) {
-  std::string s = fmt::format("micro {} x {} resident {} chunk {} paged {}:", p.micro_batch, p.accumulation, p.resident_layers, p.head_chunk, p.paged_optimizer);
+  std::string s = fmt::format("micro {} x {} resident {} chunk {} paged {} embedding on host {}:", p.micro_batch, p.accumulation, p.resident_layers, p.head_chunk,
+                              p.paged_optimizer, p.embedding_on_host);
   for (const auto& layer : p.save) {
     s += ' ';
     for (const Save how : layer) s += char('0' + int(how));
@@ -175,7 +177,7 @@ TEST(Planner, WhatIsChosenRunsInArenasOfItsPeaks) {
 
 std::vector<Plan> candidates_of(const Space& space) {
   std::vector<Plan> plans;
-  choose({}, space, [&](const Plan& p) { return plans.push_back(p), Outcome{}; });
+  choose({}, space, [&](const Plan& p) { return plans.push_back(p), Outcome{.peak = {p.head_chunk}}; });  // none fits, so none is left out
   return plans;
 }
 
@@ -184,7 +186,7 @@ TEST(Planner, WhatTheUserFixedStaysFixed) {
     SCOPED_TRACE(fmt::format("seed {}", seed));
     Draws draws{seed, 13};
     Space space{.layers = 1 + int(draws.below(9)), .batch = 1 + int64_t(draws.below(12)), .accumulation = 1 + int64_t(draws.below(4)),
-                .can_stream = draws.below(2) == 1, .paged_optimizer = draws.below(2) == 1, .tokens_per_row = 1 + int64_t(draws.below(4000)), .vocab = 100};
+                .can_stream = draws.below(2) == 1, .can_host_embedding = draws.below(2) == 1, .paged_optimizer = draws.below(2) == 1, .tokens_per_row = 1 + int64_t(draws.below(4000)), .vocab = 100};
     if (draws.below(2)) space.save = Save(draws.below(3));
     if (draws.below(2)) space.resident_layers = int(draws.below(uint64_t(space.layers + 1)));
     space.recompute_all = !space.save && draws.below(3) == 0;
@@ -196,7 +198,8 @@ TEST(Planner, WhatTheUserFixedStaysFixed) {
       EXPECT_EQ(++seen[text(p)], 1) << "tried twice: " << text(p);
       EXPECT_EQ(space.batch % p.micro_batch, 0);
       EXPECT_EQ(p.micro_batch * p.accumulation, space.batch * space.accumulation);
-      EXPECT_EQ(p.paged_optimizer, space.paged_optimizer);
+      EXPECT_TRUE(p.paged_optimizer || !space.paged_optimizer);
+      EXPECT_TRUE(space.can_host_embedding || !p.embedding_on_host);
       EXPECT_EQ(int(p.save.size()), space.layers);
       EXPECT_GE(p.resident_layers, 0);
       EXPECT_LE(p.resident_layers, space.layers);
@@ -212,6 +215,26 @@ TEST(Planner, WhatTheUserFixedStaysFixed) {
       }
     }
   }
+}
+
+// 70B on a card of 8 GiB: the table of 2 GiB lies on the host, one head on the card.
+TEST(Planner, A70BFitsACardOf8GiB) {
+  nn::ModelSpec m{.family = "llama", .vocab = 128256, .hidden = 8192, .max_positions = 131072, .dtype = "bfloat16"};
+  m.layers.assign(80, {.heads = 64, .kv_heads = 8, .head_dim = 128, .ffn = 28672});
+  train::Setup setup{.model = m, .method = {.lora = {.rank = 16, .scale = 2}, .format = quant::FormatId::nf4_dq}, .optimizer = optim::OptimizerId::adamw_8bit, .tokens_per_row = 4096};
+  for (int p = 0; p < nn::layer_param_count; ++p) setup.method.lora.targets[size_t(p)] = nn::is_matrix(p);
+  const DeviceSpec spec{.kind = DeviceKind::cuda, .compute = DType::bf16, .flops = 7e14, .memory_bandwidth = 4e12, .link_bandwidth = 5e10,
+                        .matmul_workspace = int64_t{32} << 20, .overhead = int64_t{640} << 20};
+  Space space{.layers = 80, .can_stream = true, .tokens_per_row = 4096, .vocab = m.vocab, .recompute_all = true};
+  const auto search = [&] {
+    return choose({(int64_t{8} << 30) - spec.overhead, int64_t{64} << 30}, space, [&](const Plan& p) { return train::Trainer::rehearse(spec, setup, p); });
+  };
+  EXPECT_FALSE(search().best.has_value());
+  space.can_host_embedding = true;
+  const Choice choice = search();
+  ASSERT_TRUE(choice.best.has_value());
+  EXPECT_TRUE(choice.best->plan.embedding_on_host);
+  EXPECT_NE(report(*choice.best, {int64_t{8} << 30, int64_t{64} << 30}, spec, 0).find("embedding in host memory"), std::string::npos);
 }
 
 TEST(Planner, ALadderGoesDown) {

@@ -12,18 +12,19 @@ struct Loaded {
   std::unique_ptr<Device> device = device_under_test(nn::f32_spec());
   comm::Rank rank{*device, {int64_t{256} << 20, int64_t{64} << 20, 0}};
   std::unique_ptr<Engine> engine;
-  Loaded(const fs::path& folder, int64_t chunk, nn::Method method = {}) {
-    engine = std::make_unique<Engine>(rank, EngineShape{.model = models::read_model(folder), .method = method, .context = 256, .prefill_chunk = chunk});
+  Loaded(const fs::path& folder, int64_t chunk, nn::Method method = {}, bool embedding_on_host = false) {
+    engine = std::make_unique<Engine>(rank, EngineShape{.model = models::read_model(folder), .method = method, .context = 256, .prefill_chunk = chunk,
+                                                        .embedding_on_host = embedding_on_host});
     engine->load(store::open_weights(folder).get());
   }
 };
 
 std::vector<int32_t> vector_of(const Tensor& t) { return {t.get<int32_t>(), t.get<int32_t>() + t.count()}; }
 
-void same_as_transformers(const char* name) {
+void same_as_transformers(const char* name, bool embedding_on_host = false) {
   const fs::path folder = golden / name;
   const store::SafetensorsFile reference(folder / "reference.safetensors");
-  Loaded l(folder, 24);
+  Loaded l(folder, 24, {}, embedding_on_host);
   const Tensor ids = reference.tensor("ids"), logits = reference.tensor("logits");
   const int64_t row = 24 * logits.shape[2];
   for (int64_t b = 0; b < 2; ++b) {
@@ -36,6 +37,7 @@ void same_as_transformers(const char* name) {
 
 TEST(Exact, OddTied) { same_as_transformers("llama_odd_tied"); }
 TEST(Exact, OddUntied) { same_as_transformers("llama_odd_untied"); }
+TEST(Exact, OddUntiedWithItsEmbeddingOnTheHost) { same_as_transformers("llama_odd_untied", true); }
 
 TEST(Exact, Stories260K) {
   const auto folder = nn::shared_data / "stories260K";

@@ -12,6 +12,7 @@ struct Case {
   optim::OptimizerId optimizer;
   bool paged;
   int64_t tokens;
+  bool embedding_on_host = false;
 };
 
 std::vector<Case> cases() {
@@ -25,6 +26,7 @@ std::vector<Case> cases() {
           for (const int64_t tokens : {64, 37}) {
             if (m.method.trains_weights && resident != 3) continue;
             all.push_back({m.name, m.method, save, resident, optimizer, paged, tokens});
+            if (!m.method.trains_weights && optimizer == optim::OptimizerId::adamw_8bit) all.push_back({m.name, m.method, save, resident, optimizer, paged, tokens, true});
           }
   return all;
 }
@@ -43,9 +45,11 @@ void rehearse_all(comm::Rank& rank, const Setup& setup, const plan::Plan& plan, 
 TEST(PlanEqualsRun, LedgersAreEqualAndArenasExact) {
   int count = 0;
   for (const Case& c : cases()) {
-    SCOPED_TRACE(fmt::format("{} save {} resident {} optimizer {} paged {} tokens {}", c.name, int(c.save), c.resident, int(c.optimizer), c.paged, c.tokens));
-    const train::Setup setup{.model = tiny_model(), .method = c.method, .optimizer = c.optimizer, .tokens_per_row = c.tokens};
-    const auto plan = plan_of(setup.model, nn::all(c.save), c.resident, c.paged);
+    SCOPED_TRACE(fmt::format("{} save {} resident {} optimizer {} paged {} tokens {} embedding on host {}", c.name, int(c.save), c.resident, int(c.optimizer), c.paged, c.tokens,
+                             c.embedding_on_host));
+    const train::Setup setup{.model = tiny_model(3, !c.embedding_on_host), .method = c.method, .optimizer = c.optimizer, .tokens_per_row = c.tokens};
+    auto plan = plan_of(setup.model, nn::all(c.save), c.resident, c.paged);
+    plan.embedding_on_host = c.embedding_on_host;
     const auto phantom = phantom_device(f32_cpu());
     comm::Rank dry(*phantom, comm::boundless);
     rehearse_all(dry, setup, plan, c.tokens);
@@ -70,7 +74,7 @@ TEST(PlanEqualsRun, LedgersAreEqualAndArenasExact) {
     }
     ++count;
   }
-  EXPECT_EQ(count, 18 + 3 * 54);
+  EXPECT_EQ(count, 18 + 3 * (54 + 36));
 }
 
 // Examples of lengths 1 to `cutoff`, most of them short: rows of several documents where they are packed, ragged ones where not.

@@ -21,6 +21,17 @@ TEST(SameNumbers, Full) { same_everywhere(full(), optim::OptimizerId::adamw); }
 TEST(SameNumbers, Lora) { same_everywhere(lora(quant::FormatId::dense), optim::OptimizerId::adamw); }
 TEST(SameNumbers, QloraEightBit) { same_everywhere(lora(quant::FormatId::nf4_dq), optim::OptimizerId::adamw_8bit); }
 
+TEST(SameNumbers, AnEmbeddingGatheredFromTheHost) {
+  const train::Setup setup{.model = tiny_model(3, false), .method = lora(quant::FormatId::nf4_dq), .optimizer = optim::OptimizerId::adamw_8bit, .tokens_per_row = 64};
+  const Trace kept = run(setup, plan_of(setup.model, nn::all(nn::Save::keep), 3, false), 61, 4);
+  for (const auto save : {nn::Save::keep, nn::Save::offload})
+    for (const int resident : {3, 0}) {
+      auto plan = plan_of(setup.model, nn::all(save), resident, resident == 0);
+      plan.embedding_on_host = true;
+      EXPECT_TRUE(run(setup, plan, 61, 4) == kept) << int(save) << " " << resident;
+    }
+}
+
 TEST(SameNumbers, AccumulationEqualsTheBigBatchToRounding) {
   const train::Setup setup{.model = tiny_model(), .method = full(), .tokens_per_row = 96};
   const auto one = random_batch(setup.model, 40, 1), two = random_batch(setup.model, 56, 2);
