@@ -1,6 +1,8 @@
 // Gradients lie in the order of what is trained: the table's order for full tuning, the adapters' order otherwise.
 #include "nn/model.h"
 
+#include <algorithm>
+
 #include "ops/elementwise.h"
 
 namespace thimble::nn {
@@ -26,8 +28,15 @@ void Model::take_gradients(comm::Rank& rank) {
   gradients_.emplace(rank, Use::gradients, "gradients", specs);
 }
 
-LayerParams Model::acquire(comm::Rank& rank, int layer, int next) {
-  LayerParams p{.weight = weights_.acquire(layer, next)};
+LayerParams Model::acquire(comm::Rank& rank, int layer, int next, bool unpack) {
+  LayerParams p;
+  std::ranges::copy(weights_.acquire(layer, next), p.weight.begin());
+  for (int m = 0; unpack && m < layer_param_count; ++m) {
+    auto& w = p.weight[size_t(m)];
+    if (!is_matrix(m) || (w.format == quant::FormatId::dense && w.dense().dtype == rank.compute())) continue;
+    w.unpacked = rank.stream.scratch("unpacked layer", rank.compute(), w.shape);
+    quant::format(w.format).unpack(rank.stream, w.unpacked, w);
+  }
   const auto& index = adapter_index_[size_t(layer)];
   int first = -1, last = -1;
   for (const int i : index)

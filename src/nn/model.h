@@ -25,8 +25,8 @@ class Model {
   void take_gradients(comm::Rank&);
 
   // The layer ready to compute with; `next`: the one wanted after it, -1 if none. Adapters come in the type of the activations, copied into
-  // the caller's scope where that is not f32.
-  LayerParams acquire(comm::Rank&, int layer, int next);
+  // the caller's scope where that is not f32; with `unpack` so do the matrices, beside their packed bytes.
+  LayerParams acquire(comm::Rank&, int layer, int next, bool unpack);
   void release(int layer) { weights_.release(layer); }
   LayerGrads gradients(int layer) const;
 

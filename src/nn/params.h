@@ -33,7 +33,7 @@ DType file_dtype(const ModelSpec&);
 
 // What one layer computes with, and where its gradients go; null where there is none.
 struct LayerParams {
-  std::span<const quant::Weight> weight;             // by LayerParam
+  std::array<quant::Weight, layer_param_count> weight{};  // by LayerParam
   std::array<ops::Lora, layer_param_count> lora{};
 };
 struct LayerGrads {

@@ -6,8 +6,9 @@
 namespace thimble::ops {
 namespace {
 
-// The weight as a matrix of the activations' type: itself, or unpacked into scratch of the caller's scope.
+// The weight as a matrix of the activations' type: itself, or unpacked, before or now into scratch of the caller's scope.
 Tensor unpacked(Stream& s, const quant::Weight& w, DType activations) {
+  if (w.unpacked && w.unpacked.dtype == activations) return w.unpacked;
   if (w.format == quant::FormatId::dense && (w.dense().dtype == activations)) return w.dense();
   const Tensor t = s.scratch("unpacked weight", activations, w.shape);
   quant::format(w.format).unpack(s, t, w);

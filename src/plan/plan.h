@@ -20,6 +20,8 @@ struct Budget {
 struct Plan {
   int64_t micro_batch = 1;      // sequences at a time
   int64_t accumulation = 1;     // micro-batches of one optimizer step
+  int64_t window = 1;           // of these, how many a layer runs before the next one does; what is left over makes a smaller window
+  bool unpack_layer = false;    // a layer's matrices once for the window, not each for its product
   std::vector<nn::LayerSave> save;
   int resident_layers = 0;
   int64_t head_chunk = 256;
@@ -30,9 +32,9 @@ struct Plan {
 struct Outcome {
   std::array<int64_t, tier_count> peak{};
   std::array<std::array<int64_t, use_count>, tier_count> at_peak{};
-  double micro_seconds = 0, update_seconds = 0;
+  double window_seconds = 0, rest_seconds = 0, update_seconds = 0;  // of a full window, of the smaller one that is left over, of the update
   int64_t tokens = 0;  // of one micro-batch
-  double step_seconds(const Plan& p) const { return micro_seconds * double(p.accumulation) + update_seconds; }
+  double step_seconds(const Plan& p) const { return window_seconds * double(p.accumulation / p.window) + rest_seconds + update_seconds; }
   double tokens_per_second(const Plan& p) const { return double(tokens * p.accumulation) / step_seconds(p); }
   int64_t ram() const { return peak[size_t(Tier::pinned)] + peak[size_t(Tier::host)]; }
 };

@@ -16,6 +16,7 @@ struct Weight {
   FormatId format = FormatId::dense;
   Shape shape;                    // (N, K), whatever the parts look like
   std::array<Tensor, 4> parts{};
+  Tensor unpacked{};              // (N, K) the same numbers in the activations' type, where a layer was unpacked once for many products
   const Tensor& dense() const { return parts[0]; }
 };
 
