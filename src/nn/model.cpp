@@ -34,8 +34,8 @@ LayerParams Model::acquire(comm::Rank& rank, int layer, int next, bool unpack) {
   for (int m = 0; unpack && m < layer_param_count; ++m) {
     auto& w = p.weight[size_t(m)];
     if (!is_matrix(m) || (w.format == quant::FormatId::dense && w.dense().dtype == rank.compute())) continue;
-    w.unpacked = rank.stream.scratch("unpacked layer", rank.compute(), w.shape);
-    quant::format(w.format).unpack(rank.stream, w.unpacked, w);
+    unpacked_[size_t(m)] = {rank.stream.scratch("unpacked layer", rank.compute(), w.shape)};
+    w.unpacked = &unpacked_[size_t(m)];
   }
   const auto& index = adapter_index_[size_t(layer)];
   int first = -1, last = -1;

@@ -25,7 +25,7 @@ class Model {
   void take_gradients(comm::Rank&);
 
   // The layer ready to compute with; `next`: the one wanted after it, -1 if none. Adapters come in the type of the activations, copied into
-  // the caller's scope where that is not f32; with `unpack` so do the matrices, beside their packed bytes.
+  // the caller's scope where that is not f32; with `unpack` so do the matrices, each once.
   LayerParams acquire(comm::Rank&, int layer, int next, bool unpack);
   void release(int layer) { weights_.release(layer); }
   LayerGrads gradients(int layer) const;
@@ -53,6 +53,7 @@ class Model {
   ModelSpec spec_;
   Method method_;
   store::WeightStore weights_;
+  std::array<quant::Unpacked, layer_param_count> unpacked_;        // of the layer acquired last
   std::optional<store::FlatStore> adapters_, gradients_;
   std::vector<std::array<int, layer_param_count>> adapter_index_;  // of A in adapters_, B follows; -1: none
 };

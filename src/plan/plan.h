@@ -3,6 +3,7 @@
 #include <array>
 #include <functional>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -26,6 +27,7 @@ struct Plan {
   int resident_layers = 0;
   int64_t head_chunk = 256;
   bool paged_optimizer = false;
+  bool operator==(const Plan&) const = default;
 };
 
 // What a dry run found.
@@ -45,23 +47,27 @@ struct Candidate {
 
 // Seconds that a ledger's entries take by the spec: each op max(flops / peak, bytes / bandwidth); copies on two lanes of their own, begun
 // where they were issued and awaited where the computation waits for them.
-double predicted_seconds(const std::vector<Entry>&, const DeviceSpec&);
+double predicted_seconds(std::span<const Entry>, const DeviceSpec&);
 
 // What the search may vary, and what the user fixed.
 struct Space {
   int layers = 0;
   int64_t batch = 1, accumulation = 1;     // the user's; micro-batches are divisors of batch
-  bool can_stream = false;                 // frozen base weights
+  bool can_stream = false;                 // frozen base weights: streamed, or shared by the micro-batches of a window
+  bool packed = false;                     // these are stored in another form than products take
   bool paged_optimizer = false;            // the user's choice of optimizer
   std::optional<nn::Save> save;            // every tensor of every layer
   std::optional<int> resident_layers;
+  std::optional<int64_t> window;
   int64_t tokens_per_row = 0, vocab = 0;
   bool recompute_all = false, keep_all = false;  // gradient_checkpointing: true (every block whole), false
 };
 using DryRun = std::function<Outcome(const Plan&)>;
 
-// Dry-runs every candidate (the set does not depend on the budget); the fastest that fits. Empty: nothing fits; `least` is then the
-// candidate that needs the least device memory.
+// Every plan of the space. The set does not depend on the budget, so more budget is never slower.
+std::vector<Plan> candidates(const Space&);
+// The fastest candidate that fits, by dry runs. Left out are those that cannot fit, or not be faster, by what was tried. Empty: nothing fits; `least`
+// is then the candidate that needs the least device memory.
 struct Choice {
   std::optional<Candidate> best;
   Candidate least;

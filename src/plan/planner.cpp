@@ -1,6 +1,8 @@
-// The search: a grid over saves, resident layers and micro-batch, every point dry-run, the fastest that fits taken.
+// The search: a grid over saves, resident layers, windows and micro-batch. Points are dry-run, the fastest that fits is taken.
 #include <algorithm>
+#include <cmath>
 #include <map>
+#include <set>
 
 #include "plan/plan.h"
 
@@ -23,27 +25,71 @@ std::vector<int> shares(int n, int parts) {
   return counts;
 }
 
-// Each level for all layers, and each pair of levels over a share of them: what travels is spread evenly, so that the link never rests.
+// Each level for all layers, then each pair of levels over a share of them: what travels is spread evenly, so that the link never rests.
 std::vector<std::vector<LayerSave>> save_choices(const Space& space) {
   const int layers = space.layers;
   if (space.save) return {std::vector<LayerSave>(size_t(layers), nn::all(*space.save))};
   if (space.keep_all) return {std::vector<LayerSave>(size_t(layers), ladder().front().save)};
+  std::vector<LayerSave> levels;
+  for (const Level& level : ladder())
+    if (!space.recompute_all || level.recomputes_block) levels.push_back(level.save);
   std::vector<std::vector<LayerSave>> choices;
-  for (size_t a = 0; a < ladder().size(); ++a) {
-    if (space.recompute_all && !ladder()[a].recomputes_block) continue;
-    choices.emplace_back(size_t(layers), ladder()[a].save);
-    for (size_t b = a + 1; b < ladder().size(); ++b) {
-      if (space.recompute_all && !ladder()[b].recomputes_block) continue;
+  for (const LayerSave& level : levels) choices.emplace_back(size_t(layers), level);
+  for (size_t a = 0; a < levels.size(); ++a)
+    for (size_t b = a + 1; b < levels.size(); ++b)
       for (const int64_t count : shares(layers, 8)) {
         if (count == 0 || count == layers) continue;
-        std::vector<LayerSave> saves(size_t(layers), ladder()[a].save);
+        std::vector<LayerSave> saves(size_t(layers), levels[a]);
         for (int64_t l = 0; l < layers; ++l)
-          if ((l + 1) * count / layers != l * count / layers) saves[size_t(l)] = ladder()[b].save;
+          if ((l + 1) * count / layers != l * count / layers) saves[size_t(l)] = levels[b];
         choices.push_back(std::move(saves));
       }
-    }
-  }
   return choices;
+}
+
+// Plans of one micro-batch and one choice of saves; the rest may vary: windows from small to large, chunks and resident layers from large to small.
+struct Group {
+  Plan base;
+  std::vector<int64_t> windows, chunks;
+  std::vector<int> residents;
+  Plan plan(int64_t window, bool unpack, int64_t chunk, int resident) const {
+    Plan p = base;
+    p.window = window, p.unpack_layer = unpack, p.head_chunk = chunk, p.resident_layers = resident;
+    return p;
+  }
+};
+
+constexpr int64_t largest_window = 8;  // what a larger one would hide of the link is little, and its dry run is long
+
+std::vector<Group> groups(const Space& space) {
+  auto residents = space.resident_layers ? std::vector<int>{*space.resident_layers} : space.can_stream ? shares(space.layers, 4) : std::vector<int>{space.layers};
+  std::reverse(residents.begin(), residents.end());
+  std::vector<Group> all;
+  const auto saves = save_choices(space);
+  for (int64_t micro = space.batch; micro >= 1; micro = micro == 1 ? 0 : (micro + 1) / 2) {
+    if (space.batch % micro) continue;
+    const int64_t accumulation = space.accumulation * (space.batch / micro), most = space.can_stream ? std::min(accumulation, largest_window) : 1;
+    std::set<int64_t> windows{1, (most + 1) / 2, most};
+    if (space.window) windows = {std::min(*space.window, accumulation)};
+    const bool long_rows = micro * space.tokens_per_row > 128;
+    for (const auto& save : saves)
+      all.push_back({.base = {.micro_batch = micro, .accumulation = accumulation, .save = save, .paged_optimizer = space.paged_optimizer},
+                     .windows = {windows.begin(), windows.end()},
+                     .chunks = long_rows ? std::vector<int64_t>{1024, 128} : std::vector<int64_t>{128},
+                     .residents = residents});
+  }
+  return all;
+}
+
+// Whether to unpack a layer once, where its matrices serve several products; first what is faster.
+std::vector<bool> unpackings(const Space& space, const Group& group, int64_t window) {
+  const auto multiplies_again = [](const LayerSave& s) {
+    for (const auto n : {nn::q, nn::k, nn::v, nn::middle, nn::gate, nn::up})
+      if (s[n] == Save::recompute) return true;
+    return false;
+  };
+  const bool several = window > 1 || std::any_of(group.base.save.begin(), group.base.save.end(), multiplies_again);
+  return space.packed && several ? std::vector<bool>{true, false} : std::vector<bool>{false};
 }
 
 }  // namespace
@@ -89,7 +135,7 @@ std::string describe_saves(const Plan& plan) {
   return text + (kinds.size() > 1 ? "; spread evenly" : "");
 }
 
-double predicted_seconds(const std::vector<Entry>& entries, const DeviceSpec& spec) {
+double predicted_seconds(std::span<const Entry> entries, const DeviceSpec& spec) {
   double compute = 0, lanes[2] = {0, 0};
   std::map<std::pair<const char*, int64_t>, double> arrival;
   for (const Entry& e : entries) {
@@ -108,42 +154,59 @@ double predicted_seconds(const std::vector<Entry>& entries, const DeviceSpec& sp
   return std::max({compute, lanes[0], lanes[1]});
 }
 
+std::vector<Plan> candidates(const Space& space) {
+  std::vector<Plan> plans;
+  for (const Group& group : groups(space))
+    for (const int64_t window : group.windows)
+      for (const bool unpack : unpackings(space, group, window))
+        for (const int64_t chunk : group.chunks)
+          for (const int resident : group.residents) plans.push_back(group.plan(window, unpack, chunk, resident));
+  return plans;
+}
+
 Choice choose(const Budget& budget, const Space& space, const DryRun& dry_run) {
   Choice choice;
-  std::optional<double> best_seconds;
-  const auto fits = [&](const Outcome& o) { return o.peak[size_t(Tier::device)] <= budget.device && o.ram() <= budget.ram; };
-  const auto try_plan = [&](Plan plan) {
-    const Candidate c{plan, dry_run(plan)};
-    const Outcome outcome = c.outcome;
-    ++choice.tried;
-    const auto device = c.outcome.peak[size_t(Tier::device)];
-    const bool device_fits = device <= budget.device, ram_fits = c.outcome.ram() <= budget.ram;
-    choice.device_suffices |= device_fits;
-    choice.ram_suffices |= ram_fits;
-    if (choice.tried == 1 || device < choice.least.outcome.peak[size_t(Tier::device)]) choice.least = c;
-    if (!fits(outcome)) return outcome;
-    const double seconds = outcome.step_seconds(plan);
-    if (!best_seconds || seconds < *best_seconds) best_seconds = seconds, choice.best = c;
-    return outcome;
-  };
-  auto residents = space.resident_layers ? std::vector<int>{*space.resident_layers} : space.can_stream ? shares(space.layers, 4) : std::vector<int>{space.layers};
-  std::reverse(residents.begin(), residents.end());  // of plans that take the same time the one that streams least is tried first
-  const auto saves = save_choices(space);
-  for (int64_t micro = space.batch; micro >= 1; micro = micro == 1 ? 0 : (micro + 1) / 2) {
-    if (space.batch % micro) continue;
-    for (const auto& save : saves) {
-      bool roomy = false;  // larger chunks fitted, all that may be resident was: smaller ones are no faster
-      for (const int64_t chunk : {1024, 128}) {
-        if (roomy || (chunk == 1024 && micro * space.tokens_per_row <= 128)) continue;
-        for (const int resident : residents) {
-          const auto outcome = try_plan({.micro_batch = micro, .accumulation = space.accumulation * (space.batch / micro), .save = save,
-                                         .resident_layers = resident, .head_chunk = chunk, .paged_optimizer = space.paged_optimizer});
-          if (!fits(outcome)) continue;
-          roomy = resident == residents.front();
-          break;  // nor is streaming more
+  double best_seconds = INFINITY;
+  const auto device = [](const Outcome& o) { return o.peak[size_t(Tier::device)]; };
+  const auto fits = [&](const Outcome& o) { return device(o) <= budget.device && o.ram() <= budget.ram; };
+  for (const Group& group : groups(space)) {
+    std::vector<Candidate> tried;
+    const auto try_plan = [&](const Plan& plan) -> Outcome {
+      for (const auto& t : tried)
+        if (t.plan == plan) return t.outcome;
+      const Candidate c{plan, dry_run(plan)};
+      tried.push_back(c);
+      choice.device_suffices |= device(c.outcome) <= budget.device;
+      choice.ram_suffices |= c.outcome.ram() <= budget.ram;
+      if (++choice.tried == 1 || device(c.outcome) < device(choice.least.outcome)) choice.least = c;
+      if (const double seconds = c.outcome.step_seconds(plan); fits(c.outcome) && seconds < best_seconds) best_seconds = seconds, choice.best = c;
+      return c.outcome;
+    };
+    // The least that any plan of this window takes: on the device with all layers streamed, or with none, which needs no ring; of RAM with none.
+    const auto may_fit = [&](int64_t window) {
+      const auto streamed = try_plan(group.plan(window, false, group.chunks.back(), group.residents.back()));
+      if (fits(streamed)) return true;
+      const auto resident = try_plan(group.plan(window, false, group.chunks.back(), group.residents.front()));
+      return std::min(device(streamed), device(resident)) <= budget.device && std::min(streamed.ram(), resident.ram()) <= budget.ram;
+    };
+    // From the fastest on. One that fits ends it, and one that is slower than the best: streaming more is no faster, nor are smaller chunks. Returns
+    // whether unpacking each time, which takes less, need not be tried.
+    const auto search = [&](int64_t window, bool unpack) {
+      for (const int64_t chunk : group.chunks)
+        for (const int resident : group.residents) {
+          const Plan plan = group.plan(window, unpack, chunk, resident);
+          const auto outcome = try_plan(plan);
+          if (!fits(outcome) && outcome.step_seconds(plan) < best_seconds) continue;
+          if (resident == group.residents.front()) return fits(outcome) || chunk == group.chunks.front();
+          break;
         }
-      }
-    }
+      return false;
+    };
+    size_t windows = 0;
+    while (windows < group.windows.size() && may_fit(group.windows[windows])) ++windows;  // a larger window takes more
+    for (size_t i = windows; i-- > 0;)
+      for (const bool unpack : unpackings(space, group, group.windows[i]))
+        if (search(group.windows[i], unpack)) break;
   }
   return choice;
 }

@@ -149,7 +149,7 @@ plan::Outcome Engine::rehearse(const DeviceSpec& spec, const EngineShape& shape)
   engine.append(std::span(chunk).first(1));
   const auto& all = rank.ledger.entries();
   outcome.tokens = 1;
-  outcome.window_seconds = plan::predicted_seconds({all.begin() + std::ptrdiff_t(begin), all.end()}, spec);
+  outcome.window_seconds = plan::predicted_seconds(std::span(all).subspan(begin), spec);
   for (const Tier t : {Tier::device, Tier::pinned, Tier::host}) {
     outcome.peak[size_t(t)] = rank.ledger.peak(t);
     outcome.at_peak[size_t(t)] = rank.ledger.at_peak(t);

@@ -170,6 +170,7 @@ void Trainer::save(const std::function<void(const store::ParamSpec&, Tensor rows
 plan::Outcome Trainer::rehearse(const DeviceSpec& spec, const Setup& setup, const plan::Plan& plan) {
   const auto device = phantom_device(spec);
   comm::Rank rank(*device, comm::boundless);
+  rank.ledger.record(false);  // but for what is timed: a load has more entries than a step
   Trainer trainer(rank, setup, plan);
   trainer.load(nullptr);
   plan::Outcome outcome;
@@ -178,10 +179,11 @@ plan::Outcome Trainer::rehearse(const DeviceSpec& spec, const Setup& setup, cons
   const std::vector<int32_t> zeros(cap);
   const data::MicroBatch batch{zeros, zeros, zeros, zeros};
   const auto timed = [&](int64_t micro_batches) {
-    const size_t begin = rank.ledger.entries().size();
+    rank.ledger.clear_entries();
+    rank.ledger.record(true);
     trainer.step(std::vector<data::MicroBatch>(size_t(micro_batches), batch), 1e-4);
-    const auto& all = rank.ledger.entries();
-    return plan::predicted_seconds({all.begin() + std::ptrdiff_t(begin), all.end()}, spec);
+    rank.ledger.record(false);
+    return plan::predicted_seconds(rank.ledger.entries(), spec);
   };
   outcome.update_seconds = timed(0);
   outcome.window_seconds = std::max(0.0, timed(plan.window) - outcome.update_seconds);

@@ -73,7 +73,7 @@ TEST(DryRun, A70BOn24GiB) {
   const DeviceSpec h200{.kind = DeviceKind::cuda, .name = "an H200", .compute = DType::bf16, .flops = 7e14, .memory_bandwidth = 4e12, .link_bandwidth = 5e10,
                         .matmul_workspace = int64_t{32} << 20};
   const Budget budget{(int64_t{24} << 30) - (int64_t{640} << 20), int64_t{64} << 30};
-  const Space space{.layers = 80, .accumulation = 8, .can_stream = true, .tokens_per_row = 1024, .vocab = setup.model.vocab};
+  const Space space{.layers = 80, .accumulation = 8, .can_stream = true, .packed = true, .tokens_per_row = 1024, .vocab = setup.model.vocab};
   const auto begin = std::chrono::steady_clock::now();
   const Choice choice = choose(budget, space, [&](const Plan& p) { return train::Trainer::rehearse(h200, setup, p); });
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
