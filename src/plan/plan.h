@@ -58,7 +58,7 @@ struct Space {
   bool paged_optimizer = false;            // the user's choice of optimizer
   std::optional<nn::Save> save;            // every tensor of every layer
   std::optional<int> resident_layers;
-  std::optional<int64_t> window;
+  std::optional<int64_t> window;           // as far as there are micro-batches for it
   int64_t tokens_per_row = 0, vocab = 0;
   bool recompute_all = false, keep_all = false;  // gradient_checkpointing: true (every block whole), false
 };

@@ -70,7 +70,7 @@ std::vector<Group> groups(const Space& space) {
     if (space.batch % micro) continue;
     const int64_t accumulation = space.accumulation * (space.batch / micro), most = space.can_stream ? std::min(accumulation, largest_window) : 1;
     std::set<int64_t> windows{1, (most + 1) / 2, most};
-    if (space.window) windows = {std::min(*space.window, accumulation)};
+    if (space.window && space.can_stream) windows = {std::min(*space.window, accumulation)};
     const bool long_rows = micro * space.tokens_per_row > 128;
     for (const auto& save : saves)
       all.push_back({.base = {.micro_batch = micro, .accumulation = accumulation, .save = save, .paged_optimizer = space.paged_optimizer},

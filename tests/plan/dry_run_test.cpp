@@ -78,6 +78,8 @@ TEST(DryRun, A70BOn24GiB) {
   const Choice choice = choose(budget, space, [&](const Plan& p) { return train::Trainer::rehearse(h200, setup, p); });
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   ASSERT_TRUE(choice.best.has_value());
+  EXPECT_GE(choice.best->outcome.tokens_per_second(choice.best->plan), 1450);
+  EXPECT_GT(choice.best->plan.window, 1);  // one after the other the link would bind it
   std::printf("%s%d plans tried in %.2f s\n", report(*choice.best, budget, h200, 0).c_str(), choice.tried, seconds);
 }
 
