@@ -176,7 +176,7 @@ int bench(const Bench& b) {
   if (b.save == "recompute") space.recompute_all = true;
   if (b.save == "offload") space.save = nn::Save::offload;
   if (b.resident) space.resident_layers = int(*b.resident);
-  if (b.window) space.window = *b.window;
+  space.window = b.window;
   const auto planning = Clock::now();
   const auto choice = plan::choose(budget, space, [&](const plan::Plan& p) { return train::Trainer::rehearse(spec, setup, p); });
   const double planned_in = since(planning);

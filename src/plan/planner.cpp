@@ -182,10 +182,13 @@ Choice choose(const Budget& budget, const Space& space, const DryRun& dry_run) {
       if (const double seconds = c.outcome.step_seconds(plan); fits(c.outcome) && seconds < best_seconds) best_seconds = seconds, choice.best = c;
       return c.outcome;
     };
-    // The least that any plan of this window takes: on the device with all layers streamed, or with none, which needs no ring; of RAM with none.
+    // The least that is taken with so many layers resident: a larger window or chunk and a layer unpacked take more.
+    const auto least = [&](int resident) { return try_plan(group.plan(group.windows.front(), false, group.chunks.back(), resident)); };
+    // The least that is taken with this window: of the device with all layers streamed, or with none, which needs no ring; of RAM with none.
     const auto may_fit = [&](int64_t window) {
       const auto streamed = try_plan(group.plan(window, false, group.chunks.back(), group.residents.back()));
       if (fits(streamed)) return true;
+      if (device(least(group.residents.front())) > budget.device) return device(streamed) <= budget.device;
       const auto resident = try_plan(group.plan(window, false, group.chunks.back(), group.residents.front()));
       return std::min(device(streamed), device(resident)) <= budget.device && std::min(streamed.ram(), resident.ram()) <= budget.ram;
     };
@@ -194,6 +197,8 @@ Choice choose(const Budget& budget, const Space& space, const DryRun& dry_run) {
     const auto search = [&](int64_t window, bool unpack) {
       for (const int64_t chunk : group.chunks)
         for (const int resident : group.residents) {
+          const bool fastest = chunk == group.chunks.front() && resident == group.residents.front();
+          if (!fastest && !fits(least(resident))) continue;
           const Plan plan = group.plan(window, unpack, chunk, resident);
           const auto outcome = try_plan(plan);
           if (!fits(outcome) && outcome.step_seconds(plan) < best_seconds) continue;
