@@ -62,7 +62,9 @@ struct Group {
 constexpr int64_t largest_window = 8;  // what a larger one would hide of the link is little, and its dry run is long
 
 std::vector<Group> groups(const Space& space) {
-  auto residents = space.resident_layers ? std::vector<int>{*space.resident_layers} : space.can_stream ? shares(space.layers, 4) : std::vector<int>{space.layers};
+  auto residents = space.resident_layers ? std::vector<int>{*space.resident_layers}
+                   : space.can_stream    ? shares(space.layers, 4)
+                                         : std::vector<int>{space.layers};
   std::reverse(residents.begin(), residents.end());
   std::vector<Group> all;
   const auto saves = save_choices(space);

@@ -183,7 +183,8 @@ TEST(Planner, WhatTheUserFixedStaysFixed) {
     SCOPED_TRACE(fmt::format("seed {}", seed));
     Draws draws{seed, 13};
     Space space{.layers = 1 + int(draws.below(9)), .batch = 1 + int64_t(draws.below(12)), .accumulation = 1 + int64_t(draws.below(4)),
-                .can_stream = draws.below(2) == 1, .packed = draws.below(2) == 1, .paged_optimizer = draws.below(2) == 1, .tokens_per_row = 1 + int64_t(draws.below(4000)), .vocab = 100};
+                .can_stream = draws.below(2) == 1, .packed = draws.below(2) == 1, .paged_optimizer = draws.below(2) == 1,
+                .tokens_per_row = 1 + int64_t(draws.below(4000)), .vocab = 100};
     if (draws.below(2)) space.save = Save(draws.below(3));
     if (draws.below(2)) space.resident_layers = int(draws.below(uint64_t(space.layers + 1)));
     if (draws.below(3) == 0) space.window = 1 + int64_t(draws.below(12));

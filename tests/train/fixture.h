@@ -45,7 +45,8 @@ inline data::MicroBatch random_batch(const nn::ModelSpec& m, int64_t tokens, uin
 }
 
 inline plan::Plan plan_of(const nn::ModelSpec& m, nn::LayerSave save, int resident, bool paged) {
-  return {.micro_batch = 1, .accumulation = 3, .save = std::vector<nn::LayerSave>(m.layers.size(), save), .resident_layers = resident, .head_chunk = 16, .paged_optimizer = paged};
+  return {.micro_batch = 1, .accumulation = 3, .save = std::vector<nn::LayerSave>(m.layers.size(), save), .resident_layers = resident, .head_chunk = 16,
+          .paged_optimizer = paged};
 }
 
 inline plan::Plan in_windows(plan::Plan p, int64_t window, bool unpack_layer) {

@@ -50,8 +50,8 @@ void rehearse_all(comm::Rank& rank, const Setup& setup, const plan::Plan& plan, 
 TEST(PlanEqualsRun, LedgersAreEqualAndArenasExact) {
   int count = 0;
   for (const Case& c : cases()) {
-    SCOPED_TRACE(fmt::format("{} save {} resident {} optimizer {} paged {} tokens {} window {} unpack {}", c.name, int(c.save), c.resident, int(c.optimizer), c.paged,
-                             c.tokens, c.window, c.unpack_layer));
+    SCOPED_TRACE(fmt::format("{} save {} resident {} optimizer {} paged {} tokens {} window {} unpack {}", c.name, int(c.save), c.resident, int(c.optimizer),
+                             c.paged, c.tokens, c.window, c.unpack_layer));
     const train::Setup setup{.model = tiny_model(), .method = c.method, .optimizer = c.optimizer, .tokens_per_row = c.tokens};
     const auto plan = in_windows(plan_of(setup.model, nn::all(c.save), c.resident, c.paged), c.window, c.unpack_layer);
     const auto phantom = phantom_device(f32_cpu());
