@@ -25,7 +25,7 @@ double since(Clock::time_point t) { return std::chrono::duration<double>(Clock::
 struct Bench {
   std::string config, format = "nf4_dq", device = "auto", save = "auto";
   int64_t tokens = 512, batch = 1, accumulation = 1, rank = 16, steps = 3, decode = 0, context = 0;
-  std::optional<int64_t> threads, resident;
+  std::optional<int64_t> threads, resident, window;
   std::optional<std::string> vram, ram;
   bool full = false, hold_back = false, paged = false, deterministic = false;
 };
@@ -187,12 +187,13 @@ int bench(const Bench& b) {
   const auto named = b.vram ? std::optional(parse_bytes(*b.vram, "--vram")) : std::nullopt;
   const plan::Budget budget{device_budget(spec, named), b.ram ? parse_bytes(*b.ram, "--ram") : spec.kind == DeviceKind::cpu ? available_bytes() / 4 : available_bytes() / 10 * 9};
   plan::Space space{.layers = int(model.layers.size()), .batch = b.batch, .accumulation = b.accumulation, .can_stream = !b.full,
-                    .can_host_embedding = can_host_embedding(model, setup.method, spec), .paged_optimizer = b.paged,
-                    .tokens_per_row = b.tokens, .vocab = model.vocab};
+                    .packed = setup.method.format != quant::FormatId::dense, .can_host_embedding = can_host_embedding(model, setup.method, spec),
+                    .paged_optimizer = b.paged, .tokens_per_row = b.tokens, .vocab = model.vocab};
   if (b.save == "keep") space.save = nn::Save::keep;
   if (b.save == "recompute") space.recompute_all = true;
   if (b.save == "offload") space.save = nn::Save::offload;
   if (b.resident) space.resident_layers = int(*b.resident);
+  space.window = b.window;
   const auto planning = Clock::now();
   const auto choice = plan::choose(budget, space, [&](const plan::Plan& p) { return train::Trainer::rehearse(spec, setup, p); });
   const double planned_in = since(planning);
@@ -262,6 +263,7 @@ void add_bench(CLI::App& app, Run& run) {
   c->add_option("--steps", b->steps)->check(CLI::Range(1, 1000));
   c->add_option("--save", b->save, "what forward leaves for backward: auto, keep, recompute, offload")->check(CLI::IsMember({"auto", "keep", "recompute", "offload"}));
   c->add_option("--resident", b->resident, "layers on the device; the rest streams")->check(CLI::Range(0, 1000));
+  c->add_option("--window", b->window, "micro-batches that a layer runs before the next one does")->check(CLI::Range(1, 4096));
   c->add_option("--decode", b->decode, "tokens to decode instead of training");
   c->add_option("--context", b->context, "tokens of the prompt that decode begins with");
   c->add_option("--device", b->device, "auto, cpu or cuda");

@@ -24,14 +24,18 @@ std::string to_string(const Entry& e) {
 }
 
 void Ledger::took(Tier tier, Use use, const char* name, int64_t offset, int64_t bytes) {
-  int64_t& top = top_[size_t(tier)];
-  top = offset + aligned(bytes);
-  if (top > peak_[size_t(tier)]) peak_[size_t(tier)] = top;
+  Stack& s = stacks_[size_t(tier)];
+  s.top = offset + aligned(bytes);
+  s.alive.push_back({use, offset, aligned(bytes)});
+  s.by_use[size_t(use)] += aligned(bytes);
+  if (s.top > s.peak) s.peak = s.top, s.at_peak = s.by_use;
   if (recording_) entries_.push_back({.kind = Entry::Kind::took, .tier = tier, .use = use, .layer = layer_, .name = name, .offset = offset, .bytes = bytes});
 }
 
 void Ledger::gave_back(Tier tier, int64_t offset) {
-  top_[size_t(tier)] = offset;
+  Stack& s = stacks_[size_t(tier)];
+  s.top = offset;
+  for (; !s.alive.empty() && s.alive.back().offset >= offset; s.alive.pop_back()) s.by_use[size_t(s.alive.back().use)] -= s.alive.back().bytes;
   if (recording_) entries_.push_back({.kind = Entry::Kind::gave_back, .tier = tier, .layer = layer_, .offset = offset});
 }
 
@@ -46,32 +50,6 @@ void Ledger::copied(Tier from, Tier to, const char* name, int64_t item, int64_t 
 
 void Ledger::waited(const char* name, int64_t item) {
   if (recording_) entries_.push_back({.kind = Entry::Kind::waited, .layer = layer_, .name = name, .offset = item});
-}
-
-std::array<int64_t, use_count> Ledger::at_peak(Tier tier) const {
-  std::vector<const Entry*> alive, at_top;
-  int64_t top = 0, most = -1;
-  bool rising = false;  // copy the stack only where it turns, not at every allocation on the way up
-  const auto keep = [&] {
-    if (rising && top > most) most = top, at_top = alive;
-    rising = false;
-  };
-  for (const Entry& e : entries_) {
-    if (e.tier != tier || (e.kind != Entry::Kind::took && e.kind != Entry::Kind::gave_back)) continue;
-    if (e.kind == Entry::Kind::took) {
-      alive.push_back(&e);
-      top = e.offset + aligned(e.bytes);
-      rising = true;
-    } else {
-      keep();
-      while (!alive.empty() && alive.back()->offset >= e.offset) alive.pop_back();
-      top = e.offset;
-    }
-  }
-  keep();
-  std::array<int64_t, use_count> sums{};
-  for (const Entry* e : at_top) sums[size_t(e->use)] += aligned(e->bytes);
-  return sums;
 }
 
 std::string difference(const Ledger& a, const Ledger& b) {

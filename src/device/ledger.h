@@ -55,15 +55,21 @@ class Ledger {
   void clear_entries() { entries_.clear(); }
 
   const std::vector<Entry>& entries() const { return entries_; }
-  int64_t peak(Tier t) const { return peak_[size_t(t)]; }
-  int64_t in_use(Tier t) const { return top_[size_t(t)]; }
+  int64_t peak(Tier t) const { return stacks_[size_t(t)].peak; }
+  int64_t in_use(Tier t) const { return stacks_[size_t(t)].top; }
 
-  // What was alive when `tier` was fullest, in bytes by use; padding counts with the tensor that it follows.
-  std::array<int64_t, use_count> at_peak(Tier tier) const;
+  // What was alive when the tier was fullest, in bytes by use; padding counts with the tensor that it follows.
+  const std::array<int64_t, use_count>& at_peak(Tier t) const { return stacks_[size_t(t)].at_peak; }
 
  private:
+  struct Held { Use use; int64_t offset, bytes; };
+  struct Stack {
+    int64_t top = 0, peak = 0;
+    std::vector<Held> alive;
+    std::array<int64_t, use_count> by_use{}, at_peak{};
+  };
   std::vector<Entry> entries_;
-  std::array<int64_t, tier_count> top_{}, peak_{};
+  std::array<Stack, tier_count> stacks_;
   int16_t layer_ = -1;
   bool recording_ = true;
 };

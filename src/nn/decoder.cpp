@@ -1,4 +1,5 @@
-// A step is a stack: [gradient of the residual | x0 saved0 x1 saved1 ... xL | temporaries]. Backward pops what forward pushed.
+// A step is a stack: [gradient of the residual | x0 saved0 x1 saved1 ... xL | temporaries], each of all micro-batches of the window. Backward pops
+// what forward pushed. A layer's weights are acquired once for the whole window, each way.
 #include "nn/decoder.h"
 
 #include <algorithm>
@@ -17,15 +18,17 @@ Decoder::Decoder(comm::Rank& rank, Model& model, const Execution& execution, int
   inv_freq_ = rank.memory.take(Use::weights, "rope frequencies", DType::f32, {spec.layers.front().head_dim / 2});
   if (execution_.save.empty()) execution_.save.assign(spec.layers.size(), all(Save::keep));
   check(execution_.save.size() == spec.layers.size(), "a plan says of each layer what is saved");
-  int64_t largest = 0;
+  check(execution_.window >= 1 && (execution_.window == 1 || !model.method().trains_weights),
+        "a layer runs several micro-batches only where weights are frozen: a tied head's gradient would add up in another order");
+  std::vector<int64_t> of_inputs, of_insides;
   for (int l = 0; l < int(spec.layers.size()); ++l) {
-    const int64_t bytes = saved_of(l, max_tokens, execution_.save[size_t(l)]).offloaded_bytes();
-    rank.ledger.at_layer(l);
-    homes_.push_back(bytes ? rank.pinned.take(Use::activations, "offloaded", DType::u8, {bytes}) : Tensor{});
-    largest = std::max(largest, bytes);
+    const Saved s = saved_of(l, max_tokens, execution_.save[size_t(l)]);
+    of_inputs.push_back(s.how(input) == Save::offload ? s.shapes().bytes(input) : 0);
+    of_insides.push_back(s.offloaded_bytes());
   }
-  rank.ledger.at_layer(-1);
-  if (largest) offload_ = std::make_unique<Ring>(rank.stream, rank.memory, "offloaded activations", execution_.offload_slots, largest);
+  const int window = int(execution_.window);
+  inputs_.emplace(rank, "offloaded inputs", of_inputs, window, window + 1);  // the layer's, and those that its outputs fill
+  insides_.emplace(rank, "offloaded activations", of_insides, window, 1);
 }
 
 void Decoder::load() {
@@ -47,131 +50,140 @@ Saved Decoder::saved_of(int layer, int64_t tokens, const LayerSave& how) const {
                 .compute = rank_.compute()}, how);
 }
 
-void Decoder::layer_forward(int layer, int next, const Context& c, Tensor y, Tensor x, Saved& s) {
+void Decoder::layer_forward(const LayerParams& p, const Context& c, Tensor y, Tensor x, Saved& s) {
   const Scope scope(rank_.memory);
-  const LayerParams p = model_.acquire(rank_, layer, next);
   const Tensor mid = s.make(rank_, middle);
   {
     const Scope of_attention(rank_.memory);
     Attention::forward(rank_, p, c, mid, x, s);
   }
   Mlp::forward(rank_, p, c.eps, y, mid, s);
-  model_.release(layer);
 }
 
-void Decoder::layer_backward(int layer, int next, const Context& c, Tensor d, Tensor x, Saved& s) {
+void Decoder::layer_backward(int layer, const LayerParams& p, const LayerGrads& g, const Context& c, Tensor d, Tensor x, Saved& s) {
   const Scope scope(rank_.memory);
-  const LayerParams p = model_.acquire(rank_, layer, next);
-  const LayerGrads g = model_.gradients(layer);
   const bool anything_below = layer > 0 || model_.method().trains_weights;
   if (!s.ready(middle)) Attention::forward(rank_, p, c, s.make(rank_, middle), x, s);
   Mlp::backward(rank_, p, g, c.eps, d, s[middle], s);
   Attention::backward(rank_, p, g, c, d, x, s, anything_below);
-  model_.release(layer);
 }
 
-void Decoder::forward_backward(const Tokens& t, const LossOut& out) {
+void Decoder::forward_backward(std::span<const Tokens> window, const LossOut& out) {
+  check(std::ssize(window) <= execution_.window, "a window has at most the planned micro-batches");
   const Scope step(rank_.memory);
   const int layers = int(model_.spec().layers.size());
-  const Shape residual{t.count(), model_.spec().hidden};
-  const Context c = context(t);
-  const auto offloads = [&](int l) { return l < layers && bool(homes_[size_t(l)]); };
-  const auto home = [&](int l, const Saved& s) { return Tensor{homes_[size_t(l)].data, DType::u8, {s.offloaded_bytes()}}; };
+  const auto residual = [&](const Tokens& t, const char* name) {
+    return rank_.memory.take(Use::activations, name, rank_.compute(), {t.count(), model_.spec().hidden});
+  };
+  std::vector<MicroBatch> micros;
+  for (const Tokens& t : window) micros.push_back({.index = int(micros.size()), .tokens = t, .context = context(t), .d = residual(t, "d residual")});
 
-  std::vector<LayerState> states;
-  states.reserve(size_t(layers));
-  const Tensor d = rank_.memory.take(Use::activations, "d residual", rank_.compute(), residual);
-  // Opens layer l: its place in the stack or in the ring, its kept tensors; returns where its input goes.
+  std::vector<int64_t> marks;  // of the stack, before each layer's tensors
+  // Lays the tensors of layer l on the stack, for every micro-batch; after the last layer, what the head reads.
   const auto open = [&](int l) {
-    const int64_t mark = rank_.memory.used();
+    marks.push_back(rank_.memory.used());
     rank_.ledger.at_layer(l);
-    if (l == layers) return rank_.memory.take(Use::activations, "last hidden", rank_.compute(), residual);
-    LayerState& s = states.emplace_back(saved_of(l, t.count(), execution_.save[size_t(l)]), Tensor{}, mark);
-    if (offloads(l)) s.saved.place_offloaded(offload_->acquire_to_fill(l, s.saved.offloaded_bytes()));
-    const bool away = s.saved.how(input) == Save::offload;
-    s.in = away ? s.saved.make(rank_, input) : rank_.memory.take(Use::activations, name_of(input), rank_.compute(), residual);
-    s.saved.place_kept(rank_.memory);
+    for (MicroBatch& m : micros) {
+      if (l == layers) {
+        m.last = residual(m.tokens, "last hidden");
+        continue;
+      }
+      LayerState& s = m.layers.emplace_back(saved_of(l, m.tokens.count(), execution_.save[size_t(l)]));
+      if (!inputs_->has(l)) s.in = residual(m.tokens, name_of(input));
+      s.saved.place_kept(rank_.memory);
+    }
+  };
+  // Where the input of layer l is written; that is the time when one that is offloaded gets its slot.
+  const auto input_of = [&](int l, MicroBatch& m) {
+    if (l == layers) return m.last;
+    LayerState& s = m.layers[size_t(l)];
+    if (inputs_->has(l)) s.in = Tensor{inputs_->open(l, m.index, s.saved.shapes().bytes(input)).data, rank_.compute(), s.saved.shapes().shape(input)};
     return s.in;
   };
 
-  model_.embed(rank_, open(0), t.ids);
-  Tensor last;
-  int64_t last_mark = 0;
+  open(0);
+  for (MicroBatch& m : micros) model_.embed(rank_, input_of(0, m), m.tokens.ids);
   for (int l = 0; l < layers; ++l) {
-    last_mark = rank_.memory.used();
-    last = open(l + 1);
+    open(l + 1);
     rank_.ledger.at_layer(l);
-    LayerState& s = states[size_t(l)];
-    layer_forward(l, l + 1 < layers ? l + 1 : l - 1, c, last, s.in, s.saved);
-    s.saved.forget_temporaries();
-    if (offloads(l)) offload_->release(l, home(l, s.saved));
+    const Scope scope(rank_.memory);
+    const LayerParams p = model_.acquire(rank_, l, l + 1 < layers ? l + 1 : l - 1, execution_.unpack_layer);
+    for (MicroBatch& m : micros) {
+      LayerState& s = m.layers[size_t(l)];
+      const Tensor y = input_of(l + 1, m);
+      if (insides_->has(l)) s.saved.place_offloaded(insides_->open(l, m.index, s.saved.offloaded_bytes()));
+      layer_forward(p, m.context, y, s.in, s.saved);
+      s.saved.forget_temporaries();
+      if (inputs_->has(l)) inputs_->send(l, m.index);
+      if (insides_->has(l)) insides_->send(l, m.index);
+    }
+    model_.release(l);
   }
   rank_.ledger.at_layer(-1);
-  head_loss(last, d, t, out);
-  rank_.memory.give_back_to(last_mark);
+  for (const MicroBatch& m : micros) head_loss(m.last, m.d, m.tokens, out);
+  rank_.memory.give_back_to(marks.back());
 
   for (int l = layers - 1; l >= 0; --l) {
-    LayerState& s = states[size_t(l)];
     rank_.ledger.at_layer(l);
-    if (offloads(l)) {
-      s.saved.offloaded_is_back(offload_->acquire(l, home(l, s.saved)));
-      if (s.saved.how(input) == Save::offload) s.in = s.saved[input];
-    }
-    for (int below = l - 1; below >= 0; --below)
-      if (offloads(below)) {  // the next one to come back, however far: it travels while layers that keep theirs compute
-        offload_->prefetch(below, home(below, states[size_t(below)].saved));
-        break;
+    {
+      const Scope scope(rank_.memory);
+      const LayerParams p = model_.acquire(rank_, l, l - 1, execution_.unpack_layer);
+      const LayerGrads g = model_.gradients(l);
+      for (MicroBatch& m : micros) {  // in forward's order, so that gradients add up as they do one micro-batch after the other
+        LayerState& s = m.layers[size_t(l)];
+        if (inputs_->has(l)) s.in.data = inputs_->bring(l, m.index).data;
+        if (insides_->has(l)) s.saved.offloaded_is_back(insides_->bring(l, m.index));
+        layer_backward(l, p, g, m.context, m.d, s.in, s.saved);
+        if (inputs_->has(l)) inputs_->close(l, m.index);
+        if (insides_->has(l)) insides_->close(l, m.index);
       }
-    layer_backward(l, l - 1, c, d, s.in, s.saved);
-    if (offloads(l)) offload_->release(l);
-    rank_.memory.give_back_to(s.mark);
+      model_.release(l);
+    }
+    rank_.memory.give_back_to(marks[size_t(l)]);
   }
   rank_.ledger.at_layer(-1);
-  if (offload_) offload_->forget();
-  if (model_.d_embedding()) ops::embedding_backward(rank_.stream, model_.d_embedding(), d, t.ids);
+  inputs_->forget();
+  insides_->forget();
+  if (!model_.d_embedding()) return;
+  for (const MicroBatch& m : micros) ops::embedding_backward(rank_.stream, model_.d_embedding(), m.d, m.tokens.ids);
 }
 
-void Decoder::forward(const Tokens& t, const LossOut& out) {
-  const Scope step(rank_.memory);
+Decoder::Residual Decoder::hidden(const Tokens& t, KvCache* cache) {
   const int layers = int(model_.spec().layers.size());
-  const Context c = context(t);
+  Context c = context(t);
+  if (cache) c.first = cache->length();
   const Shape residual{t.count(), model_.spec().hidden};
   Tensor x = rank_.memory.take(Use::activations, "residual", rank_.compute(), residual), y = rank_.memory.take(Use::activations, "residual", rank_.compute(), residual);
   model_.embed(rank_, x, t.ids);
   for (int l = 0; l < layers; ++l) {
     rank_.ledger.at_layer(l);
+    const Scope scope(rank_.memory);
+    const LayerParams p = model_.acquire(rank_, l, l + 1 < layers ? l + 1 : -1, execution_.unpack_layer);
+    if (cache) c.cache_k = cache->keys(l), c.cache_v = cache->values(l);
     Saved s = saved_of(l, t.count(), all(Save::recompute));
-    layer_forward(l, l + 1 < layers ? l + 1 : -1, c, y, x, s);
+    layer_forward(p, c, y, x, s);
+    model_.release(l);
     std::swap(x, y);
   }
   rank_.ledger.at_layer(-1);
-  head_loss(x, {}, t, out);
+  return {x, y};
+}
+
+void Decoder::forward(const Tokens& t, const LossOut& out) {
+  const Scope step(rank_.memory);
+  head_loss(hidden(t, nullptr).value, {}, t, out);
 }
 
 void Decoder::infer(const Tokens& t, KvCache& cache, Tensor logits) {
   check(cache.length() + t.count() <= cache.capacity(), "tokens fit the cache");
   const Scope step(rank_.memory);
-  const int layers = int(model_.spec().layers.size());
   const int64_t n = logits.shape[0];
-  Context c = context(t);
-  c.first = cache.length();
-  const Shape residual{t.count(), model_.spec().hidden};
-  Tensor x = rank_.memory.take(Use::activations, "residual", rank_.compute(), residual), y = rank_.memory.take(Use::activations, "residual", rank_.compute(), residual);
-  model_.embed(rank_, x, t.ids);
-  for (int l = 0; l < layers; ++l) {
-    rank_.ledger.at_layer(l);
-    c.cache_k = cache.keys(l);
-    c.cache_v = cache.values(l);
-    Saved s = saved_of(l, t.count(), all(Save::recompute));
-    layer_forward(l, l + 1 < layers ? l + 1 : -1, c, y, x, s);
-    std::swap(x, y);
-  }
-  rank_.ledger.at_layer(-1);
+  const Residual last = hidden(t, &cache);
   cache.advance(t.count());
-  const Tensor rstd = rank_.memory.take(Use::activations, "rstd", DType::f32, {n});
-  const Tensor tail = x.rows(t.count() - n, n);
-  ops::rms_norm(rank_.stream, y.rows(0, n), rstd, tail, model_.final_norm().dense(), c.eps);
-  ops::linear(rank_.stream, logits, y.rows(0, n), model_.head());
+  const Tensor normed = last.free.rows(0, n);
+  const Tensor rstd = rank_.memory.take(Use::activations, "rstd (head)", DType::f32, {n});
+  ops::rms_norm(rank_.stream, normed, rstd, last.value.rows(t.count() - n, n), model_.final_norm().dense(), float(model_.spec().norm_eps));
+  ops::linear(rank_.stream, logits, normed, model_.head());
 }
 
 void Decoder::head_loss(Tensor x, Tensor d, const Tokens& t, const LossOut& out) {

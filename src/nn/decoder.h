@@ -5,6 +5,7 @@
 #include "nn/kv_cache.h"
 #include "nn/mlp.h"
 #include "nn/model.h"
+#include "nn/offload.h"
 
 namespace thimble::nn {
 
@@ -19,34 +20,39 @@ struct Tokens {
 struct Execution {
   std::vector<LayerSave> save;   // by layer
   int64_t head_chunk = 256;      // tokens whose logits exist at once
-  int offload_slots = 3;
+  int64_t window = 1;            // micro-batches that a layer runs before the next one does
+  bool unpack_layer = false;     // a layer's matrices once for all of these, not each for its product
   int64_t longest_document = 0;  // tokens; 0: no cap. Counts in the predicted time alone
 };
 
-// Where a pass leaves its results: f32 (1), i32 (1), added to. scale: f32 (1), 1 / target tokens of the whole window.
+// Where a pass leaves its results: f32 (1), i32 (1), added to. scale: f32 (1), 1 / target tokens of the whole step.
 struct LossOut {
   Tensor loss, correct, scale;
 };
 
 class Decoder {
  public:
-  // Takes RoPE's table and, where the plan offloads, the ring and the pinned homes for `max_tokens` tokens a pass.
+  // Takes RoPE's table and, where the plan offloads, rings and pinned homes for a window of micro-batches of `max_tokens` tokens.
   Decoder(comm::Rank&, Model&, const Execution&, int64_t max_tokens);
   void load();  // fills RoPE's table
 
-  // Loss and gradients of one micro-batch, both added to.
-  void forward_backward(const Tokens&, const LossOut&);
+  // Loss and gradients of up to execution.window micro-batches, layer by layer, both added to: the same bits as one micro-batch after the other.
+  void forward_backward(std::span<const Tokens> window, const LossOut&);
   // Loss alone.
   void forward(const Tokens&, const LossOut&);
   // Appends the tokens to the cache; logits (n, V) f32 of the last n tokens, overwritten.
   void infer(const Tokens&, KvCache&, Tensor logits);
 
  private:
-  struct LayerState { Saved saved; Tensor in; int64_t mark = 0; };
+  struct LayerState { Saved saved; Tensor in = {}; };
+  // One on its way through the layers. d: the gradient of the residual; last: what the head reads.
+  struct MicroBatch { int index; const Tokens& tokens; Context context; Tensor d, last = {}; std::vector<LayerState> layers = {}; };
   Context context(const Tokens&) const;
   Saved saved_of(int layer, int64_t tokens, const LayerSave&) const;
-  void layer_forward(int layer, int next, const Context&, Tensor y, Tensor x, Saved&);
-  void layer_backward(int layer, int next, const Context&, Tensor d, Tensor x, Saved&);
+  void layer_forward(const LayerParams&, const Context&, Tensor y, Tensor x, Saved&);
+  void layer_backward(int layer, const LayerParams&, const LayerGrads&, const Context&, Tensor d, Tensor x, Saved&);
+  struct Residual { Tensor value, free; };     // (T, C) after the last layer; the buffer of its other half of layers
+  Residual hidden(const Tokens&, KvCache*);    // nothing saved; cache null: the tokens see each other alone
   void head_loss(Tensor x, Tensor d, const Tokens&, const LossOut&);  // d null: no gradient
   void head_loss_chunk(Tensor x, Tensor d, Tensor targets, const LossOut&);
 
@@ -54,8 +60,7 @@ class Decoder {
   Model& model_;
   Execution execution_;
   Tensor inv_freq_;
-  std::unique_ptr<Ring> offload_;
-  std::vector<Tensor> homes_;
+  std::optional<Offload> inputs_, insides_;  // a layer's input is there before its turn, all else only during it
 };
 
 }  // namespace thimble::nn

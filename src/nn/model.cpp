@@ -54,8 +54,15 @@ LayerAdapters Model::of_layer(const store::FlatStore& all, int layer, Tensor use
   return of;
 }
 
-LayerParams Model::acquire(comm::Rank& rank, int layer, int next) {
-  LayerParams p{.weight = weights_.acquire(layer, next), .lora_scale = method_.lora.scale};
+LayerParams Model::acquire(comm::Rank& rank, int layer, int next, bool unpack) {
+  LayerParams p{.lora_scale = method_.lora.scale};
+  std::ranges::copy(weights_.acquire(layer, next), p.weight.begin());
+  for (int m = 0; unpack && m < layer_param_count; ++m) {
+    auto& w = p.weight[size_t(m)];
+    if (!is_matrix(m) || (w.format == quant::FormatId::dense && w.dense().dtype == rank.compute())) continue;
+    unpacked_[size_t(m)] = {rank.stream.scratch("unpacked layer", rank.compute(), w.shape)};
+    w.unpacked = &unpacked_[size_t(m)];
+  }
   if (!adapters_ || first_adapter_[size_t(layer)] == first_adapter_[size_t(layer) + 1]) return p;
   const Tensor values = adapters_->range(size_t(first_adapter_[size_t(layer)]), size_t(first_adapter_[size_t(layer) + 1] - 1));
   Tensor used = values;

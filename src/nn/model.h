@@ -25,8 +25,8 @@ class Model {
   void take_gradients(comm::Rank&);
 
   // The layer ready to compute with; `next`: the one wanted after it, -1 if none. Adapters come in the type of the activations, copied into
-  // the caller's scope where that is not f32.
-  LayerParams acquire(comm::Rank&, int layer, int next);
+  // the caller's scope where that is not f32; with `unpack` so do the matrices, each once.
+  LayerParams acquire(comm::Rank&, int layer, int next, bool unpack);
   void release(int layer) { weights_.release(layer); }
   LayerGrads gradients(int layer) const;
 
@@ -55,6 +55,7 @@ class Model {
   ModelSpec spec_;
   Method method_;
   store::WeightStore weights_;
+  std::array<quant::Unpacked, layer_param_count> unpacked_;        // of the layer acquired last
   std::optional<store::FlatStore> adapters_, gradients_;
   std::vector<int> first_adapter_;  // by layer, in adapters_; one more at the end
 };

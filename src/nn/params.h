@@ -49,7 +49,7 @@ struct LayerAdapters {
 
 // What one layer computes with, and where its gradients go; null where there is none.
 struct LayerParams {
-  std::span<const quant::Weight> weight;             // by LayerParam
+  std::array<quant::Weight, layer_param_count> weight{};  // by LayerParam
   LayerAdapters lora{};                              // in the type of the activations
   float lora_scale = 1;
 };

@@ -30,7 +30,7 @@ Shape SavedShapes::shape(SavedName n) const {
 void Saved::place_kept(Arena& stack) {
   for (int i = 0; i < saved_count; ++i) {
     const auto n = SavedName(i);
-    if (n == input || how_[n] != Save::keep || shapes_.shape(n).count() == 0) continue;  // the decoder places inputs
+    if (n == input || how_[n] != Save::keep || shapes_.shape(n).count() == 0) continue;
     entries_[n].tensor = stack.take(Use::activations, name_of(n), shapes_.dtype(n), shapes_.shape(n));
   }
 }
@@ -38,7 +38,7 @@ void Saved::place_kept(Arena& stack) {
 int64_t Saved::offloaded_bytes() const {
   int64_t sum = 0;
   for (int i = 0; i < saved_count; ++i)
-    if (how_[size_t(i)] == Save::offload) sum += shapes_.bytes(SavedName(i));
+    if (offloaded(SavedName(i))) sum += shapes_.bytes(SavedName(i));
   return sum;
 }
 
@@ -46,7 +46,7 @@ void Saved::place_offloaded(Tensor slot) {
   auto* at = static_cast<std::byte*>(slot.data);
   for (int i = 0; i < saved_count; ++i) {
     const auto n = SavedName(i);
-    if (how_[n] != Save::offload || shapes_.shape(n).count() == 0) continue;
+    if (!offloaded(n)) continue;
     entries_[n].tensor = Tensor{at, shapes_.dtype(n), shapes_.shape(n)};
     at += shapes_.bytes(n);
   }
@@ -56,7 +56,7 @@ void Saved::place_offloaded(Tensor slot) {
 void Saved::offloaded_is_back(Tensor slot) {
   place_offloaded(slot);
   for (int i = 0; i < saved_count; ++i)
-    if (how_[size_t(i)] == Save::offload && entries_[size_t(i)].tensor) entries_[size_t(i)].ready = true;
+    if (offloaded(SavedName(i))) entries_[size_t(i)].ready = true;
 }
 
 void Saved::forget_temporaries() {

@@ -54,7 +54,8 @@ class Saved {
  public:
   Saved(const SavedShapes& shapes, const LayerSave& how) : shapes_(shapes), how_(how) {}
 
-  // Gives places to what is kept (from the stack) and to what is offloaded (from `slot`, in order); before the layer runs.
+  // Gives places to what is kept (from the stack) and to what is offloaded (from `slot`, in order); before the layer runs. Not to the input, which
+  // the layer below writes: the decoder does.
   void place_kept(Arena&);
   void place_offloaded(Tensor slot);
   int64_t offloaded_bytes() const;
@@ -75,6 +76,7 @@ class Saved {
 
  private:
   struct Held { Tensor tensor; bool ready = false; };
+  bool offloaded(SavedName n) const { return n != input && how_[n] == Save::offload && shapes_.shape(n).count() > 0; }
   SavedShapes shapes_;
   LayerSave how_;
   std::array<Held, saved_count> entries_{};

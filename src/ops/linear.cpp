@@ -6,11 +6,14 @@
 namespace thimble::ops {
 namespace {
 
-// The weight as a matrix of the activations' type: itself, or unpacked into scratch of the caller's scope.
+// The weight as a matrix of the activations' type: itself, or unpacked where it has a place for that, else into scratch of the caller's scope.
 Tensor unpacked(Stream& s, const quant::Weight& w, DType activations) {
   if (w.format == quant::FormatId::dense && (w.dense().dtype == activations)) return w.dense();
-  const Tensor t = s.scratch("unpacked weight", activations, w.shape);
+  if (w.unpacked && w.unpacked->filled) return w.unpacked->dense;
+  const Tensor t = w.unpacked ? w.unpacked->dense : s.scratch("unpacked weight", activations, w.shape);
+  check(t.dtype == activations, "a weight is unpacked to the activations' type");
   quant::format(w.format).unpack(s, t, w);
+  if (w.unpacked) w.unpacked->filled = true;
   return t;
 }
 

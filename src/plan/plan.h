@@ -3,6 +3,7 @@
 #include <array>
 #include <functional>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -11,7 +12,7 @@
 
 namespace thimble::plan {
 
-// Bytes that a run may take: of the device, its overhead off already; pinned and host memory come out of one number, the machine's RAM.
+// Bytes that a run may take. pinned and host memory come out of one number, the machine's RAM.
 struct Budget {
   int64_t device = 0, ram = 0;
 };
@@ -20,11 +21,14 @@ struct Budget {
 struct Plan {
   int64_t micro_batch = 1;      // sequences at a time
   int64_t accumulation = 1;     // micro-batches of one optimizer step
+  int64_t window = 1;           // of these, how many a layer runs before the next one does; what is left over makes a smaller window
+  bool unpack_layer = false;    // a layer's matrices once for the window, not each for its product
   std::vector<nn::LayerSave> save;
   int resident_layers = 0;
   int64_t head_chunk = 256;
   bool paged_optimizer = false;   // states at home in pinned memory
   bool embedding_on_host = false; // the table lies in pinned memory, its rows are gathered from there
+  bool operator==(const Plan&) const = default;
 };
 
 // What a dry run found.
@@ -32,9 +36,9 @@ struct Outcome {
   std::array<int64_t, tier_count> peak{};
   std::array<std::array<int64_t, use_count>, tier_count> at_peak{};
   int64_t page_tables = 0;  // of pinned memory, on the device beside its arena
-  double micro_seconds = 0, update_seconds = 0;
+  double window_seconds = 0, rest_seconds = 0, update_seconds = 0;  // of a full window, of the smaller one that is left over, of the update
   int64_t tokens = 0;  // of one micro-batch
-  double step_seconds(const Plan& p) const { return micro_seconds * double(p.accumulation) + update_seconds; }
+  double step_seconds(const Plan& p) const { return window_seconds * double(p.accumulation / p.window) + rest_seconds + update_seconds; }
   double tokens_per_second(const Plan& p) const { return double(tokens * p.accumulation) / step_seconds(p); }
   int64_t device() const { return peak[size_t(Tier::device)] + page_tables; }
   int64_t ram() const { return peak[size_t(Tier::pinned)] + peak[size_t(Tier::host)]; }
@@ -47,24 +51,28 @@ struct Candidate {
 
 // Seconds that a ledger's entries take by the spec: each op max(flops / peak, bytes / bandwidth); copies on two lanes of their own, begun
 // where they were issued and awaited where the computation waits for them.
-double predicted_seconds(const std::vector<Entry>&, const DeviceSpec&);
+double predicted_seconds(std::span<const Entry>, const DeviceSpec&);
 
 // What the search may vary, and what the user fixed.
 struct Space {
   int layers = 0;
   int64_t batch = 1, accumulation = 1;     // the user's; micro-batches are divisors of batch
-  bool can_stream = false;                 // frozen base weights
+  bool can_stream = false;                 // frozen base weights: streamed, or shared by the micro-batches of a window
+  bool packed = false;                     // these are stored in another form than products take
   bool can_host_embedding = false;         // the table is frozen, no head, and the device reads pinned memory
   bool paged_optimizer = false;            // the user's choice of optimizer; a plan may page another's states too
   std::optional<nn::Save> save;            // every tensor of every layer
   std::optional<int> resident_layers;
+  std::optional<int64_t> window;           // as far as there are micro-batches for it
   int64_t tokens_per_row = 0, vocab = 0;
   bool recompute_all = false, keep_all = false;  // gradient_checkpointing: true (every block whole), false
 };
 using DryRun = std::function<Outcome(const Plan&)>;
 
-// Dry-runs every candidate (the set does not depend on the budget); the fastest that fits. Empty: nothing fits; `least` is then the
-// candidate that needs the least device memory.
+// Every plan of the space. The set does not depend on the budget, so more budget is never slower.
+std::vector<Plan> candidates(const Space&);
+// The fastest candidate that fits, by dry runs. Left out are those that cannot fit, or not be faster, by what was tried. Empty: nothing fits; `least`
+// is then the candidate that needs the least device memory.
 struct Choice {
   std::optional<Candidate> best;
   Candidate least;

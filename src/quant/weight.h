@@ -11,11 +11,18 @@ namespace thimble::quant {
 
 enum class FormatId : uint8_t { dense, nf4, nf4_dq };
 
+// A place for the dense numbers of a packed matrix, (N, K) in the type of the activations. The first product that wants them fills it.
+struct Unpacked {
+  Tensor dense;
+  bool filled = false;
+};
+
 // The parts of a matrix (N, K) = (out, in): dense: {values}; nf4: {codes, absmax}; nf4_dq: {codes, absmax, nested absmax, offset}.
 struct Weight {
   FormatId format = FormatId::dense;
   Shape shape;                    // (N, K), whatever the parts look like
   std::array<Tensor, 4> parts{};
+  Unpacked* unpacked = nullptr;   // where one unpacking serves many products
   const Tensor& dense() const { return parts[0]; }
 };
 

@@ -151,7 +151,7 @@ plan::Outcome Engine::rehearse(const DeviceSpec& spec, const EngineShape& shape)
   engine.append(std::span(chunk).first(1));
   const auto& all = rank.ledger.entries();
   outcome.tokens = 1;
-  outcome.micro_seconds = plan::predicted_seconds({all.begin() + std::ptrdiff_t(begin), all.end()}, spec);
+  outcome.window_seconds = plan::predicted_seconds(std::span(all).subspan(begin), spec);
   outcome.set_bytes(rank.ledger, spec);
   return outcome;
 }

@@ -1,4 +1,4 @@
-// One optimizer step: zero the gradients, run the window's micro-batches, clip by the global norm, update.
+// One optimizer step: zero the gradients, run the micro-batches window by window, clip by the global norm, update.
 #include "train/trainer.h"
 
 #include <algorithm>
@@ -34,13 +34,15 @@ Trainer::Trainer(comm::Rank& rank, const Setup& setup, const plan::Plan& plan)
     : rank_(rank), setup_(setup),
       model_(rank, setup.model, setup.method,
              {.layers = int(setup.model.layers.size()), .resident = plan.resident_layers, .embedding_on_host = plan.embedding_on_host}),
-      decoder_(rank, model_, {.save = plan.save, .head_chunk = plan.head_chunk, .longest_document = setup.tokens_per_row},
-               data::token_cap(plan.micro_batch, setup.tokens_per_row)) {
+      decoder_(rank, model_, {.save = plan.save, .head_chunk = plan.head_chunk, .window = plan.window, .unpack_layer = plan.unpack_layer,
+                               .longest_document = setup.tokens_per_row},
+               data::token_cap(plan.micro_batch, setup.tokens_per_row)),
+      window_(plan.window) {
   model_.take_gradients(rank);
   const OptimizerState::Decay decay{setup.weight_decay, setup.decay_norms ? setup.weight_decay : 0};
   optimizer_.emplace(rank, model_.trained(), setup.optimizer, plan.paged_optimizer, decay);
   const int64_t cap = data::token_cap(plan.micro_batch, setup.tokens_per_row);
-  tokens_ = rank.memory.take(Use::batch, "tokens", DType::i32, {token_rows, cap});
+  tokens_ = rank.memory.take(Use::batch, "tokens", DType::i32, {window_, token_rows, cap});
   scalars_ = rank.memory.take(Use::batch, "scalars", DType::f32, {scalar_total});
   results_ = rank.memory.take(Use::batch, "results", DType::f32, {result_count});
   correct_ = rank.memory.take(Use::batch, "correct", DType::i32, {1});
@@ -76,11 +78,11 @@ void Trainer::load_adapters(const std::function<void(const store::ParamSpec&, Te
   }
 }
 
-nn::Tokens Trainer::upload(const data::MicroBatch& batch) {
+nn::Tokens Trainer::upload(const data::MicroBatch& batch, int64_t place) {
   const auto n = int64_t(batch.ids.size());
-  check(n > 0 && n <= tokens_.shape[1], "a micro-batch has at most the planned tokens");
+  check(n > 0 && n <= tokens_.shape[2], "a micro-batch has at most the planned tokens");
   const Shape shape{token_rows, n};
-  const Tensor host{host_tokens_.data, DType::i32, shape}, device{tokens_.data, DType::i32, shape};
+  const Tensor host{host_tokens_.data, DType::i32, shape}, device{tokens_.rows(place, 1).data, DType::i32, shape};
   if (!rank_.is_phantom()) {
     const std::vector<int32_t>* rows[token_rows] = {&batch.ids, &batch.targets, &batch.positions, &batch.start};
     for (int i = 0; i < token_rows; ++i) std::memcpy(host.rows(i, 1).data, rows[i]->data(), size_t(n) * sizeof(int32_t));
@@ -97,9 +99,9 @@ void Trainer::fetch_results() {
   rank_.download("correct", host_correct_, correct_);
 }
 
-StepResult Trainer::step(std::span<const data::MicroBatch> window, double learning_rate) {
+StepResult Trainer::step(std::span<const data::MicroBatch> batches, double learning_rate) {
   StepResult result;
-  for (const auto& m : window) {
+  for (const auto& m : batches) {
     result.tokens += int64_t(m.ids.size());
     for (const int32_t t : m.targets) result.targets += t >= 0;
   }
@@ -117,7 +119,11 @@ StepResult Trainer::step(std::span<const data::MicroBatch> window, double learni
   ops::zero(rank_.stream, model_.all_gradients());
   ops::zero(rank_.stream, results_);
   ops::zero(rank_.stream, correct_);
-  for (const auto& m : window) decoder_.forward_backward(upload(m), loss_out());
+  for (size_t at = 0; at < batches.size(); at += size_t(window_)) {
+    std::vector<nn::Tokens> window;
+    for (const auto& m : batches.subspan(at, std::min(size_t(window_), batches.size() - at))) window.push_back(upload(m, std::ssize(window)));
+    decoder_.forward_backward(window, loss_out());
+  }
   ops::sum_of_squares(rank_.stream, element(results_, squares), model_.all_gradients());
   optim::clip_scale(rank_.stream, element(scalars_, optim::grad_scale),
                      element(results_, squares), element(results_, loss_sum), setup_.max_grad_norm);
@@ -165,6 +171,7 @@ void Trainer::save(const std::function<void(const store::ParamSpec&, Tensor rows
 plan::Outcome Trainer::rehearse(const DeviceSpec& spec, const Setup& setup, const plan::Plan& plan) {
   const auto device = phantom_device(spec);
   comm::Rank rank(*device, comm::boundless);
+  rank.ledger.record(false);  // but for what is timed: a load has more entries than a step
   Trainer trainer(rank, setup, plan);
   trainer.load(nullptr);
   plan::Outcome outcome;
@@ -173,15 +180,16 @@ plan::Outcome Trainer::rehearse(const DeviceSpec& spec, const Setup& setup, cons
   const std::vector<int32_t> zeros(cap);
   const data::MicroBatch batch{zeros, zeros, zeros, zeros};
   const auto timed = [&](int64_t micro_batches) {
-    const size_t begin = rank.ledger.entries().size();
+    rank.ledger.clear_entries();
+    rank.ledger.record(true);
     trainer.step(std::vector<data::MicroBatch>(size_t(micro_batches), batch), 1e-4);
-    const auto& all = rank.ledger.entries();
-    return plan::predicted_seconds({all.begin() + std::ptrdiff_t(begin), all.end()}, spec);
+    rank.ledger.record(false);
+    return plan::predicted_seconds(rank.ledger.entries(), spec);
   };
   timed(0);  // a step finds in the rings what the one before left there
-  const double none = timed(0), one = timed(1);
-  outcome.update_seconds = none;
-  outcome.micro_seconds = std::max(0.0, one - none);
+  outcome.update_seconds = timed(0);
+  outcome.window_seconds = std::max(0.0, timed(plan.window) - outcome.update_seconds);
+  if (const int64_t rest = plan.accumulation % plan.window) outcome.rest_seconds = std::max(0.0, timed(rest) - outcome.update_seconds);
   trainer.evaluate({&batch, 1});
   trainer.save(nullptr);
   outcome.set_bytes(rank.ledger, spec);

@@ -24,7 +24,7 @@ struct Setup {
 };
 
 struct StepResult {
-  double loss = 0;        // mean over the targets of the window
+  double loss = 0;        // mean over the targets of the step
   double grad_norm = 0;   // before clipping
   int64_t targets = 0, tokens = 0;
   bool finite() const;    // else nothing was updated
@@ -43,12 +43,12 @@ class Trainer {
   void load(const store::WeightSource* source);
   // Adapters from a PEFT folder instead of new ones. `read(spec, host f32 tensor)` fills one.
   void load_adapters(const std::function<void(const store::ParamSpec&, Tensor)>& read);
-  StepResult step(std::span<const data::MicroBatch> window, double learning_rate);
+  StepResult step(std::span<const data::MicroBatch>, double learning_rate);
   EvalResult evaluate(std::span<const data::MicroBatch>);
   // Hands every trained tensor, brought to host memory, to `write`, piece by piece where it is large: (spec, first row, rows).
   void save(const std::function<void(const store::ParamSpec&, Tensor rows)>& write);
 
-  // Load, `window` micro-batches of a step, evaluate, save, all at their caps: what a plan is made of. Returns the dry run's outcome.
+  // Load, a window of a step, evaluate, save, all at their caps: what a plan is made of. Returns the dry run's outcome.
   static plan::Outcome rehearse(const DeviceSpec&, const Setup&, const plan::Plan&);
 
   nn::Model& model() { return model_; }
@@ -60,7 +60,7 @@ class Trainer {
   enum Scalar { loss_scale = optim::scalar_count, scalar_total };
   enum Result { loss_sum, squares, result_count };
 
-  nn::Tokens upload(const data::MicroBatch&);
+  nn::Tokens upload(const data::MicroBatch&, int64_t place = 0);  // of a window
   nn::LossOut loss_out() const;
   void fetch_results();
 
@@ -69,6 +69,7 @@ class Trainer {
   nn::Model model_;
   nn::Decoder decoder_;
   std::optional<OptimizerState> optimizer_;
+  int64_t window_;
   Tensor tokens_, scalars_, results_, correct_;                       // on the device
   Tensor host_tokens_, host_scalars_, host_results_, host_correct_;   // pinned
   Tensor staging_;                                                    // pinned: adapters in, trained tensors out

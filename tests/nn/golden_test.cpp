@@ -25,7 +25,7 @@ struct Run {
     const Tensor targets = golden_file.tensor("targets");
     const Tokens tokens = machine.tokens(golden_file.tensor("ids"), targets);
     const Tensor sum = machine.vector({0});
-    decoder->forward_backward(tokens, {sum, Tensor{}, machine.vector({1.0f / float(target_count(targets))})});
+    decoder->forward_backward({&tokens, 1}, {sum, Tensor{}, machine.vector({1.0f / float(target_count(targets))})});
     loss = *sum.get<float>();
     EXPECT_NEAR(loss, *golden_file.tensor("loss").get<float>(), 1e-5 * loss);
   }

@@ -45,6 +45,7 @@ World random_world(uint64_t seed) {
   w.space.batch = between(1, 6);
   w.space.accumulation = between(1, 3);
   w.space.can_stream = method > 0;
+  w.space.packed = method > 1;
   w.space.can_host_embedding = method > 0 && !m.tied_head;
   w.space.paged_optimizer = between(0, 1) == 1;
   w.space.tokens_per_row = w.setup.tokens_per_row;
@@ -54,8 +55,8 @@ World random_world(uint64_t seed) {
 
 // Two plans are the same exactly when their texts are.
 std::string text(const Plan& p) {
-  std::string s = fmt::format("micro {} x {} resident {} chunk {} paged {} embedding on host {}:", p.micro_batch, p.accumulation, p.resident_layers, p.head_chunk,
-                              p.paged_optimizer, p.embedding_on_host);
+  std::string s = fmt::format("micro {} x {} window {} unpacked {} resident {} chunk {} paged {} embedding on host {}:", p.micro_batch, p.accumulation, p.window,
+                              p.unpack_layer, p.resident_layers, p.head_chunk, p.paged_optimizer, p.embedding_on_host);
   for (const auto& layer : p.save) {
     s += ' ';
     for (const Save how : layer) s += char('0' + int(how));
@@ -96,18 +97,20 @@ TEST(Planner, ChoosesTheFastestThatFitsAndMoreBudgetIsNeverSlower) {
       memory.asked.clear();
       return choose(b, w.space, std::ref(memory));
     };
-    const Choice everything = search({-1, -1});  // where nothing fits nothing is left out
-    ASSERT_FALSE(everything.best.has_value());
-    const std::set<std::string> candidates(memory.asked.begin(), memory.asked.end());
-    EXPECT_EQ(size_t(everything.tried), candidates.size());
-    EXPECT_EQ(memory.all.size(), candidates.size()) << "a candidate was tried twice";
+    std::set<std::string> possible;
+    for (const Plan& p : candidates(w.space)) {
+      memory(p);
+      EXPECT_TRUE(possible.insert(text(p)).second) << "twice: " << text(p);
+    }
+    const Choice nothing = search({-1, -1});
+    ASSERT_FALSE(nothing.best.has_value());
     int64_t device[2] = {INT64_MAX, 0}, ram[2] = {INT64_MAX, 0};
     for (const auto& c : memory.all) {
       const int64_t d = c.outcome.peak[size_t(Tier::device)], r = c.outcome.ram();
       device[0] = std::min(device[0], d), device[1] = std::max(device[1], d);
       ram[0] = std::min(ram[0], r), ram[1] = std::max(ram[1], r);
     }
-    EXPECT_EQ(everything.least.outcome.peak[size_t(Tier::device)], device[0]);
+    EXPECT_EQ(nothing.least.outcome.peak[size_t(Tier::device)], device[0]);
     // Budgets from below the least to above the most, the candidates' own peaks and one byte less among them.
     std::vector<int64_t> devices{device[0] - 1, device[0], device[1]}, rams{ram[0] - 1, ram[0], ram[1]};
     Draws draws{seed, 12};
@@ -122,7 +125,8 @@ TEST(Planner, ChoosesTheFastestThatFitsAndMoreBudgetIsNeverSlower) {
       for (const int64_t r : rams) {
         const Budget budget{d, r};
         const Choice choice = search(budget);
-        for (const auto& asked : memory.asked) EXPECT_TRUE(candidates.contains(asked)) << asked;
+        for (const auto& asked : memory.asked) EXPECT_TRUE(possible.contains(asked)) << asked;
+        EXPECT_EQ(size_t(choice.tried), std::set<std::string>(memory.asked.begin(), memory.asked.end()).size()) << "a candidate was tried twice";
         std::optional<double> fastest;
         bool device_suffices = false, ram_suffices = false;
         for (const auto& c : memory.all) {
@@ -175,24 +179,20 @@ TEST(Planner, WhatIsChosenRunsInArenasOfItsPeaks) {
   }
 }
 
-std::vector<Plan> candidates_of(const Space& space) {
-  std::vector<Plan> plans;
-  choose({}, space, [&](const Plan& p) { return plans.push_back(p), Outcome{.peak = {p.head_chunk}}; });  // none fits, so none is left out
-  return plans;
-}
-
 TEST(Planner, WhatTheUserFixedStaysFixed) {
   for (uint64_t seed = 0; seed < 200; ++seed) {
     SCOPED_TRACE(fmt::format("seed {}", seed));
     Draws draws{seed, 13};
     Space space{.layers = 1 + int(draws.below(9)), .batch = 1 + int64_t(draws.below(12)), .accumulation = 1 + int64_t(draws.below(4)),
-                .can_stream = draws.below(2) == 1, .can_host_embedding = draws.below(2) == 1, .paged_optimizer = draws.below(2) == 1, .tokens_per_row = 1 + int64_t(draws.below(4000)), .vocab = 100};
+                .can_stream = draws.below(2) == 1, .packed = draws.below(2) == 1, .can_host_embedding = draws.below(2) == 1, .paged_optimizer = draws.below(2) == 1,
+                .tokens_per_row = 1 + int64_t(draws.below(4000)), .vocab = 100};
     if (draws.below(2)) space.save = Save(draws.below(3));
     if (draws.below(2)) space.resident_layers = int(draws.below(uint64_t(space.layers + 1)));
+    if (draws.below(3) == 0) space.window = 1 + int64_t(draws.below(12));
     space.recompute_all = !space.save && draws.below(3) == 0;
     space.keep_all = !space.save && !space.recompute_all && draws.below(2) == 0;
     std::map<std::string, int> seen;
-    const auto plans = candidates_of(space);
+    const auto plans = candidates(space);
     EXPECT_FALSE(plans.empty());
     for (const Plan& p : plans) {
       EXPECT_EQ(++seen[text(p)], 1) << "tried twice: " << text(p);
@@ -200,6 +200,8 @@ TEST(Planner, WhatTheUserFixedStaysFixed) {
       EXPECT_EQ(p.micro_batch * p.accumulation, space.batch * space.accumulation);
       EXPECT_TRUE(p.paged_optimizer || !space.paged_optimizer);
       EXPECT_TRUE(space.can_host_embedding || !p.embedding_on_host);
+      EXPECT_EQ(p.window, std::min(space.window.value_or(std::max<int64_t>(1, p.window)), space.can_stream ? p.accumulation : 1));
+      EXPECT_TRUE(space.packed || !p.unpack_layer);
       EXPECT_EQ(int(p.save.size()), space.layers);
       EXPECT_GE(p.resident_layers, 0);
       EXPECT_LE(p.resident_layers, space.layers);

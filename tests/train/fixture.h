@@ -45,7 +45,19 @@ inline data::MicroBatch random_batch(const nn::ModelSpec& m, int64_t tokens, uin
 }
 
 inline plan::Plan plan_of(const nn::ModelSpec& m, nn::LayerSave save, int resident, bool paged) {
-  return {.micro_batch = 1, .accumulation = 2, .save = std::vector<nn::LayerSave>(m.layers.size(), save), .resident_layers = resident, .head_chunk = 16, .paged_optimizer = paged};
+  return {.micro_batch = 1, .accumulation = 3, .save = std::vector<nn::LayerSave>(m.layers.size(), save), .resident_layers = resident, .head_chunk = 16,
+          .paged_optimizer = paged};
+}
+
+inline plan::Plan in_windows(plan::Plan p, int64_t window, bool unpack_layer) {
+  p.window = window;
+  p.unpack_layer = unpack_layer;
+  return p;
+}
+
+// The micro-batches of a step, ragged: one has so few tokens that its products take packed bytes as they are.
+inline std::vector<data::MicroBatch> three_batches(const nn::ModelSpec& m, int64_t tokens, uint64_t seed) {
+  return {random_batch(m, tokens, seed), random_batch(m, 6, seed + 200), random_batch(m, tokens - 5, seed + 100)};
 }
 
 // Everything a short run leaves: losses, norms and the trained values, to be compared bit for bit.
@@ -68,8 +80,7 @@ inline Trace run(const Setup& setup, const plan::Plan& plan, int64_t tokens, int
     });
   Trace trace;
   for (int s = 0; s < steps; ++s) {
-    const std::vector<data::MicroBatch> window{random_batch(setup.model, tokens, uint64_t(s)), random_batch(setup.model, tokens - 5, uint64_t(s) + 100)};
-    const auto r = trainer.step(window, 1e-2);
+    const auto r = trainer.step(three_batches(setup.model, tokens, uint64_t(s)), 1e-2);
     trace.numbers.insert(trace.numbers.end(), {r.loss, r.grad_norm});
   }
   const auto eval = trainer.evaluate(std::vector<data::MicroBatch>{random_batch(setup.model, tokens, 77)});

@@ -12,6 +12,8 @@ struct Case {
   optim::OptimizerId optimizer;
   bool paged;
   int64_t tokens;
+  int64_t window = 1;  // of 3 micro-batches
+  bool unpack_layer = false;
   bool embedding_on_host = false;
 };
 
@@ -26,8 +28,14 @@ std::vector<Case> cases() {
           for (const int64_t tokens : {64, 37}) {
             if (m.method.trains_weights && resident != 3) continue;
             all.push_back({m.name, m.method, save, resident, optimizer, paged, tokens});
-            if (!m.method.trains_weights && optimizer == optim::OptimizerId::adamw_8bit) all.push_back({m.name, m.method, save, resident, optimizer, paged, tokens, true});
+            if (!m.method.trains_weights && optimizer == optim::OptimizerId::adamw_8bit)
+              all.push_back({.name = m.name, .method = m.method, .save = save, .resident = resident, .optimizer = optimizer, .paged = paged, .tokens = tokens, .embedding_on_host = true});
           }
+  for (const auto& m : methods)
+    for (const auto save : {nn::Save::keep, nn::Save::recompute, nn::Save::offload})
+      for (const int resident : {3, 1, 0})
+        for (const auto& [window, unpack] : {std::pair{int64_t{1}, true}, {2, false}, {2, true}, {3, true}})
+          if (!m.method.trains_weights) all.push_back({m.name, m.method, save, resident, optim::OptimizerId::adamw, false, 37, window, unpack});
   return all;
 }
 
@@ -36,19 +44,19 @@ void rehearse_all(comm::Rank& rank, const Setup& setup, const plan::Plan& plan, 
   Trainer trainer(rank, setup, plan);
   const auto source = store::random_weights(trainer.model().weights().table(), 5, 0.2f);
   trainer.load(source.get());
-  const std::vector<data::MicroBatch> window{random_batch(setup.model, tokens, 1), random_batch(setup.model, tokens - 5, 2)};
-  for (int i = 0; i < 2; ++i) trainer.step(window, 1e-3);
-  trainer.evaluate(window);
+  const auto batches = three_batches(setup.model, tokens, 1);
+  for (int i = 0; i < 2; ++i) trainer.step(batches, 1e-3);
+  trainer.evaluate(batches);
   trainer.save([](const store::ParamSpec&, Tensor) {});
 }
 
 TEST(PlanEqualsRun, LedgersAreEqualAndArenasExact) {
   int count = 0;
   for (const Case& c : cases()) {
-    SCOPED_TRACE(fmt::format("{} save {} resident {} optimizer {} paged {} tokens {} embedding on host {}", c.name, int(c.save), c.resident, int(c.optimizer), c.paged, c.tokens,
-                             c.embedding_on_host));
+    SCOPED_TRACE(fmt::format("{} save {} resident {} optimizer {} paged {} tokens {} window {} unpack {} embedding on host {}", c.name, int(c.save), c.resident, int(c.optimizer),
+                             c.paged, c.tokens, c.window, c.unpack_layer, c.embedding_on_host));
     const train::Setup setup{.model = tiny_model(3, !c.embedding_on_host), .method = c.method, .optimizer = c.optimizer, .tokens_per_row = c.tokens};
-    auto plan = plan_of(setup.model, nn::all(c.save), c.resident, c.paged);
+    auto plan = in_windows(plan_of(setup.model, nn::all(c.save), c.resident, c.paged), c.window, c.unpack_layer);
     plan.embedding_on_host = c.embedding_on_host;
     const auto phantom = phantom_device(f32_cpu());
     comm::Rank dry(*phantom, comm::boundless);
@@ -74,7 +82,7 @@ TEST(PlanEqualsRun, LedgersAreEqualAndArenasExact) {
     }
     ++count;
   }
-  EXPECT_EQ(count, 18 + 3 * (54 + 36));
+  EXPECT_EQ(count, 18 + 3 * (54 + 36 + 36));
 }
 
 // Examples of lengths 1 to `cutoff`, most of them short: rows of several documents where they are packed, ragged ones where not.
@@ -101,7 +109,7 @@ TEST(PlanEqualsRun, PackedAndRaggedRowsStayInsideTheRehearsal) {
         for (const int64_t cutoff : {37, 48}) {
           SCOPED_TRACE(fmt::format("{} save {} packing {} cutoff {}", m.name, int(save), packing, cutoff));
           const train::Setup setup{.model = tiny_model(), .method = m.method, .optimizer = m.optimizer, .tokens_per_row = cutoff};
-          auto plan = plan_of(setup.model, nn::all(save), m.resident, m.paged);
+          auto plan = in_windows(plan_of(setup.model, nn::all(save), m.resident, m.paged), m.method.trains_weights ? 1 : 2, cutoff == 48);
           plan.micro_batch = 2;
           const data::Batches batches(ragged_examples(setup.model, cutoff, 14), {.rows = plan.micro_batch, .cutoff = cutoff, .packing = packing});
           std::vector<data::MicroBatch> epoch;

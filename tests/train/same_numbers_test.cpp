@@ -1,4 +1,5 @@
-// Where bytes lie never changes a number: keep, recompute, offload, streamed and paged give the same losses and weights, bit for bit.
+// Where bytes lie and which micro-batch goes first never changes a number: keep, recompute, offload, streamed, paged, windows and layers unpacked once give
+// the same losses and weights, bit for bit.
 #include "train/fixture.h"
 
 namespace thimble::train {
@@ -14,7 +15,19 @@ void same_everywhere(const nn::Method& method, optim::OptimizerId optimizer) {
         if (method.trains_weights && resident != 3) continue;
         EXPECT_TRUE(run(setup, plan_of(setup.model, nn::all(save), resident, paged), 61, 4) == kept) << int(save) << " " << resident << " " << paged;
       }
-  for (const auto& level : plan::ladder()) EXPECT_TRUE(run(setup, plan_of(setup.model, level.save, 3, false), 61, 4) == kept) << level.name;
+  for (const int64_t window : {1, 2, 3})
+    for (const bool unpack : {false, true})
+      for (const auto save : {nn::Save::keep, nn::Save::recompute, nn::Save::offload})
+        for (const int resident : {3, 0}) {
+          if (method.trains_weights) continue;
+          EXPECT_TRUE(run(setup, in_windows(plan_of(setup.model, nn::all(save), resident, false), window, unpack), 61, 4) == kept)
+              << "window " << window << (unpack ? ", unpacked once, " : ", ") << int(save) << " " << resident;
+        }
+  for (const auto& level : plan::ladder()) {
+    EXPECT_TRUE(run(setup, plan_of(setup.model, level.save, 3, false), 61, 4) == kept) << level.name;
+    if (method.trains_weights) continue;
+    EXPECT_TRUE(run(setup, in_windows(plan_of(setup.model, level.save, 1, false), 2, true), 61, 4) == kept) << level.name << " in windows";
+  }
 }
 
 TEST(SameNumbers, Full) { same_everywhere(full(), optim::OptimizerId::adamw); }
