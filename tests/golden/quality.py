@@ -24,6 +24,7 @@ from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_t
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, get_cosine_schedule_with_warmup
+from transformers.utils.logging import disable_progress_bar
 
 from golden_io import HERE, versions
 
@@ -288,6 +289,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="of both sides")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
+    disable_progress_bar()
     torch.set_num_threads(1)
     compute = torch.float32 if args.device == "cpu" else torch.bfloat16   # as Thimble on a GPU
     recipe = yaml.safe_load(args.recipe.read_text())
