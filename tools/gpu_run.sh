@@ -50,14 +50,14 @@ plans_70b() {
 
 case ${1:-tests} in
   tests)
-    export THIMBLE_TEST_DEVICE=cuda CUDA_LAUNCH_BLOCKING=1
+    export THIMBLE_TEST_DEVICE=cuda CUDA_LAUNCH_BLOCKING=1 THIMBLE_GOLDEN=$here/golden
     for program in ${2:-device quant ops optim nn serve train}; do
       echo "== $program"
       with_libraries timeout 300 "$here/bin/${program}_tests" --gtest_brief=1 2>&1 | tail -40
     done
     ;;
   check)
-    export THIMBLE_TEST_DEVICE=cuda CUDA_LAUNCH_BLOCKING=1
+    export THIMBLE_TEST_DEVICE=cuda CUDA_LAUNCH_BLOCKING=1 THIMBLE_GOLDEN=$here/golden
     for tool in memcheck racecheck; do
       echo "== $tool"
       with_libraries timeout 200 compute-sanitizer --tool "$tool" "$here/bin/${2:-ops}_tests" --gtest_brief=1 2>&1 | tail -12

@@ -35,7 +35,8 @@ nn::Method method_of(const Options& o) {
   const auto config = store::read_adapter_config(o.adapter);
   m.lora = {.rank = config.rank, .scale = float(config.alpha / double(config.rank))};
   for (int p = 0; p < nn::layer_param_count; ++p)
-    for (const auto& target : config.targets) m.lora.targets[size_t(p)] |= nn::is_matrix(p) && std::string_view(nn::leaf_names[p]).ends_with(target);
+    for (const auto& target : config.targets)
+      m.lora.targets[size_t(p)] |= nn::is_matrix(p) && std::string_view(nn::leaf_names[p]).ends_with(target);
   return m;
 }
 
@@ -57,7 +58,8 @@ data::MicroBatch read_batch(const fs::path& path) {
 }
 
 // (N, V) of all tokens, document by document.
-std::vector<float> logits_of(const Options& o, const DeviceSpec& spec, const nn::ModelSpec& model, const nn::Method& method, const data::MicroBatch& batch) {
+std::vector<float> logits_of(const Options& o, const DeviceSpec& spec, const nn::ModelSpec& model, const nn::Method& method,
+                             const data::MicroBatch& batch) {
   const auto tokens = int64_t(batch.ids.size());
   const serve::EngineShape shape{.model = model, .method = method, .context = tokens, .prefill_chunk = tokens};
   const auto outcome = serve::Engine::rehearse(spec, shape);
@@ -97,7 +99,8 @@ int dump(const Options& o) {
   const auto logits = logits_of(o, spec, model, inference, batch);
 
   const train::Setup setup{.model = model, .method = method, .max_grad_norm = 0, .tokens_per_row = tokens};
-  const plan::Plan plan{.save = std::vector<nn::LayerSave>(model.layers.size(), nn::all(nn::Save::keep)), .resident_layers = int(model.layers.size())};
+  const plan::Plan plan{.save = std::vector<nn::LayerSave>(model.layers.size(), nn::all(nn::Save::keep)),
+                        .resident_layers = int(model.layers.size())};
   const auto outcome = train::Trainer::rehearse(spec, setup, plan);
   const auto device = open_device(spec);
   comm::Rank rank(*device, {outcome.peak[0], outcome.peak[1] + aligned(largest_gradient(model, method)), outcome.peak[2]});
