@@ -164,7 +164,7 @@ def train_ours(base: Path, bits: int | None, adapter: Path, given: dict, out: Pa
                f"bf16={str(given['compute'] == torch.bfloat16).lower()}", "vram=null", "ram=null", "save=auto", "resident_layers=auto"]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        raise SystemExit(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
+        raise RuntimeError(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
     lines = [json.loads(line) for line in (out / "trainer_log.jsonl").read_text().splitlines()]
     steps = [line for line in lines if "loss" in line]
     return {"train": [s["loss"] for s in steps], "norm": [s["grad_norm"] for s in steps], "lr": [s["lr"] for s in steps],
