@@ -1,9 +1,9 @@
 # Short names for what a person types; CMake does the work. Every target installs what is missing (Debian, as root) and builds first.
 JOBS ?= $(shell nproc)
 SEED ?= 1
-PRESET ?= cpu
+PRESET ?= $(eval PRESET := $(shell tools/preset.sh))$(PRESET)
 
-.PHONY: build programs demo demo-seeds check cuda-build format tidy clean
+.PHONY: build programs demo demo-seeds check cuda-build gpu-bundle format tidy clean
 
 build:
 	@tools/setup.sh
@@ -11,6 +11,7 @@ build:
 	@cmake --build --preset $(PRESET) -j $(JOBS)
 
 programs:
+	@tools/preset.sh say $(PRESET)
 	@tools/setup.sh
 	@cmake --preset $(PRESET) -Wno-dev --log-level=WARNING
 	@cmake --build --preset $(PRESET) -j $(JOBS) --target thimble thimble-world
@@ -23,12 +24,19 @@ demo-seeds: programs
 	@for seed in 1 2 3; do bash examples/demo/run.sh build/$(PRESET) out/demo-$$seed $$seed || exit 1; done
 
 check:
-	@JOBS=$(JOBS) bash tools/check.sh
+	@JOBS=$(JOBS) PRESET=$(PRESET) bash tools/check.sh
 
 cuda-build:
 	@tools/setup.sh
 	@cmake --preset cuda -Wno-dev --log-level=WARNING
 	@cmake --build --preset cuda -j $(JOBS)
+
+# out/gpu-bundle.tar.xz: programs, tests and scripts for a machine that has a GPU and CUDA's libraries, and none of our build's.
+gpu-bundle:
+	@tools/setup.sh xz-utils
+	@cmake --preset cuda -Wno-dev --log-level=WARNING
+	@cmake --build --preset cuda -j $(JOBS) --target $$(tools/gpu_bundle.sh targets)
+	@tools/gpu_bundle.sh
 
 format:
 	@tools/setup.sh clang-format

@@ -1,5 +1,5 @@
 # The CUDA halves: one compiler, one list of architectures, static runtime so that a build travels. Included only by the `cuda` preset.
-set(CMAKE_CUDA_ARCHITECTURES "90" CACHE STRING "what was tested on; release builds name 75;80;86;89;90;120")
+set(CMAKE_CUDA_ARCHITECTURES "90" CACHE STRING "what was tested on; the release preset names more")
 if(NOT CMAKE_CUDA_COMPILER)
   find_program(NVCC nvcc HINTS /usr/local/cuda/bin REQUIRED)
   set(CMAKE_CUDA_COMPILER ${NVCC})
@@ -10,8 +10,12 @@ set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION "-std=c++20")
 set(CMAKE_CUDA_STANDARD 20)
 set(CMAKE_CUDA_FLAGS "${CMAKE_CUDA_FLAGS} -lineinfo")
 find_package(CUDAToolkit REQUIRED)
+find_library(CUDNN cudnn HINTS ${CUDAToolkit_LIBRARY_DIR})
+if(NOT CUDNN)
+  message(FATAL_ERROR "the cuda preset needs cuDNN 9 beside CUDA; PRESET=cpu builds without a GPU")
+endif()
 target_compile_definitions(thimble_flags INTERFACE THIMBLE_CUDA)
-target_link_libraries(thimble_flags INTERFACE CUDA::cudart_static CUDA::cublasLt cudnn)
+target_link_libraries(thimble_flags INTERFACE CUDA::cudart_static CUDA::cublasLt ${CUDNN})
 
 # cuDNN's C++ headers, from a wheel pinned by hash; one file includes them.
 set(THIMBLE_WHEELS ${CMAKE_BINARY_DIR}/wheels)

@@ -1,15 +1,19 @@
 #!/usr/bin/env bash
-# All that a change must pass: sizes, a build without warnings, every test, the fast tests again under the sanitizers, and the CUDA
-# halves compiled where there is an nvcc. ctest's closing lines are repeated at the end, where one looks.
-# usage: check.sh     (JOBS=n: parallel compilations; SANITIZE="base_tests ...": the programs to run under the sanitizers)
+# All that a change must pass: sizes, a build without warnings, every test, the computing rooms' tests again on a GPU where one answers,
+# the fast tests again under the sanitizers, and the CUDA halves compiled where there is an nvcc alone. ctest's closing lines are repeated
+# at the end, where one looks.
+# usage: check.sh     (JOBS=n: parallel compilations; PRESET=cpu: as without a GPU; SANITIZE="base_tests ...": what runs under the sanitizers)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 jobs=${JOBS:-$(nproc)}
+preset=${PRESET:-$(tools/preset.sh)}
 log=build/check.log
 
 part() { printf '\n== %s (%d s)\n' "$1" "$SECONDS"; }
 
 sources() { git ls-files -co --exclude-standard 2>/dev/null || find . -type f -not -path './build/*' -not -path './out/*' -printf '%P\n'; }
+
+tools/preset.sh say "$preset"
 
 part "sizes"
 long=0
@@ -26,13 +30,22 @@ echo "no file over 600 lines"
 
 part "build"
 tools/setup.sh
-cmake --preset cpu -Wno-dev --log-level=WARNING
-cmake --build --preset cpu -j "$jobs"
+cmake --preset "$preset" -Wno-dev --log-level=WARNING
+cmake --build --preset "$preset" -j "$jobs"
 echo "built in $SECONDS s"
 
 part "tests"
 mkdir -p build
-ctest --test-dir build/cpu --output-on-failure --no-tests=error -j 2 2>&1 | tee "$log"
+# On the CPU: what these expect of a budget is of a device without a driver's context in it.
+CUDA_VISIBLE_DEVICES='' ctest --test-dir "build/$preset" --output-on-failure --no-tests=error -j 2 2>&1 | tee "$log"
+
+if [ "$preset" = cuda ] && nvidia-smi -L >/dev/null 2>&1; then
+  part "tests on the GPU"
+  for room in device quant ops optim nn serve train; do
+    echo "-- $room"
+    THIMBLE_TEST_DEVICE=cuda CUDA_LAUNCH_BLOCKING=1 "build/cuda/tests/${room}_tests" --gtest_brief=1
+  done
+fi
 
 part "fast tests under the address and undefined-behaviour sanitizers"
 fast=${SANITIZE:-base_tests device_tests data_tests quant_tests store_tests models_tests optim_tests ops_tests plan_tests floors_tests demo_tests}
@@ -49,12 +62,14 @@ for program in "${targets[@]}"; do
 done
 
 part "CUDA halves"
-if command -v nvcc >/dev/null; then
+if [ "$preset" = cuda ]; then
+  echo "built above"
+elif PATH=$PATH:/usr/local/cuda/bin command -v nvcc >/dev/null; then
   cmake --preset cuda -Wno-dev --log-level=WARNING
   cmake --build --preset cuda -j "$jobs" --target thimble ops_tests
   echo "compiled; they run where there is a GPU"
 else
-  echo "skipped: no nvcc on PATH"
+  echo "skipped: no nvcc"
 fi
 
 part "all passed"

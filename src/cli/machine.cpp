@@ -15,7 +15,8 @@ void print_gpus() {
   if (count == 0) std::printf("CUDA              built in; no GPU answers\n");
   for (int i = 0; i < count; ++i) {
     const auto gpu = this_cuda(i);
-    std::printf("GPU %-13d %s, %s, %s free\n", i, gpu.name.c_str(), human_bytes(gpu.memory).c_str(), human_bytes(cuda_free_bytes(i)).c_str());
+    std::printf("GPU %-13d %s, %s, %s free, %lld MiB of context\n", i, gpu.name.c_str(), human_bytes(gpu.memory).c_str(), human_bytes(cuda_free_bytes(i)).c_str(),
+                static_cast<long long>(gpu.overhead >> 20));
   }
 #else
   std::printf("CUDA              not built in\n");

@@ -44,7 +44,7 @@ DeviceSpec this_cuda(int index) {
     throw Error(Fault::usage, {.what = driver == 0 ? "no NVIDIA driver answers" : "there is no such GPU", .expected = "GPU " + std::to_string(index), .found = std::to_string(count) + " GPUs", .fix = "use the cpu device"});
   cudaDeviceProp p{};
   check_cuda(cudaGetDeviceProperties(&p, index), "cudaGetDeviceProperties");
-  DeviceSpec spec{.kind = DeviceKind::cuda, .name = p.name, .compute = DType::bf16};
+  DeviceSpec spec{.kind = DeviceKind::cuda, .name = p.name, .compute = p.major >= 8 ? DType::bf16 : DType::f32};  // before, no tensor core takes bf16
   spec.flops = 7e14;             // measured through cuBLASLt on H200; calibrated per card by `bench`
   spec.memory_bandwidth = 4e12;
   spec.link_bandwidth = 5e10;
@@ -76,9 +76,24 @@ DeviceSpec measured_cuda(int index) {
 
 namespace {
 
+__global__ void any_kernel() {}
+
+void check_architecture(const DeviceSpec& spec) {
+  cudaFuncAttributes attributes{};
+  const cudaError_t status = cudaFuncGetAttributes(&attributes, any_kernel);
+  if (status == cudaErrorNoKernelImageForDevice || status == cudaErrorInvalidDeviceFunction) {
+    cudaDeviceProp p{};
+    check_cuda(cudaGetDeviceProperties(&p, spec.index), "cudaGetDeviceProperties");
+    throw Error(Fault::usage, {.what = "this build has no code for the GPU's architecture", .where = spec.name, .found = "sm_" + std::to_string(10 * p.major + p.minor),
+                               .fix = "build the `release` preset, or name it in CMAKE_CUDA_ARCHITECTURES; or use the cpu device"});
+  }
+  check_cuda(status, "cudaFuncGetAttributes");
+}
+
 class CudaDevice final : public Device {
  public:
   CudaDevice(DeviceSpec spec, DeviceMemory where) : Device(spec, false), context_(spec), where_(where) {
+    check_architecture(spec);
     if (keeps_algorithms()) context_.remembered = read_algorithms(algorithm_file(), maker_of_algorithms());
   }
   ~CudaDevice() override {

@@ -8,10 +8,11 @@
 
 #include "base/file.h"
 #include "data/tokenizer.h"
+#include "golden_folder.h"
 
 namespace thimble::data {
 
-inline fs::path golden(std::string_view name) { return fs::path(THIMBLE_SOURCE_DIR) / "tests/golden" / name; }
+inline fs::path golden(std::string_view name) { return golden_folder() / name; }
 inline fs::path stories_folder() { return fs::path(THIMBLE_SOURCE_DIR) / "../shared/data/stories260K"; }
 
 // A tokenizer of tests/golden, which lie there as single files.

@@ -3,6 +3,8 @@ optimizer: four runs a seed, LoRA and QLoRA on each side, and the loss on questi
 
     make demo-seeds; python tests/golden/quality.py --demo out/demo-1 out/demo-2 out/demo-3 --out out/quality
 
+With --device cuda both sides run on the card: products in bf16, bitsandbytes' own CUDA kernels.
+
 A fifth run per adapter is a control: PEFT + bitsandbytes on the 4-bit folder that `thimble quantize` writes, which parts the number
 format from the training. More than one adapter a base (--adapters) shows how much of a gap is chance."""
 import argparse
@@ -22,6 +24,7 @@ from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_t
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, get_cosine_schedule_with_warmup
+from transformers.utils.logging import disable_progress_bar
 
 from golden_io import HERE, versions
 
@@ -67,17 +70,23 @@ def batches_of(examples, size: int) -> list[dict[str, torch.Tensor]]:
 
 # PEFT's side.
 
-def load_base(folder: Path, bits: int | None):
-    """f32 arithmetic on both sides. A folder that is packed already brings its own quantization_config."""
+def is_packed(folder: Path) -> bool:
+    return "quantization_config" in json.loads((folder / "config.json").read_text())
+
+
+def load_base(folder: Path, bits: int | None, device: str = "cpu", compute: torch.dtype = torch.float32):
+    """Products in `compute`. A 4-bit base keeps the rest in f32, as prepare_model_for_kbit_training would make it, and is so packed from
+    the folder's own numbers; a folder that is packed already brings its own quantization_config."""
     more = {}
     if bits == 4:
         more["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=torch.float32)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, device_map="cpu", **more)
+            bnb_4bit_compute_dtype=compute)
+    dtype = torch.float32 if bits == 4 or is_packed(folder) else compute
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, device_map=device, **more)
     for module in model.modules():
         if hasattr(module, "compute_dtype"):
-            module.compute_dtype, module.compute_type_is_set = torch.float32, True
+            module.compute_dtype, module.compute_type_is_set = compute, True
     model.config.use_cache = False
     return model
 
@@ -91,7 +100,8 @@ def make_adapter(base: Path, recipe: dict, seed: int, folder: Path) -> None:
 
 
 def sum_of_losses(model, batch) -> tuple[torch.Tensor, int]:
-    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1]
+    batch = {name: values.to(model.device) for name, values in batch.items()}
+    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1].float()
     targets = batch["labels"][:, 1:]
     loss = torch.nn.functional.cross_entropy(logits.reshape(-1, logits.shape[-1]), targets.reshape(-1),
                                              ignore_index=IGNORED, reduction="sum")
@@ -111,13 +121,13 @@ def make_optimizer(name: str, weights, recipe: dict):
     if name == "adamw_torch":
         return torch.optim.AdamW(weights, **how, foreach=False)
     import bitsandbytes
-    return bitsandbytes.optim.AdamW8bit(weights, **how)   # paging is of no use on a CPU and changes no number
+    return bitsandbytes.optim.AdamW8bit(weights, **how)   # paging changes no number
 
 
 def train_peft(base: Path, bits: int | None, adapter: Path, given: dict) -> dict:
     recipe, steps = given["recipe"], given["steps"]
-    model = load_base(base, bits)
-    if bits or "quantization_config" in json.loads((base / "config.json").read_text()):
+    model = load_base(base, bits, given["device"], given["compute"])
+    if bits or is_packed(base):
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     model = PeftModel.from_pretrained(model, adapter, is_trainable=True)
     weights = [w for w in model.parameters() if w.requires_grad]
@@ -149,12 +159,12 @@ def train_ours(base: Path, bits: int | None, adapter: Path, given: dict, out: Pa
     command = [str(given["thimble"]), "train", str(given["recipe_file"]), f"model_name_or_path={base}",
                f"adapter_name_or_path={adapter}", f"quantization_bit={bits or 'null'}", f"optim={given['optim']}",
                f"dataset={given['train_file']}", f"eval_dataset={given['test_file']}", f"output_dir={out}",
-               "disable_shuffling=true", f"max_steps={given['steps']}", "eval_strategy=steps",
-               f"eval_steps={given['eval_steps']}", "logging_steps=1", "plot_loss=false", "threads=1", "bf16=false",
-               "vram=null", "ram=null", "save=auto", "resident_layers=auto"]
+               f"device={given['device']}", "disable_shuffling=true", f"max_steps={given['steps']}", "eval_strategy=steps",
+               f"eval_steps={given['eval_steps']}", "logging_steps=1", "plot_loss=false", "threads=1",
+               f"bf16={str(given['compute'] == torch.bfloat16).lower()}", "vram=null", "ram=null", "save=auto", "resident_layers=auto"]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        raise SystemExit(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
+        raise RuntimeError(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
     lines = [json.loads(line) for line in (out / "trainer_log.jsonl").read_text().splitlines()]
     steps = [line for line in lines if "loss" in line]
     return {"train": [s["loss"] for s in steps], "norm": [s["grad_norm"] for s in steps], "lr": [s["lr"] for s in steps],
@@ -176,9 +186,10 @@ def far_scales(weight: torch.Tensor, state) -> int:
     return int((taken > nearest + 1e-6 * unit).sum())
 
 
-def compare_codes(base: Path, packed: Path) -> dict:
+def compare_codes(base: Path, packed: Path, device: str) -> dict:
     """Our 4-bit folder beside what bitsandbytes makes of the same base on this machine."""
-    ours, theirs, dense = load_base(packed, None), load_base(base, 4), load_file(base / "model.safetensors")
+    ours, theirs = load_base(packed, None, device), load_base(base, 4, device)
+    dense = {name: value.to(device) for name, value in load_file(base / "model.safetensors").items()}
     found = dict.fromkeys(("matrices", "weights", "other codes", "scales", "other codes of scales", "other nested scales",
                            "our scales not nearest", "their scales not nearest"), 0)
     squares = {"ours": 0.0, "theirs": 0.0, "dense": 0.0}
@@ -275,9 +286,12 @@ def main() -> None:
     parser.add_argument("--recipe", type=Path, default=ROOT / "examples/demo/qlora.yaml")
     parser.add_argument("--adapters", type=int, default=1, help="adapters to start from, per base")
     parser.add_argument("--optim", default="adamw_torch", choices=["adamw_torch", "paged_adamw_8bit"])
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="of both sides")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
+    disable_progress_bar()
     torch.set_num_threads(1)
+    compute = torch.float32 if args.device == "cpu" else torch.bfloat16   # as Thimble on a GPU
     recipe = yaml.safe_load(args.recipe.read_text())
     results = {}
     for number, demo in enumerate(args.demo, 1):
@@ -288,11 +302,12 @@ def main() -> None:
             mine.symlink_to(base)
         packed = out / "base-nf4"
         thimble_quantize(args.thimble.resolve(), mine, packed)
-        print(f"base {number}: codes", json.dumps(compare_codes(mine, packed)), flush=True)
+        print(f"base {number}: codes", json.dumps(compare_codes(mine, packed, args.device)), flush=True)
         training = read_examples(mine, world / "questions_train.jsonl", recipe["cutoff_len"])
         batches = batches_of(training, recipe["per_device_train_batch_size"] * recipe["gradient_accumulation_steps"])
         steps = int(float(recipe["num_train_epochs"]) * len(batches))
         given = {"recipe": recipe, "recipe_file": args.recipe.resolve(), "thimble": args.thimble.resolve(), "optim": args.optim,
+                 "device": args.device, "compute": compute,
                  "train_file": world / "questions_train.jsonl", "test_file": world / "questions_test.jsonl",
                  "steps": steps, "eval_steps": steps // EVALUATIONS, "training": batches,
                  "evaluation": batches_of(read_examples(mine, world / "questions_test.jsonl", recipe["cutoff_len"]), 32)}
@@ -301,7 +316,7 @@ def main() -> None:
             folder = out / f"adapter{seed}"
             if not (folder / "adapter_config.json").exists():
                 make_adapter(mine, recipe, seed, folder)
-            runs = out / f"runs{seed}-{args.optim}"
+            runs = out / f"runs{seed}-{args.optim}-{args.device}"
             runs.mkdir(exist_ok=True)
             results[number, seed] = run_adapter(mine, folder, given, runs)
             print(number, seed, {name: loss_at(run, steps) for name, run in results[number, seed].items()}, flush=True)

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "device_under_test.h"
+#include "golden_folder.h"
 #include "models/registry.h"
 #include "nn/decoder.h"
 #include "store/adapter_files.h"
@@ -12,7 +13,7 @@
 
 namespace thimble::nn {
 
-inline const fs::path golden = fs::path(THIMBLE_SOURCE_DIR) / "tests/golden";
+inline const fs::path golden = golden_folder();
 inline const fs::path shared_data = fs::path(THIMBLE_SOURCE_DIR) / "../shared/data";
 
 inline DeviceSpec f32_spec() {

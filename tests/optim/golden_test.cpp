@@ -4,6 +4,7 @@
 #include <cmath>
 #include <filesystem>
 
+#include "golden_folder.h"
 #include "optim/optimizer.h"
 #include "quant/dynamic8.h"
 #include "quant/rig.h"
@@ -13,7 +14,7 @@ namespace thimble::optim {
 namespace {
 
 using testing::Rig;
-const char* const path = THIMBLE_SOURCE_DIR "/tests/golden/adam8bit.safetensors";
+const auto path = golden_folder() / "adam8bit.safetensors";
 constexpr int64_t sizes[] = {4096, 5000, 300};
 constexpr int steps = 10;
 

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <set>
 
+#include "golden_folder.h"
 #include "quant/dynamic8.h"
 #include "quant/nf4.h"
 #include "quant/rig.h"
@@ -13,7 +14,7 @@ namespace thimble::quant {
 namespace {
 
 using testing::Rig;
-const char* const path = THIMBLE_SOURCE_DIR "/tests/golden/nf4.safetensors";
+const auto path = golden_folder() / "nf4.safetensors";
 
 Tensor copy_of(Rig& rig, const Tensor& t) {
   const Tensor to = rig.take(t.dtype, t.shape);

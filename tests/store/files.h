@@ -7,11 +7,12 @@
 #include <fstream>
 #include <functional>
 
+#include "golden_folder.h"
 #include "store/safetensors.h"
 
 namespace thimble::store {
 
-inline fs::path golden(std::string_view name) { return fs::path(THIMBLE_SOURCE_DIR) / "tests/golden" / name; }
+inline fs::path golden(std::string_view name) { return golden_folder() / name; }
 
 struct Folder {
   fs::path path;

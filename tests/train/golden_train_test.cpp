@@ -1,4 +1,5 @@
 // Thirty optimizer steps beside PEFT and torch.optim.AdamW from the same start on the same batches (tests/golden/README.md).
+#include "golden_folder.h"
 #include "store/adapter_files.h"
 #include "store/safetensors.h"
 #include "train/fixture.h"
@@ -7,7 +8,7 @@
 namespace thimble::train {
 namespace {
 
-const fs::path golden = fs::path(THIMBLE_SOURCE_DIR) / "tests/golden";
+const fs::path golden = golden_folder();
 
 data::MicroBatch batch_of(const Tensor& ids, const Tensor& targets, int64_t step) {
   const int64_t rows = ids.shape[1], length = ids.shape[2], n = rows * length;
