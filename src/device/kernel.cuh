@@ -23,11 +23,17 @@ __device__ __forceinline__ void store_pack(T* p, const Pack<T, N>& x) { *reinter
 struct Add { template <class T> __device__ T operator()(T a, T b) const { return a + b; } };
 struct Max { __device__ float operator()(float a, float b) const { return fmaxf(a, b); } };
 
+struct Max2 { __device__ float2 operator()(float2 a, float2 b) const { return {fmaxf(a.x, b.x), fmaxf(a.y, b.y)}; } };  // two maxima at once
+
+template <class T>
+__device__ __forceinline__ T shuffle_xor(T x, int d) { return __shfl_xor_sync(~0u, x, d); }
+__device__ __forceinline__ float2 shuffle_xor(float2 x, int d) { return {__shfl_xor_sync(~0u, x.x, d), __shfl_xor_sync(~0u, x.y, d)}; }
+
 // The reduction over a warp, in every lane, as a fixed tree.
 template <class T, class F>
 __device__ __forceinline__ T warp_reduce(T x, F f) {
 #pragma unroll
-  for (int d = 16; d > 0; d /= 2) x = f(x, __shfl_xor_sync(~0u, x, d));
+  for (int d = 16; d > 0; d /= 2) x = f(x, shuffle_xor(x, d));
   return x;
 }
 

@@ -203,15 +203,11 @@ void Decoder::head_loss_chunk(Tensor x, Tensor d, Tensor targets, const LossOut&
   const Tensor logits = rank_.memory.take(Use::activations, "logits", DType::f32, {n, model_.spec().vocab});
   ops::rms_norm(rank_.stream, normed, rstd, x, norm, float(model_.spec().norm_eps));
   ops::linear(rank_.stream, logits, normed, model_.head());
-  ops::cross_entropy(rank_.stream, out.loss, out.correct, logits, targets, out.scale, bool(d));
-  if (!d) return;
-  if (model_.d_head()) ops::linear_backward_weight(rank_.stream, model_.d_head(), logits, normed);
+  if (!d) return ops::cross_entropy(rank_.stream, out.loss, out.correct, logits, targets, out.scale);
+  const Tensor dlogits = x.dtype == DType::f32 ? logits : rank_.memory.take(Use::activations, "d logits", x.dtype, logits.shape);
+  ops::cross_entropy(rank_.stream, out.loss, out.correct, logits, targets, out.scale, dlogits);
   const Tensor dnormed = rank_.memory.take(Use::activations, "d normed (head)", x.dtype, x.shape);
-  Tensor dlogits = logits;
-  if (x.dtype != DType::f32) {
-    dlogits = rank_.memory.take(Use::activations, "d logits", x.dtype, logits.shape);
-    ops::convert(rank_.stream, dlogits, logits);
-  }
+  if (model_.d_head()) ops::linear_backward_weight(rank_.stream, model_.d_head(), dlogits, normed);
   ops::linear_backward_input(rank_.stream, dnormed, dlogits, model_.head());
   ops::rms_norm_backward(rank_.stream, d, model_.d_final_norm(), dnormed, x, norm, rstd);
 }

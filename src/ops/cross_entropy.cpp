@@ -10,7 +10,7 @@
 
 namespace thimble::ops {
 
-void cross_entropy_cuda(CudaContext&, Tensor loss, Tensor correct, Tensor losses, Tensor logits, Tensor targets, Tensor scale, bool gradient);  // cross_entropy.cu
+void cross_entropy_cuda(CudaContext&, Tensor loss, Tensor correct, Tensor losses, Tensor logits, Tensor targets, Tensor scale, Tensor d);  // cross_entropy.cu
 
 namespace {
 
@@ -43,29 +43,32 @@ double sum_of_exponentials(const X* x, int64_t vocab, float shift) {
   return total;
 }
 
-template <class X>
-TokenLoss token(X* x, int64_t vocab, int32_t target, float scale, bool gradient) {
+// d may be x's own place.
+template <class X, class D>
+TokenLoss token(const X* x, D* d, int64_t vocab, int32_t target, float scale) {
   if (target < 0) {
-    if (gradient) std::fill_n(x, vocab, X(0.0f));
+    if (d) std::fill_n(d, vocab, D(0.0f));
     return {};
   }
   const float most = row_maximum(x, vocab), hit = float(x[target]);
   const double log_sum = double(most) + std::log(sum_of_exponentials(x, vocab, most));
   // of equal maxima the first is the arg max
   const bool correct = hit == most && std::none_of(x, x + target, [&](X a) { return float(a) == most; });
-  if (gradient) {
+  if (d) {
     const float shift = float(log_sum);
-    each_vector(vocab, [&](int64_t i, auto n) { store(x + i, scale * exp(load(x + i, n) - shift), n); });
-    x[target] = X(float(double(scale) * std::expm1(double(hit) - log_sum)));  // p - 1 without cancellation
+    each_vector(vocab, [&](int64_t i, auto n) { store(d + i, scale * exp(load(x + i, n) - shift), n); });
+    d[target] = D(float(double(scale) * std::expm1(double(hit) - log_sum)));  // p - 1 without cancellation
   }
   return {log_sum - double(hit), correct};
 }
 
 }  // namespace
 
-void cross_entropy(Stream& s, Tensor loss, Tensor correct, Tensor logits, Tensor targets, Tensor scale, bool gradient) {
+void cross_entropy(Stream& s, Tensor loss, Tensor correct, Tensor logits, Tensor targets, Tensor scale, Tensor d) {
   check(logits.shape.rank() == 2 && (logits.dtype == DType::f32 || logits.dtype == DType::bf16),
         "cross_entropy: logits is (T, V), f32 or bf16");
+  check(!d || d.shape == logits.shape, "cross_entropy: the gradient is like the logits");
+  check(!d || d.data != logits.data || d.dtype == logits.dtype, "cross_entropy: a gradient in the logits' place has their type");
   check(targets.dtype == DType::i32 && targets.shape == Shape{logits.shape[0]}, "cross_entropy: targets is (T) i32");
   check(loss.dtype == DType::f32 && loss.count() == 1, "cross_entropy: loss is (1) f32");
   check(scale.dtype == DType::f32 && scale.count() == 1, "cross_entropy: scale is (1) f32");
@@ -73,30 +76,32 @@ void cross_entropy(Stream& s, Tensor loss, Tensor correct, Tensor logits, Tensor
   const int64_t tokens = logits.shape[0], vocab = logits.shape[1];
   const Scope scope(s.arena);
   const Tensor losses = s.device.kind() == DeviceKind::cuda ? s.scratch("losses of tokens", DType::f32, {tokens, 2}) : Tensor{};
-  const Work work{.name = gradient ? "cross_entropy" : "cross_entropy_loss", .flops = (gradient ? 8.0 : 4.0) * double(logits.count()),
-                  .bytes = double((gradient ? 2 : 1) * logits.bytes() + targets.bytes())};
+  const Work work{.name = d ? "cross_entropy" : "cross_entropy_loss", .flops = (d ? 8.0 : 4.0) * double(logits.count()),
+                  .bytes = double(logits.bytes() + d.bytes() + targets.bytes())};
   launch(
       s, work,
       [&] {
         visit_float(logits.dtype, [&]<class X>(X) {
-          double total = 0;
-          int32_t hits = 0;
-          TokenLoss part[tokens_at_once];
-          for (int64_t first = 0; first < tokens; first += tokens_at_once) {
-            const int64_t n = std::min(tokens_at_once, tokens - first);
-            parallel_for(n, std::max<int64_t>(1, 4096 / std::max<int64_t>(1, vocab)), [&](int64_t begin, int64_t end) {
-              for (int64_t t = begin; t < end; ++t) {
-                const int64_t row = first + t;
-                part[t] = token(logits.get<X>() + row * vocab, vocab, targets.get<int32_t>()[row], *scale.get<float>(), gradient);
-              }
-            });
-            for (int64_t t = 0; t < n; ++t) total += part[t].loss, hits += part[t].correct;
-          }
-          *loss.get<float>() += float(total * double(*scale.get<float>()));
-          if (correct) *correct.get<int32_t>() += hits;
+          visit_float(d ? d.dtype : logits.dtype, [&]<class D>(D) {
+            double total = 0;
+            int32_t hits = 0;
+            TokenLoss part[tokens_at_once];
+            for (int64_t first = 0; first < tokens; first += tokens_at_once) {
+              const int64_t n = std::min(tokens_at_once, tokens - first);
+              parallel_for(n, std::max<int64_t>(1, 4096 / std::max<int64_t>(1, vocab)), [&](int64_t begin, int64_t end) {
+                for (int64_t t = begin; t < end; ++t) {
+                  const int64_t row = first + t;
+                  part[t] = token(logits.get<X>() + row * vocab, d ? d.get<D>() + row * vocab : nullptr, vocab, targets.get<int32_t>()[row], *scale.get<float>());
+                }
+              });
+              for (int64_t t = 0; t < n; ++t) total += part[t].loss, hits += part[t].correct;
+            }
+            *loss.get<float>() += float(total * double(*scale.get<float>()));
+            if (correct) *correct.get<int32_t>() += hits;
+          });
         });
       },
-      [&](auto& cuda) { cross_entropy_cuda(cuda, loss, correct, losses, logits, targets, scale, gradient); });
+      [&](auto& cuda) { cross_entropy_cuda(cuda, loss, correct, losses, logits, targets, scale, d); });
 }
 
 }  // namespace thimble::ops

@@ -19,14 +19,16 @@ struct Softmax {
   }
 };
 
-template <int N, class X>
-__global__ void rows(X* logits, float* losses, const int32_t* targets, const float* scale, int64_t vocab, bool gradient) {
-  X* row = logits + blockIdx.x * vocab;
+// N values of an access. d null: no gradient; it may be the logits' own place.
+template <int N, class X, class D>
+__global__ void rows(const X* logits, D* d, float* losses, const int32_t* targets, const float* scale, int64_t vocab) {
+  const X* row = logits + blockIdx.x * vocab;
+  D* to = d ? d + blockIdx.x * vocab : nullptr;
   const int32_t target = targets[blockIdx.x];
   if (target < 0) {
     if (threadIdx.x == 0) losses[2 * blockIdx.x] = losses[2 * blockIdx.x + 1] = 0;
-    if (gradient)
-      for (int64_t i = threadIdx.x; i < vocab; i += threads) row[i] = X(0.0f);
+    if (to)
+      for (int64_t i = threadIdx.x; i < vocab; i += threads) to[i] = D(0.0f);
     return;
   }
   Softmax mine;
@@ -47,15 +49,16 @@ __global__ void rows(X* logits, float* losses, const int32_t* targets, const flo
     losses[2 * blockIdx.x] = float(log_sum - double(hit));
     losses[2 * blockIdx.x + 1] = hit == most && earlier < most ? 1.0f : 0.0f;
   }
-  if (!gradient) return;
+  if (!to) return;
   const float s = *scale, shift = float(log_sum);
   for (int64_t i = int64_t{threadIdx.x} * N; i < vocab; i += threads * N) {
-    auto a = load_pack<N>(row + i);
+    const auto a = load_pack<N>(row + i);
+    Pack<D, N> g;
     for (int k = 0; k < N; ++k) {
       const float x = float(a.at[k]);
-      a.at[k] = X(i + k == target ? float(double(s) * expm1(double(x) - log_sum)) : s * expf(x - shift));
+      g.at[k] = D(i + k == target ? float(double(s) * expm1(double(x) - log_sum)) : s * expf(x - shift));
     }
-    store_pack<N>(row + i, a);
+    store_pack<N>(to + i, g);
   }
 }
 
@@ -73,12 +76,16 @@ __global__ void add_losses(float* loss, int32_t* correct, const float* losses, c
 }  // namespace
 
 // losses (T, 2) f32: scratch, the loss of each token and whether it was right.
-void cross_entropy_cuda(CudaContext& cuda, Tensor loss, Tensor correct, Tensor losses, Tensor logits, Tensor targets, Tensor scale, bool gradient) {
+void cross_entropy_cuda(CudaContext& cuda, Tensor loss, Tensor correct, Tensor losses, Tensor logits, Tensor targets, Tensor scale, Tensor d) {
   const int64_t tokens = logits.shape[0], vocab = logits.shape[1];
   if (tokens == 0) return;
   visit_cuda(logits.dtype, [&]<class X>(X) {
-    with_width<X>(vocab, {logits}, [&]<int n>(std::integral_constant<int, n>) {
-      rows<n><<<unsigned(tokens), threads, 0, cuda.stream>>>(at<X>(logits), at<float>(losses), at<const int32_t>(targets), at<const float>(scale), vocab, gradient);
+    visit_cuda(d ? d.dtype : logits.dtype, [&]<class D>(D) {
+      const auto run = [&]<int n>(std::integral_constant<int, n>) {
+        rows<n><<<unsigned(tokens), threads, 0, cuda.stream>>>(at<const X>(logits), at<D>(d), at<float>(losses), at<const int32_t>(targets), at<const float>(scale), vocab);
+      };
+      using Wider = std::conditional_t<sizeof(X) >= sizeof(D), X, D>;
+      with_width<Wider>(vocab, {logits, d ? d : logits}, run);
     });
   });
   add_losses<<<1, threads, 0, cuda.stream>>>(at<float>(loss), at<int32_t>(correct), at<const float>(losses), at<const float>(scale), tokens);

@@ -7,6 +7,7 @@ namespace thimble::optim {
 namespace {
 
 constexpr int threads = int(state_block);
+constexpr int each = 8;  // state blocks that share a copy of the maps
 
 struct Step {
   float size, scale, decay, eps;
@@ -16,44 +17,59 @@ __device__ Step step_of(const float* now, const AdamW& hyper, float weight_decay
   return {-now[learning_rate] * now[sqrt_bias2] / now[bias1], now[grad_scale], weight_decay > 0 ? 1.0f - now[learning_rate] * weight_decay : 1.0f, now[sqrt_bias2] * hyper.eps};
 }
 
+__device__ void step_small(const DeviceUpdate& u, int64_t i, const Step& s, const AdamW& hyper) {
+  float *m = static_cast<float*>(u.states[0]), *v = static_cast<float*>(u.states[1]);
+  const float gradient = u.grad[i] * s.scale;
+  m[i] = m[i] * hyper.beta1 + (1.0f - hyper.beta1) * gradient;
+  v[i] = v[i] * hyper.beta2 + (1.0f - hyper.beta2) * (gradient * gradient);
+  u.param[i] = (u.param[i] + s.size * (m[i] / (sqrtf(v[i]) + s.eps))) * s.decay;
+}
+
+__device__ void step_block(const DeviceUpdate& u, int64_t block, const Step& s, const AdamW& hyper, const quant::DeviceMaps& maps) {
+  const int64_t i = block * threads + threadIdx.x;
+  const bool mine = i < u.count;
+  const float g = mine ? u.grad[i] : 0.0f, gradient = g * s.scale;
+  uint8_t *m_codes = static_cast<uint8_t*>(u.states[0]), *v_codes = static_cast<uint8_t*>(u.states[1]);
+  float *m_absmax = static_cast<float*>(u.states[2]) + block, *v_absmax = static_cast<float*>(u.states[3]) + block;
+  float m = 0, v = 0;
+  if (mine && isfinite(g)) {
+    m = maps.signed_values[m_codes[i]] * *m_absmax * hyper.beta1 + (1.0f - hyper.beta1) * gradient;
+    v = maps.unsigned_values[v_codes[i]] * *v_absmax * hyper.beta2 + (1.0f - hyper.beta2) * gradient * gradient;
+    u.param[i] = (u.param[i] + s.size * (m / (sqrtf(v) + s.eps))) * s.decay;
+  }
+  const float2 most = block_reduce<threads>(float2{quant::magnitude(m), quant::magnitude(v)}, Max2{});
+  if (threadIdx.x == 0) *m_absmax = most.x, *v_absmax = most.y;
+  if (!mine) return;
+  // where rounding of m crossed zero, the neighbour on m's side
+  int code = quant::nearest_code(maps.signed_thresholds, m / most.x);
+  if ((maps.signed_values[code] < 0) != (m < 0 || (m == 0 && signbit(m)))) code += m > 0 ? 1 : -1;
+  m_codes[i] = uint8_t(code);
+  v_codes[i] = uint8_t(quant::nearest_code(maps.unsigned_thresholds, v / most.y));
+}
+
 __global__ void step(const __grid_constant__ DeviceUpdates all, const float* now, AdamW hyper, const quant::DeviceMaps* maps) {
   const int which = all.find(int(blockIdx.x));
   const DeviceUpdate& u = all.tensors[which];
   const Step s = step_of(now, hyper, u.weight_decay);
   if (!isfinite(s.scale)) return;
-  const int64_t block = int64_t{int(blockIdx.x) - all.first_block[which]}, i = block * threads + threadIdx.x;
-  const bool mine = i < u.count;
-  const float g = mine ? u.grad[i] : 0.0f, gradient = g * s.scale;
-  if (!u.packed) {
-    if (!mine) return;
-    float *m = static_cast<float*>(u.states[0]), *v = static_cast<float*>(u.states[1]);
-    m[i] = m[i] * hyper.beta1 + (1.0f - hyper.beta1) * gradient;
-    v[i] = v[i] * hyper.beta2 + (1.0f - hyper.beta2) * (gradient * gradient);
-    u.param[i] = (u.param[i] + s.size * (m[i] / (sqrtf(v[i]) + s.eps))) * s.decay;
-    return;
+  __shared__ quant::DeviceMaps near;
+  if (u.packed) {
+    static_assert(sizeof near == 4 * threads * sizeof(float));
+#pragma unroll
+    for (int i = 0; i < 4; ++i) reinterpret_cast<float*>(&near)[i * threads + threadIdx.x] = reinterpret_cast<const float*>(maps)[i * threads + threadIdx.x];
+    __syncthreads();
   }
-  uint8_t *m_codes = static_cast<uint8_t*>(u.states[0]), *v_codes = static_cast<uint8_t*>(u.states[1]);
-  float *m_absmax = static_cast<float*>(u.states[2]) + block, *v_absmax = static_cast<float*>(u.states[3]) + block;
-  float m = 0, v = 0;
-  if (mine && isfinite(g)) {
-    m = maps->signed_values[m_codes[i]] * *m_absmax * hyper.beta1 + (1.0f - hyper.beta1) * gradient;
-    v = maps->unsigned_values[v_codes[i]] * *v_absmax * hyper.beta2 + (1.0f - hyper.beta2) * gradient * gradient;
-    u.param[i] = (u.param[i] + s.size * (m / (sqrtf(v) + s.eps))) * s.decay;
+  const int64_t first = int64_t{int(blockIdx.x) - all.first_block[which]} * each;
+  for (int64_t block = first; block < first + each && block * threads < u.count; ++block) {
+    if (u.packed) step_block(u, block, s, hyper, near);
+    else if (const int64_t i = block * threads + threadIdx.x; i < u.count) step_small(u, i, s, hyper);
   }
-  const float m_most = block_reduce<threads>(quant::magnitude(m), Max{}), v_most = block_reduce<threads>(quant::magnitude(v), Max{});
-  if (threadIdx.x == 0) *m_absmax = m_most, *v_absmax = v_most;
-  if (!mine) return;
-  // where rounding of m crossed zero, the neighbour on m's side
-  int code = quant::nearest_code(maps->signed_thresholds, m / m_most);
-  if ((maps->signed_values[code] < 0) != (m < 0 || (m == 0 && signbit(m)))) code += m > 0 ? 1 : -1;
-  m_codes[i] = uint8_t(code);
-  v_codes[i] = uint8_t(quant::nearest_code(maps->unsigned_thresholds, v / v_most));
 }
 
 }  // namespace
 
 void adamw_8bit_update_cuda(CudaContext& cuda, std::span<const Update> updates, const Tensor& scalars, const AdamW& hyper) {
-  for_tensors(updates, threads, [&](const DeviceUpdates& all, int blocks) {
+  for_tensors(updates, threads * each, [&](const DeviceUpdates& all, int blocks) {
     step<<<unsigned(blocks), threads, 0, cuda.stream>>>(all, at<const float>(scalars), hyper, quant::device_maps());
     check_cuda(cudaGetLastError(), "adamw 8bit");
   });

@@ -44,7 +44,7 @@ struct Tensors { Tensor logits, loss, correct; };
 
 Tensors run(World& world, const Case& c, DType t, bool gradient = true) {
   Tensors v{.logits = world.normal(t, {c.tokens, c.vocab}, 1, 3), .loss = world.filled(DType::f32, {1}, 0.25), .correct = world.ints({5})};
-  cross_entropy(world, v.loss, v.correct, v.logits, world.ints(some_targets(c)), world.filled(DType::f32, {1}, scale), gradient);
+  cross_entropy(world, v.loss, v.correct, v.logits, world.ints(some_targets(c)), world.filled(DType::f32, {1}, scale), gradient ? v.logits : Tensor{});
   return v;
 }
 
@@ -74,10 +74,24 @@ TEST(CrossEntropy, GradientIsThatOfCentralDifferences) {
     }
 }
 
+TEST(CrossEntropy, AGradientOfItsOwnPlaceAndType) {
+  for (const Case& c : {Case{7, 37}, Case{2, 136}})
+    for (const DType t : {DType::f32, DType::bf16}) {
+      SCOPED_TRACE(label(t) + " " + to_string(Shape{c.tokens, c.vocab}));
+      World world;
+      const Tensor logits = world.normal(DType::f32, {c.tokens, c.vocab}, 1, 3), d = world.empty(t, logits.shape), loss = world.filled(DType::f32, {1}, 0.25);
+      const auto before = world.bytes(logits);
+      cross_entropy(world, loss, Tensor{}, logits, world.ints(some_targets(c)), world.filled(DType::f32, {1}, scale), d);
+      EXPECT_EQ(world.bytes(logits), before);
+      const Tensors in_place = run(world, c, DType::f32);
+      EXPECT_EQ(world.bytes(d), world.bytes(world.from(t, d.shape, world.read(in_place.logits))));
+    }
+}
+
 TEST(CrossEntropy, IgnoredTokensHaveNoLossAndZeroGradient) {
   World world;
   const Tensor logits = world.normal(DType::f32, {3, 37}, 1), loss = world.filled(DType::f32, {1}, 0.5);
-  cross_entropy(world, loss, Tensor{}, logits, world.ints({-1, -1, -1}), world.filled(DType::f32, {1}, 1), true);
+  cross_entropy(world, loss, Tensor{}, logits, world.ints({-1, -1, -1}), world.filled(DType::f32, {1}, 1), logits);
   EXPECT_EQ(world.read(loss)[0], 0.5);
   EXPECT_EQ(world.read(logits), Numbers(3 * 37, 0.0));
 }
@@ -88,9 +102,9 @@ TEST(CrossEntropy, OfEqualMaximaTheFirstIsTheArgMax) {
   x[3] = x[20] = 2;
   const Tensor logits = world.from(DType::f32, {2, 20}, x), loss = world.filled(DType::f32, {1}, 0), correct = world.ints({0});
   const Tensor scale_one = world.filled(DType::f32, {1}, 1);
-  cross_entropy(world, loss, correct, world.filled(DType::f32, {2, 20}, 1), world.ints({0, 19}), scale_one, false);
+  cross_entropy(world, loss, correct, world.filled(DType::f32, {2, 20}, 1), world.ints({0, 19}), scale_one);
   EXPECT_EQ(world.read(correct)[0], 1);
-  cross_entropy(world, loss, correct, logits, world.ints({3, 0}), scale_one, false);
+  cross_entropy(world, loss, correct, logits, world.ints({3, 0}), scale_one);
   EXPECT_EQ(world.read(correct)[0], 3);
 }
 
@@ -99,7 +113,7 @@ TEST(CrossEntropy, MaskedAndHugeLogits) {
   const double never = -INFINITY;
   const Tensor logits = world.from(DType::f32, {2, 4}, {never, 1e30, never, never, never, 1000, 1000, never});
   const Tensor loss = world.filled(DType::f32, {1}, 0);
-  cross_entropy(world, loss, Tensor{}, logits, world.ints({1, 2}), world.filled(DType::f32, {1}, 1), true);
+  cross_entropy(world, loss, Tensor{}, logits, world.ints({1, 2}), world.filled(DType::f32, {1}, 1), logits);
   EXPECT_NEAR(world.read(loss)[0], std::log(2.0), 1e-6);
   const Numbers d = world.read(logits), want{0, 0, 0, 0, 0, 0.5, -0.5, 0};
   for (size_t i = 0; i < d.size(); ++i) EXPECT_NEAR(d[i], want[i], 1e-4);  // half an ulp of the log sum 1000.69
