@@ -10,7 +10,7 @@
 
 namespace thimble::ops {
 
-void cross_entropy_cuda(CudaContext&, Tensor loss, Tensor correct, Tensor losses, Tensor logits, Tensor targets, Tensor scale, bool gradient);  // cross_entropy.cu
+void cross_entropy_cuda(CudaContext&, Tensor loss, Tensor correct, Tensor losses, Tensor logits, Tensor targets, Tensor scale, bool gradient, float inverse_cap);  // cross_entropy.cu
 
 namespace {
 
@@ -44,7 +44,7 @@ double sum_of_exponentials(const X* x, int64_t vocab, float shift) {
 }
 
 template <class X>
-TokenLoss token(X* x, int64_t vocab, int32_t target, float scale, bool gradient) {
+TokenLoss token(X* x, int64_t vocab, int32_t target, float scale, bool gradient, float inverse_cap) {
   if (target < 0) {
     if (gradient) std::fill_n(x, vocab, X(0.0f));
     return {};
@@ -55,15 +55,20 @@ TokenLoss token(X* x, int64_t vocab, int32_t target, float scale, bool gradient)
   const bool correct = hit == most && std::none_of(x, x + target, [&](X a) { return float(a) == most; });
   if (gradient) {
     const float shift = float(log_sum);
-    each_vector(vocab, [&](int64_t i, auto n) { store(x + i, scale * exp(load(x + i, n) - shift), n); });
-    x[target] = X(float(double(scale) * std::expm1(double(hit) - log_sum)));  // p - 1 without cancellation
+    const auto slope = [&](auto capped) { return 1.0f - capped * inverse_cap * (capped * inverse_cap); };  // a masked logit has none: 0 times infinity
+    each_vector(vocab, [&](int64_t i, auto n) {
+      const Floats a = load(x + i, n);
+      const Floats d = scale * exp(a - shift);
+      store(x + i, inverse_cap > 0 ? d * slope(a) : d, n);
+    });
+    x[target] = X(float(double(scale) * std::expm1(double(hit) - log_sum)) * (inverse_cap > 0 ? slope(hit) : 1.0f));  // p - 1 without cancellation
   }
   return {log_sum - double(hit), correct};
 }
 
 }  // namespace
 
-void cross_entropy(Stream& s, Tensor loss, Tensor correct, Tensor logits, Tensor targets, Tensor scale, bool gradient) {
+void cross_entropy(Stream& s, Tensor loss, Tensor correct, Tensor logits, Tensor targets, Tensor scale, bool gradient, float cap) {
   check(logits.shape.rank() == 2 && (logits.dtype == DType::f32 || logits.dtype == DType::bf16),
         "cross_entropy: logits is (T, V), f32 or bf16");
   check(targets.dtype == DType::i32 && targets.shape == Shape{logits.shape[0]}, "cross_entropy: targets is (T) i32");
@@ -71,6 +76,7 @@ void cross_entropy(Stream& s, Tensor loss, Tensor correct, Tensor logits, Tensor
   check(scale.dtype == DType::f32 && scale.count() == 1, "cross_entropy: scale is (1) f32");
   check(!correct || (correct.dtype == DType::i32 && correct.count() == 1), "cross_entropy: correct is (1) i32, or null");
   const int64_t tokens = logits.shape[0], vocab = logits.shape[1];
+  const float inverse_cap = cap > 0 ? 1 / cap : 0;
   const Scope scope(s.arena);
   const Tensor losses = s.device.kind() == DeviceKind::cuda ? s.scratch("losses of tokens", DType::f32, {tokens, 2}) : Tensor{};
   const Work work{.name = gradient ? "cross_entropy" : "cross_entropy_loss", .flops = (gradient ? 8.0 : 4.0) * double(logits.count()),
@@ -87,7 +93,7 @@ void cross_entropy(Stream& s, Tensor loss, Tensor correct, Tensor logits, Tensor
             parallel_for(n, std::max<int64_t>(1, 4096 / std::max<int64_t>(1, vocab)), [&](int64_t begin, int64_t end) {
               for (int64_t t = begin; t < end; ++t) {
                 const int64_t row = first + t;
-                part[t] = token(logits.get<X>() + row * vocab, vocab, targets.get<int32_t>()[row], *scale.get<float>(), gradient);
+                part[t] = token(logits.get<X>() + row * vocab, vocab, targets.get<int32_t>()[row], *scale.get<float>(), gradient, inverse_cap);
               }
             });
             for (int64_t t = 0; t < n; ++t) total += part[t].loss, hits += part[t].correct;
@@ -96,7 +102,7 @@ void cross_entropy(Stream& s, Tensor loss, Tensor correct, Tensor logits, Tensor
           if (correct) *correct.get<int32_t>() += hits;
         });
       },
-      [&](auto& cuda) { cross_entropy_cuda(cuda, loss, correct, losses, logits, targets, scale, gradient); });
+      [&](auto& cuda) { cross_entropy_cuda(cuda, loss, correct, losses, logits, targets, scale, gradient, inverse_cap); });
 }
 
 }  // namespace thimble::ops

@@ -20,7 +20,7 @@ struct Softmax {
 };
 
 template <int N, class X>
-__global__ void rows(X* logits, float* losses, const int32_t* targets, const float* scale, int64_t vocab, bool gradient) {
+__global__ void rows(X* logits, float* losses, const int32_t* targets, const float* scale, int64_t vocab, bool gradient, float inverse_cap) {
   X* row = logits + blockIdx.x * vocab;
   const int32_t target = targets[blockIdx.x];
   if (target < 0) {
@@ -52,8 +52,8 @@ __global__ void rows(X* logits, float* losses, const int32_t* targets, const flo
   for (int64_t i = int64_t{threadIdx.x} * N; i < vocab; i += threads * N) {
     auto a = load_pack<N>(row + i);
     for (int k = 0; k < N; ++k) {
-      const float x = float(a.at[k]);
-      a.at[k] = X(i + k == target ? float(double(s) * expm1(double(x) - log_sum)) : s * expf(x - shift));
+      const float x = float(a.at[k]), slope = inverse_cap > 0 ? 1.0f - x * inverse_cap * (x * inverse_cap) : 1.0f;
+      a.at[k] = X((i + k == target ? float(double(s) * expm1(double(x) - log_sum)) : s * expf(x - shift)) * slope);
     }
     store_pack<N>(row + i, a);
   }
@@ -73,12 +73,12 @@ __global__ void add_losses(float* loss, int32_t* correct, const float* losses, c
 }  // namespace
 
 // losses (T, 2) f32: scratch, the loss of each token and whether it was right.
-void cross_entropy_cuda(CudaContext& cuda, Tensor loss, Tensor correct, Tensor losses, Tensor logits, Tensor targets, Tensor scale, bool gradient) {
+void cross_entropy_cuda(CudaContext& cuda, Tensor loss, Tensor correct, Tensor losses, Tensor logits, Tensor targets, Tensor scale, bool gradient, float inverse_cap) {
   const int64_t tokens = logits.shape[0], vocab = logits.shape[1];
   if (tokens == 0) return;
   visit_cuda(logits.dtype, [&]<class X>(X) {
     with_width<X>(vocab, {logits}, [&]<int n>(std::integral_constant<int, n>) {
-      rows<n><<<unsigned(tokens), threads, 0, cuda.stream>>>(at<X>(logits), at<float>(losses), at<const int32_t>(targets), at<const float>(scale), vocab, gradient);
+      rows<n><<<unsigned(tokens), threads, 0, cuda.stream>>>(at<X>(logits), at<float>(losses), at<const int32_t>(targets), at<const float>(scale), vocab, gradient, inverse_cap);
     });
   });
   add_losses<<<1, threads, 0, cuda.stream>>>(at<float>(loss), at<int32_t>(correct), at<const float>(losses), at<const float>(scale), tokens);

@@ -6,7 +6,8 @@
 namespace thimble::ops {
 
 // loss (1) f32 += scale[0] * sum of token losses; scale (1) f32 on the device: 1 / target tokens of the whole window. correct (1) i32 +=
-// tokens whose target is the arg max, or null. With gradient = false the logits stay as they are.
-void cross_entropy(Stream&, Tensor loss, Tensor correct, Tensor logits, Tensor targets, Tensor scale, bool gradient);
+// tokens whose target is the arg max, or null. With gradient = false the logits stay as they are. cap: where it is not 0 the logits went
+// through soft_cap with it, and the gradient is that of the logits before.
+void cross_entropy(Stream&, Tensor loss, Tensor correct, Tensor logits, Tensor targets, Tensor scale, bool gradient, float cap = 0);
 
 }  // namespace thimble::ops
