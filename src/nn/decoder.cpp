@@ -2,7 +2,7 @@
 #include "nn/decoder.h"
 
 #include <algorithm>
-#include <cstring>
+#include <cmath>
 
 #include "ops/cross_entropy.h"
 #include "ops/elementwise.h"
@@ -12,9 +12,8 @@
 
 namespace thimble::nn {
 
-Decoder::Decoder(comm::Rank& rank, Model& model, const Execution& execution, int64_t max_tokens) : rank_(rank), model_(model), execution_(execution) {
+Decoder::Decoder(comm::Rank& rank, Model& model, const Execution& execution, int64_t max_tokens) : rank_(rank), model_(model), execution_(execution), rope_(rank, model.spec()) {
   const auto& spec = model.spec();
-  inv_freq_ = rank.memory.take(Use::weights, "rope frequencies", DType::f32, {spec.layers.front().head_dim / 2});
   if (execution_.save.empty()) execution_.save.assign(spec.layers.size(), all(Save::keep));
   check(execution_.save.size() == spec.layers.size(), "a plan says of each layer what is saved");
   int64_t largest = 0;
@@ -28,18 +27,24 @@ Decoder::Decoder(comm::Rank& rank, Model& model, const Execution& execution, int
   if (largest) offload_ = std::make_unique<Ring>(rank.stream, rank.memory, "offloaded activations", execution_.offload_slots, largest);
 }
 
-void Decoder::load() {
-  const Scope scope(rank_.pinned);
-  const Tensor staging = rank_.pinned.take(Use::scratch, "loading", DType::f32, inv_freq_.shape);
-  if (!rank_.is_phantom()) {
-    const auto values = inverse_frequencies(model_.spec().rope, model_.spec().layers.front().head_dim);
-    std::memcpy(staging.data, values.data(), size_t(staging.bytes()));
-  }
-  rank_.upload("loading", inv_freq_, staging);
+void Decoder::load() { rope_.load(); }
+
+Context Decoder::context(const Tokens& t) {
+  rope_.follow(t.length);
+  return {.positions = t.positions, .start = t.start, .rope = &rope_, .model = &model_.spec(), .longest = execution_.longest_document, .document = t.document};
 }
 
-Context Decoder::context(const Tokens& t) const {
-  return {.positions = t.positions, .start = t.start, .inv_freq = inv_freq_, .longest = execution_.longest_document, .document = t.document, .eps = float(model_.spec().norm_eps)};
+// As transformers does, rounded to the type that is computed with.
+float Decoder::embedding_scale() const {
+  if (!model_.spec().scaled_embedding) return 1;
+  float scale = std::sqrt(float(model_.spec().hidden));
+  visit_float(rank_.compute(), [&]<class X>(X) { scale = float(X(scale)); });
+  return scale;
+}
+
+void Decoder::embed(Tensor y, const Tokens& t) {
+  ops::embedding(rank_.stream, y, t.ids, model_.embedding().dense());
+  if (const float scale = embedding_scale(); scale != 1) ops::scale(rank_.stream, y, scale);
 }
 
 Saved Decoder::saved_of(int layer, int64_t tokens, const LayerSave& how) const {
@@ -55,7 +60,7 @@ void Decoder::layer_forward(int layer, int next, const Context& c, Tensor y, Ten
     const Scope of_attention(rank_.memory);
     Attention::forward(rank_, p, c, mid, x, s);
   }
-  Mlp::forward(rank_, p, c.eps, y, mid, s);
+  Mlp::forward(rank_, p, c, y, mid, s);
   model_.release(layer);
 }
 
@@ -65,7 +70,7 @@ void Decoder::layer_backward(int layer, int next, const Context& c, Tensor d, Te
   const LayerGrads g = model_.gradients(layer);
   const bool anything_below = layer > 0 || model_.method().trains_weights;
   if (!s.ready(middle)) Attention::forward(rank_, p, c, s.make(rank_, middle), x, s);
-  Mlp::backward(rank_, p, g, c.eps, d, s[middle], s);
+  Mlp::backward(rank_, p, g, c, d, s[middle], s);
   Attention::backward(rank_, p, g, c, d, x, s, anything_below);
   model_.release(layer);
 }
@@ -94,7 +99,7 @@ void Decoder::forward_backward(const Tokens& t, const LossOut& out) {
     return s.in;
   };
 
-  ops::embedding(rank_.stream, open(0), t.ids, model_.embedding().dense());
+  embed(open(0), t);
   Tensor last;
   int64_t last_mark = 0;
   for (int l = 0; l < layers; ++l) {
@@ -128,7 +133,9 @@ void Decoder::forward_backward(const Tokens& t, const LossOut& out) {
   }
   rank_.ledger.at_layer(-1);
   if (offload_) offload_->forget();
-  if (model_.d_embedding()) ops::embedding_backward(rank_.stream, model_.d_embedding(), d, t.ids);
+  if (!model_.d_embedding()) return;
+  if (const float scale = embedding_scale(); scale != 1) ops::scale(rank_.stream, d, scale);
+  ops::embedding_backward(rank_.stream, model_.d_embedding(), d, t.ids);
 }
 
 void Decoder::forward(const Tokens& t, const LossOut& out) {
@@ -137,7 +144,7 @@ void Decoder::forward(const Tokens& t, const LossOut& out) {
   const Context c = context(t);
   const Shape residual{t.count(), model_.spec().hidden};
   Tensor x = rank_.memory.take(Use::activations, "residual", rank_.compute(), residual), y = rank_.memory.take(Use::activations, "residual", rank_.compute(), residual);
-  ops::embedding(rank_.stream, x, t.ids, model_.embedding().dense());
+  embed(x, t);
   for (int l = 0; l < layers; ++l) {
     rank_.ledger.at_layer(l);
     Saved s = saved_of(l, t.count(), all(Save::recompute));
@@ -157,7 +164,7 @@ void Decoder::infer(const Tokens& t, KvCache& cache, Tensor logits) {
   c.first = cache.length();
   const Shape residual{t.count(), model_.spec().hidden};
   Tensor x = rank_.memory.take(Use::activations, "residual", rank_.compute(), residual), y = rank_.memory.take(Use::activations, "residual", rank_.compute(), residual);
-  ops::embedding(rank_.stream, x, t.ids, model_.embedding().dense());
+  embed(x, t);
   for (int l = 0; l < layers; ++l) {
     rank_.ledger.at_layer(l);
     c.cache_k = cache.keys(l);
@@ -170,8 +177,9 @@ void Decoder::infer(const Tokens& t, KvCache& cache, Tensor logits) {
   cache.advance(t.count());
   const Tensor rstd = rank_.memory.take(Use::activations, "rstd", DType::f32, {n});
   const Tensor tail = x.rows(t.count() - n, n);
-  ops::rms_norm(rank_.stream, y.rows(0, n), rstd, tail, model_.final_norm().dense(), c.eps);
+  ops::rms_norm(rank_.stream, y.rows(0, n), rstd, tail, model_.final_norm().dense(), float(model_.spec().norm_eps), model_.spec().norm_offset);
   ops::linear(rank_.stream, logits, y.rows(0, n), model_.head());
+  if (model_.spec().logit_cap > 0) ops::soft_cap(rank_.stream, logits, model_.spec().logit_cap);
 }
 
 void Decoder::head_loss(Tensor x, Tensor d, const Tokens& t, const LossOut& out) {
@@ -189,9 +197,11 @@ void Decoder::head_loss_chunk(Tensor x, Tensor d, Tensor targets, const LossOut&
   const Tensor normed = rank_.memory.take(Use::activations, "normed (head)", x.dtype, x.shape);
   const Tensor rstd = rank_.memory.take(Use::activations, "rstd (head)", DType::f32, {n});
   const Tensor logits = rank_.memory.take(Use::activations, "logits", DType::f32, {n, model_.spec().vocab});
-  ops::rms_norm(rank_.stream, normed, rstd, x, norm, float(model_.spec().norm_eps));
+  const auto& spec = model_.spec();
+  ops::rms_norm(rank_.stream, normed, rstd, x, norm, float(spec.norm_eps), spec.norm_offset);
   ops::linear(rank_.stream, logits, normed, model_.head());
-  ops::cross_entropy(rank_.stream, out.loss, out.correct, logits, targets, out.scale, bool(d));
+  if (spec.logit_cap > 0) ops::soft_cap(rank_.stream, logits, spec.logit_cap);
+  ops::cross_entropy(rank_.stream, out.loss, out.correct, logits, targets, out.scale, bool(d), spec.logit_cap);
   if (!d) return;
   if (model_.d_head()) ops::linear_backward_weight(rank_.stream, model_.d_head(), logits, normed);
   const Tensor dnormed = rank_.memory.take(Use::activations, "d normed (head)", x.dtype, x.shape);
@@ -201,7 +211,7 @@ void Decoder::head_loss_chunk(Tensor x, Tensor d, Tensor targets, const LossOut&
     ops::convert(rank_.stream, dlogits, logits);
   }
   ops::linear_backward_input(rank_.stream, dnormed, dlogits, model_.head());
-  ops::rms_norm_backward(rank_.stream, d, model_.d_final_norm(), dnormed, x, norm, rstd);
+  ops::rms_norm_backward(rank_.stream, d, model_.d_final_norm(), dnormed, x, norm, rstd, spec.norm_offset);
 }
 
 }  // namespace thimble::nn

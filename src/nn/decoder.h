@@ -5,6 +5,7 @@
 #include "nn/kv_cache.h"
 #include "nn/mlp.h"
 #include "nn/model.h"
+#include "nn/rope_tables.h"
 
 namespace thimble::nn {
 
@@ -12,6 +13,7 @@ namespace thimble::nn {
 struct Tokens {
   Tensor ids, targets, positions, start;  // (T) i32; start: the document's first token; targets -1: no loss
   int64_t document = 0;                   // tokens of each where all documents are of one length, else 0
+  int64_t length = 0;                     // the largest position and one: some kinds of RoPE depend on it
   int64_t count() const { return ids.shape[0]; }
 };
 
@@ -30,9 +32,9 @@ struct LossOut {
 
 class Decoder {
  public:
-  // Takes RoPE's table and, where the plan offloads, the ring and the pinned homes for `max_tokens` tokens a pass.
+  // Takes RoPE's tables and, where the plan offloads, the ring and the pinned homes for `max_tokens` tokens a pass.
   Decoder(comm::Rank&, Model&, const Execution&, int64_t max_tokens);
-  void load();  // fills RoPE's table
+  void load();  // fills RoPE's tables
 
   // Loss and gradients of one micro-batch, both added to.
   void forward_backward(const Tokens&, const LossOut&);
@@ -43,7 +45,9 @@ class Decoder {
 
  private:
   struct LayerState { Saved saved; Tensor in; int64_t mark = 0; };
-  Context context(const Tokens&) const;
+  Context context(const Tokens&);
+  void embed(Tensor y, const Tokens&);
+  float embedding_scale() const;  // 1: none
   Saved saved_of(int layer, int64_t tokens, const LayerSave&) const;
   void layer_forward(int layer, int next, const Context&, Tensor y, Tensor x, Saved&);
   void layer_backward(int layer, int next, const Context&, Tensor d, Tensor x, Saved&);
@@ -53,7 +57,7 @@ class Decoder {
   comm::Rank& rank_;
   Model& model_;
   Execution execution_;
-  Tensor inv_freq_;
+  RopeTables rope_;
   std::unique_ptr<Ring> offload_;
   std::vector<Tensor> homes_;
 };

@@ -11,6 +11,12 @@ Model::Model(comm::Rank& rank, const ModelSpec& spec, const Method& method, cons
     : spec_(spec), method_(method), weights_(rank, parameters(spec, method.format, method.trains_weights), residency) {
   check(!method.trains_weights || (method.format == quant::FormatId::dense && residency.resident == residency.layers),
         "weights that are trained are dense and resident");
+  size_t first = weights_.table().outside.size();
+  for (const auto& l : spec.layers) {
+    present_.push_back(layer_params(l));
+    first_weight_.push_back(first);
+    first += present_.back().size();
+  }
   if (method.lora.rank == 0) return;
   const auto specs = adapter_parameters(spec, method.lora);
   adapters_.emplace(rank, Use::adapters, "adapters", specs);
@@ -43,7 +49,7 @@ LayerAdapters Model::of_layer(const store::FlatStore& all, int layer, Tensor use
 }
 
 LayerParams Model::acquire(comm::Rank& rank, int layer, int next) {
-  LayerParams p{.weight = weights_.acquire(layer, next), .lora_scale = method_.lora.scale};
+  LayerParams p{.weight = {weights_.acquire(layer, next), present_[size_t(layer)]}, .lora_scale = method_.lora.scale};
   if (!adapters_ || first_adapter_[size_t(layer)] == first_adapter_[size_t(layer) + 1]) return p;
   const Tensor values = adapters_->range(size_t(first_adapter_[size_t(layer)]), size_t(first_adapter_[size_t(layer) + 1] - 1));
   Tensor used = values;
@@ -59,7 +65,7 @@ LayerGrads Model::gradients(int layer) const {
   LayerGrads g;
   check(gradients_.has_value(), "a model that is trained has gradients");
   if (method_.trains_weights)
-    for (int m = 0; m < layer_param_count; ++m) g.weight[size_t(m)] = (*gradients_)[weights_.table().outside.size() + size_t(layer * layer_param_count + m)];
+    for (size_t i = 0; i < present_[size_t(layer)].size(); ++i) g.weight[present_[size_t(layer)][i]] = (*gradients_)[first_weight_[size_t(layer)] + i];
   else if (first_adapter_[size_t(layer)] < first_adapter_[size_t(layer) + 1]) g.lora = of_layer(*gradients_, layer, (*gradients_)[size_t(first_adapter_[size_t(layer)])]);
   return g;
 }

@@ -99,8 +99,7 @@ TEST(Config, NumbersThatAreNoRates) {
 
 TEST(Config, WhatTheDecoderDoesNotDo) {
   expect_refused(with(good, "hidden_act", "gelu"), {"hidden_act", "silu", "gelu"});
-  expect_refused(with(good, "attention_bias", true), {"attention_bias"});
-  expect_refused(with(good, "mlp_bias", true), {"mlp_bias"});
+  for (const char* key : {"attention_bias", "mlp_bias"}) expect_refused(with(good, key, 1), {key});
   expect_refused(with(good, "partial_rotary_factor", 0.5), {"partial_rotary_factor"});
   expect_refused(with(good, "tie_word_embeddings", "yes"), {"tie_word_embeddings"});
   for (const char* key : {"torch_dtype", "dtype"}) {
@@ -155,8 +154,8 @@ TEST(Rope, EveryBadFieldIsNamedInBothSpellings) {
   for (const char* key : {"rope_scaling", "rope_parameters"}) {
     for (const Json& value : {Json("linear"), Json(2), Json::array({2}), Json(true)})
       expect_refused(with(good, key, value), {key, "an object"});
-    for (const char* type : {"yarn", "dynamic", "longrope", "", "LLAMA3"})
-      expect_refused(with(good, key, {{"rope_type", type}, {"factor", 2}}), {key, "rope_type", "default, linear or llama3"});
+    for (const char* type : {"proportional", "", "LLAMA3"})
+      expect_refused(with(good, key, {{"rope_type", type}, {"factor", 2}}), {key, "rope_type", "default, linear, dynamic, llama3, yarn or longrope"});
     expect_refused(with(good, key, {{"type", "su"}}), {key, "'type'", "su"});
     expect_refused(with(good, key, {{"rope_type", 3}}), {key, "rope_type"});
     expect_refused(with(good, key, {{"rope_type", "linear"}}), {key, "'factor'", "nothing"});
