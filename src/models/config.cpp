@@ -2,6 +2,7 @@
 // object for each type of layer.
 #include "models/config.h"
 
+#include <algorithm>
 #include <cmath>
 
 namespace thimble::models {
@@ -180,6 +181,18 @@ nn::ModelSpec read_decoder(const Json& c, const std::string& family, const std::
   m.layers.assign(size_t(size_in(c, "num_hidden_layers", where, 10000)), layer);
   read_ropes(m, c, where, layer.head_dim, d);
   return m;
+}
+
+Json layer_types(const nn::ModelSpec& m) {
+  Json types = Json::array();
+  for (const auto& l : m.layers) types.push_back(l.window ? "sliding_attention" : "full_attention");
+  return types;
+}
+
+Json largest_window(const nn::ModelSpec& m) {
+  int64_t window = 0;
+  for (const auto& l : m.layers) window = std::max(window, l.window);
+  return window ? Json(window) : Json(nullptr);
 }
 
 void set_window(nn::ModelSpec& m, const Json& c, const std::string& where, int layer, int64_t window, bool otherwise) {

@@ -35,6 +35,9 @@ void set_windows(nn::ModelSpec& m, const Json& c, const std::string& where, int6
   for (int l = 0; l < int(m.layers.size()); ++l) set_window(m, c, where, l, window, sliding(l));
 }
 
+Json layer_types(const nn::ModelSpec&);       // as configs list them
+Json largest_window(const nn::ModelSpec&);    // null: none
+
 // One RoPE: an object {rope_type | type, ...}; `theta` where it names none.
 nn::RopeSpec read_rope(const Json& rope, const Json& config, const std::string& where, const nn::ModelSpec&, int64_t head_dim, double theta, const Defaults&);
 Json rope_of(const nn::RopeSpec&);  // null: plain

@@ -14,9 +14,6 @@ nn::ModelSpec read_mistral(const Json& c, const std::string& where) {
   return m;
 }
 
-void write_mistral(Json& c, const nn::ModelSpec& m) {
-  const int64_t window = m.layers.front().window;
-  c["sliding_window"] = window ? Json(window) : Json(nullptr);
-}
+void write_mistral(Json& c, const nn::ModelSpec& m) { c["sliding_window"] = largest_window(m); }
 
 }  // namespace thimble::models

@@ -15,15 +15,9 @@ void read_windows(nn::ModelSpec& m, const Json& c, const std::string& where) {
 }
 
 void write_windows(Json& c, const nn::ModelSpec& m) {
-  int64_t window = 0;
-  Json types = Json::array();
-  for (const auto& l : m.layers) {
-    types.push_back(l.window ? "sliding_attention" : "full_attention");
-    window = std::max(window, l.window);
-  }
-  c["use_sliding_window"] = window > 0;
-  c["sliding_window"] = window ? Json(window) : Json(nullptr);
-  c["layer_types"] = types;
+  c["sliding_window"] = largest_window(m);
+  c["use_sliding_window"] = !c["sliding_window"].is_null();
+  c["layer_types"] = layer_types(m);
 }
 
 }  // namespace

@@ -4,8 +4,10 @@
 #include <algorithm>
 
 #include "models/config.h"
+#include "models/gemma.h"
 #include "models/llama.h"
 #include "models/mistral.h"
+#include "models/phi3.h"
 #include "models/qwen.h"
 
 namespace thimble::models {
@@ -33,6 +35,9 @@ std::span<const Family> families() {
       {"MistralForCausalLM", "mistral", read_mistral, write_mistral},
       {"Qwen2ForCausalLM", "qwen2", read_qwen2, write_qwen2},
       {"Qwen3ForCausalLM", "qwen3", read_qwen3, write_qwen3},
+      {"Gemma2ForCausalLM", "gemma2", read_gemma2, write_gemma2},
+      {"Gemma3ForCausalLM", "gemma3_text", read_gemma3, write_gemma3},
+      {"Phi3ForCausalLM", "phi3", read_phi3, write_phi3},
   };
   return rows;
 }
@@ -93,6 +98,14 @@ Json config_of(const nn::ModelSpec& m) {
             {"tie_word_embeddings", m.tied_head},
             {"torch_dtype", m.dtype}};
   if (const Json rope = rope_of(m.rope); !rope.is_null()) c["rope_scaling"] = rope;
+  if (std::any_of(m.layers.begin(), m.layers.end(), [](const auto& x) { return x.local_rope; })) {
+    const auto full = [](const nn::RopeSpec& rope) {
+      Json r = rope_of(rope).is_null() ? Json{{"rope_type", "default"}} : rope_of(rope);
+      r["rope_theta"] = rope.theta;
+      return r;
+    };
+    c["rope_parameters"] = {{"full_attention", full(m.rope)}, {"sliding_attention", full(m.local_rope)}};
+  }
   family->write(c, m);
   return c;
 }

@@ -30,12 +30,18 @@ YARN = rope("yarn", factor=4.0, original_max_position_embeddings=16)
 # name: (seed, architecture, config, spelled as transformers 4 did)
 MODELS = {
     "llama_bias": (31, "LlamaForCausalLM", lambda: LlamaConfig(**sizes(3, 1, 6, False, attention_bias=True, mlp_bias=True, rope_parameters=rope("linear", factor=2.5))), True),
-    "mistral_window": (32, "MistralForCausalLM", lambda: MistralConfig(**sizes(6, 3, 10, False, sliding_window=7, rope_parameters=rope("default"))), True),
-    "mistral_full": (33, "MistralForCausalLM", lambda: MistralConfig(**sizes(3, 1, 6, True, sliding_window=None, rope_parameters=YARN | {"mscale": 0.7, "mscale_all_dim": 0.3, "beta_fast": 4.0, "beta_slow": 1.5, "truncate": False})), False),
+    "mistral_window": (32, "MistralForCausalLM", lambda: MistralConfig(**sizes(6, 3, 10, True, sliding_window=7, rope_parameters=rope("default"))), True),
+    "mistral_full": (33, "MistralForCausalLM", lambda: MistralConfig(**sizes(3, 1, 6, False, sliding_window=None, rope_parameters=YARN | {"mscale": 0.7, "mscale_all_dim": 0.3, "beta_fast": 4.0, "beta_slow": 1.5, "truncate": False})), False),
     "qwen2": (34, "Qwen2ForCausalLM", lambda: Qwen2Config(**sizes(5, 1, None, True, use_sliding_window=False, rope_parameters=YARN)), True),
     "qwen2_window": (35, "Qwen2ForCausalLM", lambda: Qwen2Config(**sizes(5, 1, None, False, use_sliding_window=True, sliding_window=5, max_window_layers=1, rope_parameters=YARN | {"attention_factor": 1.25})), False),
     "qwen3": (36, "Qwen3ForCausalLM", lambda: Qwen3Config(**sizes(6, 3, 10, True, rope_parameters=rope("default"))), True),
     "qwen3_dynamic": (37, "Qwen3ForCausalLM", lambda: Qwen3Config(**(sizes(3, 1, 6, False, attention_bias=True, rope_parameters=rope("dynamic", factor=2.0)) | {"max_position_embeddings": 16})), False),
+    "gemma2": (38, "Gemma2ForCausalLM", lambda: Gemma2Config(**sizes(6, 3, 10, True, sliding_window=7, query_pre_attn_scalar=17, attn_logit_softcapping=1.5, final_logit_softcapping=3.0, hidden_activation="gelu_pytorch_tanh", rope_parameters=rope("default"))), True),
+    "gemma2_untied": (39, "Gemma2ForCausalLM", lambda: Gemma2Config(**sizes(3, 1, 6, False, sliding_window=7, query_pre_attn_scalar=6, attn_logit_softcapping=None, final_logit_softcapping=None, attention_bias=True, rope_parameters=rope("default"))), False),
+    "gemma3": (40, "Gemma3ForCausalLM", lambda: Gemma3TextConfig(**sizes(6, 3, 10, True, sliding_window=7, sliding_window_pattern=2, query_pre_attn_scalar=17, rope_parameters={"full_attention": rope("linear", factor=8.0), "sliding_attention": rope("default") | {"rope_theta": 100.0}})), True),
+    "gemma3_capped": (41, "Gemma3ForCausalLM", lambda: Gemma3TextConfig(**sizes(3, 1, 6, False, sliding_window=5, layer_types=["full_attention", "sliding_attention"], query_pre_attn_scalar=5, attn_logit_softcapping=2.0, final_logit_softcapping=4.0, rope_parameters={"full_attention": rope("default"), "sliding_attention": rope("default") | {"rope_theta": 100.0}})), False),
+    "phi3": (42, "Phi3ForCausalLM", lambda: Phi3Config(**sizes(5, 1, None, False, sliding_window=7, rope_parameters=rope("default"))), True),
+    "phi3_longrope": (43, "Phi3ForCausalLM", lambda: Phi3Config(**sizes(3, 3, None, True, sliding_window=None, original_max_position_embeddings=32, rope_parameters=rope("longrope", short_factor=[1.0, 1.1, 1.3, 1.7], long_factor=[1.0, 2.0, 3.5, 6.0], partial_rotary_factor=0.8))), True),
 }
 
 
@@ -85,8 +91,34 @@ def clear_prompt(load, seed: int, cached: bool) -> tuple[list[int], list[int], l
     return best
 
 
+class Joined(torch.nn.Module):
+    """A fused linear as the parts of another module, side by side: whatever PEFT has made of them."""
+
+    def __init__(self, owner: torch.nn.Module, parts: list[str]):
+        super().__init__()
+        object.__setattr__(self, "parts", lambda: [getattr(owner, part) for part in parts])
+
+    def forward(self, x):
+        return torch.cat([part(x) for part in self.parts()], -1)
+
+
+def split(owner: torch.nn.Module, fused: str, sizes: dict[str, int]) -> None:
+    pieces = getattr(owner, fused).weight.data.split(list(sizes.values()))
+    for name, piece in zip(sizes, pieces):
+        linear = torch.nn.Linear(piece.shape[1], piece.shape[0], bias=False)
+        linear.weight.data = piece.clone()
+        setattr(owner, name, linear)
+    setattr(owner, fused, Joined(owner, list(sizes)))
+
+
 def as_llama_parts(model):
-    """The targets of an adapter by our names, for a family whose files fuse them."""
+    """q, k, v, gate and up as modules of their own, which adapters are of here, in a family whose files fuse them."""
+    for layer in model.model.layers:
+        if hasattr(layer.self_attn, "qkv_proj"):
+            a = layer.self_attn
+            kv = a.num_key_value_heads * a.head_dim
+            split(a, "qkv_proj", {"q_proj": a.qkv_proj.weight.shape[0] - 2 * kv, "k_proj": kv, "v_proj": kv})
+            split(layer.mlp, "gate_up_proj", {"gate_proj": model.config.intermediate_size, "up_proj": model.config.intermediate_size})
     return model
 
 
@@ -102,10 +134,16 @@ def adapter_gradients(folder: Path, seed: int, ids, targets) -> dict[str, torch.
 
 
 def config_text(model, legacy: bool) -> dict:
+    """As transformers 5 writes it; or as 4 did, which named no layer types, and RoPE of local layers by its base alone."""
     config = json.loads(model.config.to_json_string())
-    for key in ("layer_types",) if legacy and len(set(config.get("layer_types") or [0])) == 1 else ():
-        config.pop(key, None)
-    return config if not legacy else llama_odd.legacy_config(config)
+    if not legacy:
+        return config
+    config.pop("layer_types", None)
+    if local := config["rope_parameters"].get("sliding_attention"):
+        config["rope_local_base_freq"] = local["rope_theta"]
+        config["sliding_window_pattern"] = 2
+        config["rope_parameters"] = config["rope_parameters"]["full_attention"]
+    return llama_odd.legacy_config(config)
 
 
 def make_family(out: Path, name: str) -> None:
@@ -127,6 +165,7 @@ def make_family(out: Path, name: str) -> None:
     save_tensors(folder / "reference.safetensors", tensors, seed=seed)
 
 
-def make_families(out: Path) -> None:
+def make_families(out: Path, only: str | None = None) -> None:
     for name in MODELS:
-        make_family(out, name)
+        if only in (None, name):
+            make_family(out, name)
