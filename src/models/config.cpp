@@ -172,7 +172,8 @@ nn::ModelSpec read_decoder(const Json& c, const std::string& family, const std::
                &c["num_attention_heads"]);
   layer.head_dim = size_in(c, "head_dim", where, 4096, d.head_dim.value_or(m.hidden / layer.heads));
   if (layer.heads % layer.kv_heads)
-    fail_field(where, "num_key_value_heads", fmt::format("a divisor of {} heads", layer.heads), c.contains("num_key_value_heads") ? &c["num_key_value_heads"] : nullptr);
+    fail_field(where, "num_key_value_heads", fmt::format("a divisor of {} heads", layer.heads),
+               c.contains("num_key_value_heads") ? &c["num_key_value_heads"] : nullptr);
   if (layer.head_dim % 2)
     fail_field(where, "head_dim", fmt::format("an even number, which RoPE turns in pairs, not {}", layer.head_dim),
                c.contains("head_dim") ? &c["head_dim"] : nullptr);

@@ -4,9 +4,10 @@
 namespace thimble::nn {
 
 const char* name_of(SavedName n) {
-  constexpr const char* names[saved_count] = {"input", "normed (attention)", "rstd (attention)", "q before its norm", "k before its norm", "rstd (q)", "rstd (k)", "q", "k", "v",
-                                              "xa_qkv", "attended", "lse", "xa_o", "attention out", "rstd (attention out)", "middle", "normed (mlp)", "rstd (mlp)", "gate",
-                                              "up", "xa_gate_up", "act", "xa_down", "mlp out", "rstd (mlp out)"};
+  constexpr const char* names[saved_count] = {
+      "input", "normed (attention)", "rstd (attention)", "q before its norm", "k before its norm", "rstd (q)", "rstd (k)", "q", "k", "v", "xa_qkv",
+      "attended", "lse", "xa_o", "attention out", "rstd (attention out)", "middle", "normed (mlp)", "rstd (mlp)", "gate", "up", "xa_gate_up", "act", "xa_down",
+      "mlp out", "rstd (mlp out)"};
   return names[n];
 }
 

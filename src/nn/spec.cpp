@@ -11,7 +11,9 @@ namespace {
 struct Ramp {
   double low, high;
   Ramp(const RopeSpec& rope, int64_t dims) {
-    const auto turns_at = [&](double rotations) { return double(dims) * std::log(double(rope.original_positions) / (rotations * 2 * M_PI)) / (2 * std::log(rope.theta)); };
+    const auto turns_at = [&](double rotations) {  // the pair that turns so often over the original length
+      return double(dims) * std::log(double(rope.original_positions) / (rotations * 2 * M_PI)) / (2 * std::log(rope.theta));
+    };
     low = turns_at(rope.beta_fast), high = turns_at(rope.beta_slow);
     if (rope.truncate) low = std::floor(low), high = std::ceil(high);
     low = std::max(low, 0.0), high = std::min(high, double(dims - 1));

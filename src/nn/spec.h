@@ -56,6 +56,7 @@ struct ModelSpec {
   double query_scalar = 0;         // scores are divided by its square root; 0: by that of head_dim
   float attention_cap = 0, logit_cap = 0;  // soft caps; 0: none
   bool fused_files = false;        // q k v lie in one tensor of the files, gate and up in another
+  bool operator==(const ModelSpec&) const = default;
 };
 
 }  // namespace thimble::nn

@@ -39,7 +39,8 @@ void add_bias_backward(Stream& s, Tensor db, Tensor dy) {
   check(dy.shape.rank() == 2 && db.dtype == DType::f32 && db.shape == Shape{dy.shape[1]}, "add_bias_backward: dy is (T, N), db is (N) f32");
   const int64_t tokens = dy.shape[0], channels = dy.shape[1];
   const Scope scope(s.arena);
-  const Tensor partial = s.device.kind() == DeviceKind::cuda ? s.scratch("bias gradient parts", DType::f32, {std::min(tokens, cuda_partials), channels}) : Tensor{};
+  Tensor partial;
+  if (s.device.kind() == DeviceKind::cuda) partial = s.scratch("bias gradient parts", DType::f32, {std::min(tokens, cuda_partials), channels});
   launch(
       s, {.name = "add_bias_backward", .flops = double(dy.count()), .bytes = double(dy.bytes() + 2 * db.bytes())},
       [&] {

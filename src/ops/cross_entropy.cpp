@@ -10,7 +10,8 @@
 
 namespace thimble::ops {
 
-void cross_entropy_cuda(CudaContext&, Tensor loss, Tensor correct, Tensor losses, Tensor logits, Tensor targets, Tensor scale, bool gradient, float inverse_cap);  // cross_entropy.cu
+// cross_entropy.cu
+void cross_entropy_cuda(CudaContext&, Tensor loss, Tensor correct, Tensor losses, Tensor logits, Tensor targets, Tensor scale, bool gradient, float inverse_cap);
 
 namespace {
 

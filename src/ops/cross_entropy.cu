@@ -73,12 +73,14 @@ __global__ void add_losses(float* loss, int32_t* correct, const float* losses, c
 }  // namespace
 
 // losses (T, 2) f32: scratch, the loss of each token and whether it was right.
-void cross_entropy_cuda(CudaContext& cuda, Tensor loss, Tensor correct, Tensor losses, Tensor logits, Tensor targets, Tensor scale, bool gradient, float inverse_cap) {
+void cross_entropy_cuda(CudaContext& cuda, Tensor loss, Tensor correct, Tensor losses, Tensor logits, Tensor targets, Tensor scale, bool gradient,
+                        float inverse_cap) {
   const int64_t tokens = logits.shape[0], vocab = logits.shape[1];
   if (tokens == 0) return;
   visit_cuda(logits.dtype, [&]<class X>(X) {
     with_width<X>(vocab, {logits}, [&]<int n>(std::integral_constant<int, n>) {
-      rows<n><<<unsigned(tokens), threads, 0, cuda.stream>>>(at<X>(logits), at<float>(losses), at<const int32_t>(targets), at<const float>(scale), vocab, gradient, inverse_cap);
+      rows<n><<<unsigned(tokens), threads, 0, cuda.stream>>>(at<X>(logits), at<float>(losses), at<const int32_t>(targets), at<const float>(scale), vocab,
+                                                             gradient, inverse_cap);
     });
   });
   add_losses<<<1, threads, 0, cuda.stream>>>(at<float>(loss), at<int32_t>(correct), at<const float>(losses), at<const float>(scale), tokens);

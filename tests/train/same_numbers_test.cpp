@@ -4,8 +4,8 @@
 namespace thimble::train {
 namespace {
 
-void same_everywhere(const nn::Method& method, optim::OptimizerId optimizer) {
-  const train::Setup setup{.model = tiny_model(), .method = method, .optimizer = optimizer, .weight_decay = 0.01f, .tokens_per_row = 64};
+void same_everywhere(const nn::Method& method, optim::OptimizerId optimizer, const nn::ModelSpec& model = tiny_model()) {
+  const train::Setup setup{.model = model, .method = method, .optimizer = optimizer, .weight_decay = 0.01f, .tokens_per_row = 64};
   const Trace kept = run(setup, plan_of(setup.model, nn::all(nn::Save::keep), 3, false), 61, 4);
   for (const double x : kept.numbers) ASSERT_TRUE(std::isfinite(x));
   for (const auto save : {nn::Save::keep, nn::Save::recompute, nn::Save::offload})
@@ -19,6 +19,8 @@ void same_everywhere(const nn::Method& method, optim::OptimizerId optimizer) {
 
 TEST(SameNumbers, Full) { same_everywhere(full(), optim::OptimizerId::adamw); }
 TEST(SameNumbers, Lora) { same_everywhere(lora(quant::FormatId::dense), optim::OptimizerId::adamw); }
+TEST(SameNumbers, FullOfAnOrnateModel) { same_everywhere(full(), optim::OptimizerId::adamw, ornate_model()); }
+TEST(SameNumbers, QloraOfAnOrnateModel) { same_everywhere(lora(quant::FormatId::nf4), optim::OptimizerId::adamw, ornate_model()); }
 TEST(SameNumbers, QloraEightBit) { same_everywhere(lora(quant::FormatId::nf4_dq), optim::OptimizerId::adamw_8bit); }
 
 TEST(SameNumbers, AccumulationEqualsTheBigBatchToRounding) {
