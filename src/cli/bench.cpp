@@ -193,7 +193,7 @@ int bench(const Bench& b) {
   if (b.save == "recompute") space.recompute_all = true;
   if (b.save == "offload") space.save = nn::Save::offload;
   if (b.resident) space.resident_layers = int(*b.resident);
-  space.window = b.window;
+  space.window = model.rope_follows_length() ? 1 : b.window;
   const auto planning = Clock::now();
   const auto choice = plan::choose(budget, space, [&](const plan::Plan& p) { return train::Trainer::rehearse(spec, setup, p); });
   const double planned_in = since(planning);

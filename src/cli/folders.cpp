@@ -16,7 +16,7 @@ int init(const std::string& config, const std::string& out, uint64_t seed, const
     throw Error(Fault::usage, {.what = "the folder holds a model already", .where = out, .fix = "name another --out"});
   nn::ModelSpec spec = models::read_model(file);
   if (!dtype.empty()) spec.dtype = dtype;
-  const auto table = nn::parameters(spec, quant::FormatId::dense, false);
+  const auto table = store::as_files_hold(nn::parameters(spec, quant::FormatId::dense, false));
   const auto source = store::random_weights(table, seed, float(deviation));
   fs::create_directories(to);
   std::vector<store::SafetensorsWriter::Declared> declared;

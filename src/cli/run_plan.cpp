@@ -44,6 +44,7 @@ plan::Space space_of(const train::TrainOptions& o, const train::Setup& s, const 
                     .tokens_per_row = o.cutoff_len, .vocab = s.model.vocab};
   space.paged_optimizer = o.optim == train::Optim::paged_adamw || o.optim == train::Optim::paged_adamw_8bit;
   space.can_host_embedding = can_host_embedding(s.model, s.method, spec);
+  if (s.model.rope_follows_length()) space.window = 1;  // its tables are those of one pass
   if (o.resident_layers) space.resident_layers = int(std::min<int64_t>(*o.resident_layers, space.layers));
   if (o.save == train::SavePin::keep) space.save = nn::Save::keep;
   if (o.save == train::SavePin::recompute) space.save = nn::Save::recompute;

@@ -71,7 +71,7 @@ void save_run(const train::TrainOptions& o, const train::Setup& setup, train::Tr
   }
   std::vector<store::SafetensorsWriter::Declared> declared;
   const DType dtype = nn::file_dtype(setup.model);
-  for (const auto& t : trainer.model().trained()) declared.push_back({t.spec->name, dtype, t.value.shape});
+  store::as_files_hold(trainer.model().weights().table()).for_each([&](const store::ParamSpec& p) { declared.push_back({p.name, dtype, p.shape}); });
   store::SafetensorsWriter writer(out / "model.safetensors", std::move(declared));
   std::vector<std::byte> converted;
   trainer.save([&](const store::ParamSpec&, Tensor rows) {

@@ -5,5 +5,6 @@
 namespace thimble::models {
 
 nn::ModelSpec read_llama(const Json& config, const std::string& where);
+void write_llama(Json& config, const nn::ModelSpec&);
 
 }  // namespace thimble::models

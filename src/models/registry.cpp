@@ -1,7 +1,14 @@
 // The table of families, in plain sight, and the config of any of them.
 #include "models/registry.h"
 
+#include <algorithm>
+
+#include "models/config.h"
+#include "models/gemma.h"
 #include "models/llama.h"
+#include "models/mistral.h"
+#include "models/phi3.h"
+#include "models/qwen.h"
 
 namespace thimble::models {
 
@@ -23,7 +30,15 @@ void check_size(const nn::ModelSpec& m, const std::string& where) {
 }  // namespace
 
 std::span<const Family> families() {
-  static constexpr Family rows[] = {{"LlamaForCausalLM", read_llama}};
+  static constexpr Family rows[] = {
+      {"LlamaForCausalLM", "llama", read_llama, write_llama},
+      {"MistralForCausalLM", "mistral", read_mistral, write_mistral},
+      {"Qwen2ForCausalLM", "qwen2", read_qwen2, write_qwen2},
+      {"Qwen3ForCausalLM", "qwen3", read_qwen3, write_qwen3},
+      {"Gemma2ForCausalLM", "gemma2", read_gemma2, write_gemma2},
+      {"Gemma3ForCausalLM", "gemma3_text", read_gemma3, write_gemma3},
+      {"Phi3ForCausalLM", "phi3", read_phi3, write_phi3},
+  };
   return rows;
 }
 
@@ -64,8 +79,11 @@ nn::ModelSpec read_model(const fs::path& path) {
 
 Json config_of(const nn::ModelSpec& m) {
   const auto& l = m.layers.front();
-  Json c = {{"architectures", {"LlamaForCausalLM"}},
-            {"model_type", "llama"},
+  const auto rows = families();
+  const auto family = std::find_if(rows.begin(), rows.end(), [&](const Family& f) { return f.model_type == m.family; });
+  check(family != rows.end(), "a model is of a family of the table");
+  Json c = {{"architectures", {family->architecture}},
+            {"model_type", family->model_type},
             {"vocab_size", m.vocab},
             {"hidden_size", m.hidden},
             {"intermediate_size", l.ffn},
@@ -78,16 +96,17 @@ Json config_of(const nn::ModelSpec& m) {
             {"rope_theta", m.rope.theta},
             {"hidden_act", "silu"},
             {"tie_word_embeddings", m.tied_head},
-            {"attention_bias", false},
-            {"mlp_bias", false},
             {"torch_dtype", m.dtype}};
-  if (m.rope.kind == nn::RopeSpec::Kind::linear) c["rope_scaling"] = {{"rope_type", "linear"}, {"factor", m.rope.factor}};
-  if (m.rope.kind == nn::RopeSpec::Kind::llama3)
-    c["rope_scaling"] = {{"rope_type", "llama3"},
-                         {"factor", m.rope.factor},
-                         {"low_freq_factor", m.rope.low_freq_factor},
-                         {"high_freq_factor", m.rope.high_freq_factor},
-                         {"original_max_position_embeddings", m.rope.original_positions}};
+  if (const Json rope = rope_of(m.rope); !rope.is_null()) c["rope_scaling"] = rope;
+  if (std::any_of(m.layers.begin(), m.layers.end(), [](const auto& x) { return x.local_rope; })) {
+    const auto full = [](const nn::RopeSpec& rope) {
+      Json r = rope_of(rope).is_null() ? Json{{"rope_type", "default"}} : rope_of(rope);
+      r["rope_theta"] = rope.theta;
+      return r;
+    };
+    c["rope_parameters"] = {{"full_attention", full(m.rope)}, {"sliding_attention", full(m.local_rope)}};
+  }
+  family->write(c, m);
   return c;
 }
 

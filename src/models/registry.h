@@ -11,8 +11,9 @@
 namespace thimble::models {
 
 struct Family {
-  std::string_view architecture;                                     // as in config.json
+  std::string_view architecture, model_type;                         // as in config.json; a ModelSpec's family is its model_type
   nn::ModelSpec (*read)(const Json& config, const std::string& where);
+  void (*write)(Json& config, const nn::ModelSpec&);                 // what it has beyond the keys that all families write
 };
 std::span<const Family> families();
 

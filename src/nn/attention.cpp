@@ -4,7 +4,6 @@
 #include <cmath>
 
 #include "nn/project.h"
-#include "ops/rms_norm.h"
 #include "ops/rope.h"
 
 namespace thimble::nn {
@@ -12,8 +11,19 @@ namespace {
 
 Tensor heads(Tensor t, int64_t head_dim) { return t.view({t.shape[0], t.shape[1] / head_dim, head_dim}); }
 
+// (T, H D) as rows of heads (T H, D), which norms of heads read.
+Tensor rows_of_heads(Tensor t, int64_t head_dim) { return t.view({t.count() / head_dim, head_dim}); }
+
 ops::AttentionShape attention_shape(const Context& c, const LayerSpec& l) {
-  return {.start = c.start, .longest = c.longest, .document = c.document, .first = c.first, .scale = 1.0f / std::sqrt(float(l.head_dim))};
+  const float divisor = c.model->query_scalar > 0 ? float(c.model->query_scalar) : float(l.head_dim);
+  return {.start = c.start, .longest = c.longest, .document = c.document, .first = c.first, .scale = 1.0f / std::sqrt(divisor), .window = l.window,
+          .cap = c.model->attention_cap};
+}
+
+// Each q and k that backward may read: turned, and before the norms of heads.
+bool has_qkv(const Saved& s) {
+  if (!s.ready(q) || !s.ready(k) || !s.ready(v)) return false;
+  return !s.shapes().layer.head_norms || (s.ready(q_plain) && s.ready(k_plain) && s.ready(rstd_q) && s.ready(rstd_k));
 }
 
 }  // namespace
@@ -21,23 +31,32 @@ ops::AttentionShape attention_shape(const Context& c, const LayerSpec& l) {
 Tensor Attention::made_norm(comm::Rank& r, const LayerParams& p, const Context& c, Tensor x, Saved& s) {
   if (!s.ready(normed_attention) || !s.ready(rstd_attention)) {
     const Tensor y = s.make(r, normed_attention);
-    ops::rms_norm(r.stream, y, s.make(r, rstd_attention), x, p.weight[norm_attention].dense(), c.eps);
+    norm(r, c, y, s.make(r, rstd_attention), x, p.weight[norm_attention]);
   }
   return s[normed_attention];
 }
 
 void Attention::made_qkv(comm::Rank& r, const LayerParams& p, const Context& c, Tensor x, Saved& s) {
-  if (s.ready(q) && s.ready(k) && s.ready(v)) return;
-  const int64_t d = s.shapes().layer.head_dim, tokens = s.shapes().tokens;
+  if (has_qkv(s)) return;
+  const LayerSpec& layer = s.shapes().layer;
+  const int64_t d = layer.head_dim, tokens = s.shapes().tokens;
   const Tensor n = made_norm(r, p, c, x, s);
   if (c.cache_k) {  // keys and values are made where later tokens will read them
     s.set(k, c.cache_k.rows(c.first, tokens));
     s.set(v, c.cache_v.rows(c.first, tokens));
   }
   const Tensor to_q = s.make(r, q), to_k = s.make(r, k), to_v = s.make(r, v);
-  project(r, {to_q, to_k, to_v}, n, p, qkv_group, s);
-  ops::rope(r.stream, heads(s[q], d), c.positions, c.inv_freq);
-  ops::rope(r.stream, heads(s[k], d), c.positions, c.inv_freq);
+  if (layer.head_norms) {
+    const Tensor from_q = s.make(r, q_plain), from_k = s.make(r, k_plain);
+    project(r, {from_q, from_k, to_v}, n, p, qkv_group, s);
+    norm(r, c, rows_of_heads(to_q, d), s.make(r, rstd_q), rows_of_heads(from_q, d), p.weight[q_norm]);
+    norm(r, c, rows_of_heads(to_k, d), s.make(r, rstd_k), rows_of_heads(from_k, d), p.weight[k_norm]);
+  } else {
+    project(r, {to_q, to_k, to_v}, n, p, qkv_group, s);
+  }
+  const RopeTable& rope = c.rope->of(layer);
+  ops::rope(r.stream, heads(to_q, d), c.positions, rope.inv_freq, rope.factor);
+  ops::rope(r.stream, heads(to_k, d), c.positions, rope.inv_freq, rope.factor);
 }
 
 void Attention::made_attended(comm::Rank& r, const LayerParams& p, const Context& c, Tensor x, Saved& s) {
@@ -49,7 +68,20 @@ void Attention::made_attended(comm::Rank& r, const LayerParams& p, const Context
   ops::attention(r.stream, heads(y, d), s.make(r, lse), heads(s[q], d), heads(keys, d), heads(values, d), attention_shape(c, s.shapes().layer));
 }
 
+Tensor Attention::made_out(comm::Rank& r, const LayerParams& p, const Context& c, Tensor x, Saved& s) {
+  if (!s.ready(attention_out)) {
+    made_attended(r, p, c, x, s);
+    project(r, {s.make(r, attention_out)}, s[attended], p, o_group, s);
+  }
+  return s[attention_out];
+}
+
 void Attention::forward(comm::Rank& r, const LayerParams& p, const Context& c, Tensor y, Tensor x, Saved& s) {
+  if (s.shapes().layer.norms_after) {
+    const Tensor out = made_out(r, p, c, x, s);
+    norm(r, c, y, s.make(r, rstd_attention_out), out, p.weight[norm_after_attention]);
+    return ops::add(r.stream, y, x);
+  }
   made_attended(r, p, c, x, s);
   project(r, {y}, s[attended], p, o_group, s, x);
 }
@@ -61,20 +93,40 @@ void Attention::backward(comm::Rank& r, const LayerParams& p, const LayerGrads& 
   const int64_t dim = shapes.layer.head_dim;
   const auto temporary = [&](const char* name, SavedName like) { return r.memory.take(Use::activations, name, shapes.dtype(like), shapes.shape(like)); };
 
+  Tensor dout = d;
+  if (shapes.layer.norms_after) {
+    const Tensor out = made_out(r, p, c, x, s);
+    dout = temporary("d attention out", attention_out);
+    if (!s.ready(rstd_attention_out)) norm(r, c, dout, s.make(r, rstd_attention_out), out, p.weight[norm_after_attention]);
+    ops::zero(r.stream, dout);
+    norm_backward(r, c, dout, g.weight[norm_after_attention], d, out, p.weight[norm_after_attention], s[rstd_attention_out]);
+  }
   const Tensor dattended = temporary("d attended", attended);
-  project_backward(r, dattended, {d}, s[attended], p, g, o_group, s);
+  project_backward(r, dattended, {dout}, s[attended], p, g, o_group, s);
   const ops::AttentionGrad dqkv{temporary("d q", q), temporary("d k", k), temporary("d v", v)};
   ops::attention_backward(r.stream, {heads(dqkv.dq, dim), heads(dqkv.dk, dim), heads(dqkv.dv, dim)}, heads(dattended, dim), heads(s[attended], dim), s[lse],
                           heads(s[q], dim), heads(s[k], dim), heads(s[v], dim), attention_shape(c, shapes.layer));
-  ops::rope_backward(r.stream, heads(dqkv.dq, dim), c.positions, c.inv_freq);
-  ops::rope_backward(r.stream, heads(dqkv.dk, dim), c.positions, c.inv_freq);
+  const RopeTable& rope = c.rope->of(shapes.layer);
+  ops::rope_backward(r.stream, heads(dqkv.dq, dim), c.positions, rope.inv_freq, rope.factor);
+  ops::rope_backward(r.stream, heads(dqkv.dk, dim), c.positions, rope.inv_freq, rope.factor);
+  Tensor dq = dqkv.dq, dk = dqkv.dk;
+  if (shapes.layer.head_norms) {
+    const auto through = [&](Tensor dy, SavedName plain, SavedName rstd, LayerParam w) {
+      const Tensor dx = temporary("d before norm", plain);
+      ops::zero(r.stream, dx);
+      norm_backward(r, c, rows_of_heads(dx, dim), g.weight[w], rows_of_heads(dy, dim), rows_of_heads(s[plain], dim), p.weight[w], s[rstd]);
+      return dx;
+    };
+    dq = through(dq, q_plain, rstd_q, q_norm);
+    dk = through(dk, k_plain, rstd_k, k_norm);
+  }
 
   const Tensor n = wants_input(p, g, qkv_group) ? made_norm(r, p, c, x, s) : Tensor{};
   const Tensor dnorm = into_input ? temporary("d normed", normed_attention) : Tensor{};
-  project_backward(r, dnorm, {dqkv.dq, dqkv.dk, dqkv.dv}, n, p, g, qkv_group, s);
+  project_backward(r, dnorm, {dq, dk, dqkv.dv}, n, p, g, qkv_group, s);
   if (!into_input) return;
   if (!s.ready(rstd_attention)) made_norm(r, p, c, x, s);
-  ops::rms_norm_backward(r.stream, d, g.weight[norm_attention], dnorm, x, p.weight[norm_attention].dense(), s[rstd_attention]);
+  norm_backward(r, c, d, g.weight[norm_attention], dnorm, x, p.weight[norm_attention], s[rstd_attention]);
 }
 
 }  // namespace thimble::nn

@@ -3,7 +3,7 @@
 #include "nn/decoder.h"
 
 #include <algorithm>
-#include <cstring>
+#include <cmath>
 
 #include "ops/cross_entropy.h"
 #include "ops/elementwise.h"
@@ -13,13 +13,13 @@
 
 namespace thimble::nn {
 
-Decoder::Decoder(comm::Rank& rank, Model& model, const Execution& execution, int64_t max_tokens) : rank_(rank), model_(model), execution_(execution) {
+Decoder::Decoder(comm::Rank& rank, Model& model, const Execution& execution, int64_t max_tokens) : rank_(rank), model_(model), execution_(execution), rope_(rank, model.spec()) {
   const auto& spec = model.spec();
-  inv_freq_ = rank.memory.take(Use::weights, "rope frequencies", DType::f32, {spec.layers.front().head_dim / 2});
   if (execution_.save.empty()) execution_.save.assign(spec.layers.size(), all(Save::keep));
   check(execution_.save.size() == spec.layers.size(), "a plan says of each layer what is saved");
   check(execution_.window >= 1 && (execution_.window == 1 || !model.method().trains_weights),
         "a layer runs several micro-batches only where weights are frozen: a tied head's gradient would add up in another order");
+  check(execution_.window == 1 || !spec.rope_follows_length(), "a layer runs several micro-batches only where they share RoPE's tables");
   std::vector<int64_t> of_inputs, of_insides;
   for (int l = 0; l < int(spec.layers.size()); ++l) {
     const Saved s = saved_of(l, max_tokens, execution_.save[size_t(l)]);
@@ -31,18 +31,24 @@ Decoder::Decoder(comm::Rank& rank, Model& model, const Execution& execution, int
   insides_.emplace(rank, "offloaded activations", of_insides, window, 1);
 }
 
-void Decoder::load() {
-  const Scope scope(rank_.pinned);
-  const Tensor staging = rank_.pinned.take(Use::scratch, "loading", DType::f32, inv_freq_.shape);
-  if (!rank_.is_phantom()) {
-    const auto values = inverse_frequencies(model_.spec().rope, model_.spec().layers.front().head_dim);
-    std::memcpy(staging.data, values.data(), size_t(staging.bytes()));
-  }
-  rank_.upload("loading", inv_freq_, staging);
+void Decoder::load() { rope_.load(); }
+
+Context Decoder::context(const Tokens& t) {
+  rope_.follow(t.length);
+  return {.positions = t.positions, .start = t.start, .rope = &rope_, .model = &model_.spec(), .longest = execution_.longest_document, .document = t.document};
 }
 
-Context Decoder::context(const Tokens& t) const {
-  return {.positions = t.positions, .start = t.start, .inv_freq = inv_freq_, .longest = execution_.longest_document, .document = t.document, .eps = float(model_.spec().norm_eps)};
+// As transformers does, rounded to the type that is computed with.
+float Decoder::embedding_scale() const {
+  if (!model_.spec().scaled_embedding) return 1;
+  float scale = std::sqrt(float(model_.spec().hidden));
+  visit_float(rank_.compute(), [&]<class X>(X) { scale = float(X(scale)); });
+  return scale;
+}
+
+void Decoder::embed(Tensor y, const Tokens& t) {
+  model_.embed(rank_, y, t.ids);
+  if (const float scale = embedding_scale(); scale != 1) ops::scale(rank_.stream, y, scale);
 }
 
 Saved Decoder::saved_of(int layer, int64_t tokens, const LayerSave& how) const {
@@ -57,14 +63,14 @@ void Decoder::layer_forward(const LayerParams& p, const Context& c, Tensor y, Te
     const Scope of_attention(rank_.memory);
     Attention::forward(rank_, p, c, mid, x, s);
   }
-  Mlp::forward(rank_, p, c.eps, y, mid, s);
+  Mlp::forward(rank_, p, c, y, mid, s);
 }
 
 void Decoder::layer_backward(int layer, const LayerParams& p, const LayerGrads& g, const Context& c, Tensor d, Tensor x, Saved& s) {
   const Scope scope(rank_.memory);
   const bool anything_below = layer > 0 || model_.method().trains_weights;
   if (!s.ready(middle)) Attention::forward(rank_, p, c, s.make(rank_, middle), x, s);
-  Mlp::backward(rank_, p, g, c.eps, d, s[middle], s);
+  Mlp::backward(rank_, p, g, c, d, s[middle], s);
   Attention::backward(rank_, p, g, c, d, x, s, anything_below);
 }
 
@@ -102,7 +108,7 @@ void Decoder::forward_backward(std::span<const Tokens> window, const LossOut& ou
   };
 
   open(0);
-  for (MicroBatch& m : micros) model_.embed(rank_, input_of(0, m), m.tokens.ids);
+  for (MicroBatch& m : micros) embed(input_of(0, m), m.tokens);
   for (int l = 0; l < layers; ++l) {
     open(l + 1);
     rank_.ledger.at_layer(l);
@@ -145,7 +151,10 @@ void Decoder::forward_backward(std::span<const Tokens> window, const LossOut& ou
   inputs_->forget();
   insides_->forget();
   if (!model_.d_embedding()) return;
-  for (const MicroBatch& m : micros) ops::embedding_backward(rank_.stream, model_.d_embedding(), m.d, m.tokens.ids);
+  for (const MicroBatch& m : micros) {
+    if (const float scale = embedding_scale(); scale != 1) ops::scale(rank_.stream, m.d, scale);
+    ops::embedding_backward(rank_.stream, model_.d_embedding(), m.d, m.tokens.ids);
+  }
 }
 
 Decoder::Residual Decoder::hidden(const Tokens& t, KvCache* cache) {
@@ -154,7 +163,7 @@ Decoder::Residual Decoder::hidden(const Tokens& t, KvCache* cache) {
   if (cache) c.first = cache->length();
   const Shape residual{t.count(), model_.spec().hidden};
   Tensor x = rank_.memory.take(Use::activations, "residual", rank_.compute(), residual), y = rank_.memory.take(Use::activations, "residual", rank_.compute(), residual);
-  model_.embed(rank_, x, t.ids);
+  embed(x, t);
   for (int l = 0; l < layers; ++l) {
     rank_.ledger.at_layer(l);
     const Scope scope(rank_.memory);
@@ -182,8 +191,9 @@ void Decoder::infer(const Tokens& t, KvCache& cache, Tensor logits) {
   cache.advance(t.count());
   const Tensor normed = last.free.rows(0, n);
   const Tensor rstd = rank_.memory.take(Use::activations, "rstd (head)", DType::f32, {n});
-  ops::rms_norm(rank_.stream, normed, rstd, last.value.rows(t.count() - n, n), model_.final_norm().dense(), float(model_.spec().norm_eps));
+  ops::rms_norm(rank_.stream, normed, rstd, last.value.rows(t.count() - n, n), model_.final_norm().dense(), float(model_.spec().norm_eps), model_.spec().norm_offset);
   ops::linear(rank_.stream, logits, normed, model_.head());
+  if (model_.spec().logit_cap > 0) ops::soft_cap(rank_.stream, logits, model_.spec().logit_cap);
 }
 
 void Decoder::head_loss(Tensor x, Tensor d, const Tokens& t, const LossOut& out) {
@@ -201,15 +211,17 @@ void Decoder::head_loss_chunk(Tensor x, Tensor d, Tensor targets, const LossOut&
   const Tensor normed = rank_.memory.take(Use::activations, "normed (head)", x.dtype, x.shape);
   const Tensor rstd = rank_.memory.take(Use::activations, "rstd (head)", DType::f32, {n});
   const Tensor logits = rank_.memory.take(Use::activations, "logits", DType::f32, {n, model_.spec().vocab});
-  ops::rms_norm(rank_.stream, normed, rstd, x, norm, float(model_.spec().norm_eps));
+  const auto& spec = model_.spec();
+  ops::rms_norm(rank_.stream, normed, rstd, x, norm, float(spec.norm_eps), spec.norm_offset);
   ops::linear(rank_.stream, logits, normed, model_.head());
-  if (!d) return ops::cross_entropy(rank_.stream, out.loss, out.correct, logits, targets, out.scale);
+  if (spec.logit_cap > 0) ops::soft_cap(rank_.stream, logits, spec.logit_cap);
+  if (!d) return ops::cross_entropy(rank_.stream, out.loss, out.correct, logits, targets, out.scale, {}, spec.logit_cap);
   const Tensor dlogits = x.dtype == DType::f32 ? logits : rank_.memory.take(Use::activations, "d logits", x.dtype, logits.shape);
-  ops::cross_entropy(rank_.stream, out.loss, out.correct, logits, targets, out.scale, dlogits);
+  ops::cross_entropy(rank_.stream, out.loss, out.correct, logits, targets, out.scale, dlogits, spec.logit_cap);
   const Tensor dnormed = rank_.memory.take(Use::activations, "d normed (head)", x.dtype, x.shape);
   if (model_.d_head()) ops::linear_backward_weight(rank_.stream, model_.d_head(), dlogits, normed);
   ops::linear_backward_input(rank_.stream, dnormed, dlogits, model_.head());
-  ops::rms_norm_backward(rank_.stream, d, model_.d_final_norm(), dnormed, x, norm, rstd);
+  ops::rms_norm_backward(rank_.stream, d, model_.d_final_norm(), dnormed, x, norm, rstd, spec.norm_offset);
 }
 
 }  // namespace thimble::nn

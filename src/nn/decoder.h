@@ -6,6 +6,7 @@
 #include "nn/mlp.h"
 #include "nn/model.h"
 #include "nn/offload.h"
+#include "nn/rope_tables.h"
 
 namespace thimble::nn {
 
@@ -13,6 +14,7 @@ namespace thimble::nn {
 struct Tokens {
   Tensor ids, targets, positions, start;  // (T) i32; start: the document's first token; targets -1: no loss
   int64_t document = 0;                   // tokens of each where all documents are of one length, else 0
+  int64_t length = 0;                     // the largest position and one: some kinds of RoPE depend on it
   int64_t count() const { return ids.shape[0]; }
 };
 
@@ -32,9 +34,9 @@ struct LossOut {
 
 class Decoder {
  public:
-  // Takes RoPE's table and, where the plan offloads, rings and pinned homes for a window of micro-batches of `max_tokens` tokens.
+  // Takes RoPE's tables and, where the plan offloads, rings and pinned homes for a window of micro-batches of `max_tokens` tokens.
   Decoder(comm::Rank&, Model&, const Execution&, int64_t max_tokens);
-  void load();  // fills RoPE's table
+  void load();  // fills RoPE's tables
 
   // Loss and gradients of up to execution.window micro-batches, layer by layer, both added to: the same bits as one micro-batch after the other.
   void forward_backward(std::span<const Tokens> window, const LossOut&);
@@ -47,7 +49,9 @@ class Decoder {
   struct LayerState { Saved saved; Tensor in = {}; };
   // One on its way through the layers. d: the gradient of the residual; last: what the head reads.
   struct MicroBatch { int index; const Tokens& tokens; Context context; Tensor d, last = {}; std::vector<LayerState> layers = {}; };
-  Context context(const Tokens&) const;
+  Context context(const Tokens&);
+  void embed(Tensor y, const Tokens&);
+  float embedding_scale() const;  // 1: none
   Saved saved_of(int layer, int64_t tokens, const LayerSave&) const;
   void layer_forward(const LayerParams&, const Context&, Tensor y, Tensor x, Saved&);
   void layer_backward(int layer, const LayerParams&, const LayerGrads&, const Context&, Tensor d, Tensor x, Saved&);
@@ -59,7 +63,7 @@ class Decoder {
   comm::Rank& rank_;
   Model& model_;
   Execution execution_;
-  Tensor inv_freq_;
+  RopeTables rope_;
   std::optional<Offload> inputs_, insides_;  // a layer's input is there before its turn, all else only during it
 };
 

@@ -13,6 +13,12 @@ Model::Model(comm::Rank& rank, const ModelSpec& spec, const Method& method, cons
   check(!method.trains_weights || (method.format == quant::FormatId::dense && residency.resident == residency.layers),
         "weights that are trained are dense and resident");
   check(!residency.embedding_on_host || (!spec.tied_head && !method.trains_weights), "an embedding that lies on the host is frozen, and no head");
+  size_t first = weights_.table().outside.size();
+  for (const auto& l : spec.layers) {
+    present_.push_back(layer_params(l));
+    first_weight_.push_back(first);
+    first += present_.back().size();
+  }
   if (method.lora.rank == 0) return;
   const auto specs = adapter_parameters(spec, method.lora);
   adapters_.emplace(rank, Use::adapters, "adapters", specs);
@@ -55,10 +61,9 @@ LayerAdapters Model::of_layer(const store::FlatStore& all, int layer, Tensor use
 }
 
 LayerParams Model::acquire(comm::Rank& rank, int layer, int next, bool unpack) {
-  LayerParams p{.lora_scale = method_.lora.scale};
-  std::ranges::copy(weights_.acquire(layer, next), p.weight.begin());
+  LayerParams p{.weight = {weights_.acquire(layer, next), present_[size_t(layer)]}, .lora_scale = method_.lora.scale};
   for (int m = 0; unpack && m < layer_param_count; ++m) {
-    auto& w = p.weight[size_t(m)];
+    auto& w = p.weight[m];
     if (!is_matrix(m) || (w.format == quant::FormatId::dense && w.dense().dtype == rank.compute())) continue;
     unpacked_[size_t(m)] = {rank.stream.scratch("unpacked layer", rank.compute(), w.shape)};
     w.unpacked = &unpacked_[size_t(m)];
@@ -78,7 +83,7 @@ LayerGrads Model::gradients(int layer) const {
   LayerGrads g;
   check(gradients_.has_value(), "a model that is trained has gradients");
   if (method_.trains_weights)
-    for (int m = 0; m < layer_param_count; ++m) g.weight[size_t(m)] = (*gradients_)[weights_.table().outside.size() + size_t(layer * layer_param_count + m)];
+    for (size_t i = 0; i < present_[size_t(layer)].size(); ++i) g.weight[present_[size_t(layer)][i]] = (*gradients_)[first_weight_[size_t(layer)] + i];
   else if (first_adapter_[size_t(layer)] < first_adapter_[size_t(layer) + 1]) g.lora = of_layer(*gradients_, layer, (*gradients_)[size_t(first_adapter_[size_t(layer)])]);
   return g;
 }

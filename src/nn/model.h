@@ -58,6 +58,8 @@ class Model {
   std::array<quant::Unpacked, layer_param_count> unpacked_;        // of the layer acquired last
   std::optional<store::FlatStore> adapters_, gradients_;
   std::vector<int> first_adapter_;  // by layer, in adapters_; one more at the end
+  std::vector<std::vector<LayerParam>> present_;  // by layer
+  std::vector<size_t> first_weight_;  // by layer, in the table's order
 };
 
 }  // namespace thimble::nn

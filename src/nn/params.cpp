@@ -1,4 +1,4 @@
-// The table of a Llama-shaped decoder: the one place where the names and shapes of its parameters stand.
+// The table of a decoder: the one place where the names and shapes of its parameters stand.
 #include "nn/params.h"
 
 #include <fmt/core.h>
@@ -13,13 +13,60 @@ Shape shape_of(const ModelSpec& m, const LayerSpec& l, int param) {
     case o_proj: return {m.hidden, l.heads * l.head_dim};
     case gate_proj: case up_proj: return {l.ffn, m.hidden};
     case down_proj: return {m.hidden, l.ffn};
+    case q_bias: return {l.heads * l.head_dim};
+    case k_bias: case v_bias: return {l.kv_heads * l.head_dim};
+    case gate_bias: case up_bias: return {l.ffn};
+    case q_norm: case k_norm: return {l.head_dim};
     default: return {m.hidden};
   }
 }
 
+bool has(const LayerSpec& l, int param) {
+  switch (param) {
+    case q_bias: case k_bias: case v_bias: return l.qkv_bias;
+    case o_bias: return l.o_bias;
+    case gate_bias: case up_bias: case down_bias: return l.mlp_bias;
+    case q_norm: case k_norm: return l.head_norms;
+    case norm_after_attention: case norm_after_mlp: return l.norms_after;
+    default: return true;
+  }
+}
+
+bool is_bias(int param) {
+  for (int p = 0; p < layer_param_count; ++p)
+    if (is_matrix(p) && bias_of(p) == param) return true;
+  return false;
+}
+
+store::Role role_of(int param) { return is_matrix(param) ? store::Role::linear : is_bias(param) ? store::Role::bias : store::Role::norm; }
+
+// q k v, and gate and up, as rows of one tensor of the files each.
+void place_in_fused(const ModelSpec& m, const LayerSpec& l, int layer, std::vector<store::ParamSpec>& specs) {
+  const auto place = [&](LayerGroup group, const char* leaf) {
+    int64_t rows = 0;
+    std::vector<store::ParamSpec*> parts;
+    for (auto& p : specs)
+      for (int i = members_of[group].first; i < members_of[group].first + members_of[group].count; ++i)
+        if (p.name == layer_param_name(l, layer, i)) p.shared_row = rows, rows += shape_of(m, l, i)[0], parts.push_back(&p);
+    for (auto* p : parts) p->shared = fmt::format("model.layers.{}.{}.weight", layer, leaf), p->shared_rows = rows;
+  };
+  place(qkv_group, "self_attn.qkv_proj");
+  place(gate_up_group, "mlp.gate_up_proj");
+}
+
 }  // namespace
 
-std::string layer_param_name(int layer, int param) { return fmt::format("model.layers.{}.{}.weight", layer, leaf_names[param]); }
+std::vector<LayerParam> layer_params(const LayerSpec& l) {
+  std::vector<LayerParam> present;
+  for (int p = 0; p < layer_param_count; ++p)
+    if (has(l, p)) present.push_back(LayerParam(p));
+  return present;
+}
+
+std::string layer_param_name(const LayerSpec& l, int layer, int param) {
+  const char* leaf = param == norm_mlp && l.norms_after ? "pre_feedforward_layernorm" : leaf_names[param];
+  return fmt::format("model.layers.{}.{}.{}", layer, leaf, is_bias(param) ? "bias" : "weight");
+}
 
 DType file_dtype(const ModelSpec& m) { return m.dtype == "bfloat16" ? DType::bf16 : m.dtype == "float16" ? DType::f16 : DType::f32; }
 
@@ -28,13 +75,18 @@ store::ParamTable parameters(const ModelSpec& m, quant::FormatId format, bool tr
   const auto dense = quant::FormatId::dense;
   store::ParamTable table;
   table.outside.push_back({"model.embed_tokens.weight", {m.vocab, m.hidden}, store::Role::embedding, -1, dense, dtype});
+  const bool about_zero = m.norm_offset != 0;
   table.outside.push_back({"model.norm.weight", {m.hidden}, store::Role::norm, -1, dense, dtype});
+  table.outside.back().about_zero = about_zero;
   if (!m.tied_head) table.outside.push_back({"lm_head.weight", {m.vocab, m.hidden}, store::Role::head, -1, dense, dtype});
   for (int l = 0; l < int(m.layers.size()); ++l) {
     auto& layer = table.layers.emplace_back();
-    for (int p = 0; p < layer_param_count; ++p)
-      layer.push_back({layer_param_name(l, p), shape_of(m, m.layers[size_t(l)], p), is_matrix(p) ? store::Role::linear : store::Role::norm, l,
-                       is_matrix(p) ? format : dense, dtype});
+    const LayerSpec& spec = m.layers[size_t(l)];
+    for (const LayerParam p : layer_params(spec)) {
+      layer.push_back({layer_param_name(spec, l, p), shape_of(m, spec, p), role_of(p), l, is_matrix(p) ? format : dense, dtype});
+      layer.back().about_zero = about_zero && role_of(p) == store::Role::norm;
+    }
+    if (m.fused_files) place_in_fused(m, spec, l, layer);
   }
   return table;
 }
@@ -49,10 +101,10 @@ std::vector<store::ParamSpec> adapter_parameters(const ModelSpec& m, const LoraS
       };
       bool stacked = false;
       each([&](int p, const Shape& w) {
-        specs.push_back({.name = layer_param_name(l, p), .shape = {lora.rank, w[1]}, .role = store::Role::lora_a, .layer = l, .adjoins = stacked});
+        specs.push_back({.name = layer_param_name(m.layers[size_t(l)], l, p), .shape = {lora.rank, w[1]}, .role = store::Role::lora_a, .layer = l, .adjoins = stacked});
         stacked = true;
       });
-      each([&](int p, const Shape& w) { specs.push_back({.name = layer_param_name(l, p), .shape = {w[0], lora.rank}, .role = store::Role::lora_b, .layer = l}); });
+      each([&](int p, const Shape& w) { specs.push_back({.name = layer_param_name(m.layers[size_t(l)], l, p), .shape = {w[0], lora.rank}, .role = store::Role::lora_b, .layer = l}); });
     }
   return specs;
 }

@@ -8,13 +8,32 @@
 
 namespace thimble::nn {
 
-// A layer's parameters in the order of its slab: the order in which forward needs them.
-enum LayerParam : uint8_t { norm_attention, q_proj, k_proj, v_proj, o_proj, norm_mlp, gate_proj, up_proj, down_proj };
-constexpr int layer_param_count = 9;
-constexpr const char* leaf_names[layer_param_count] = {"input_layernorm", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
-                                                       "post_attention_layernorm", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"};
-constexpr bool is_matrix(int p) { return p != norm_attention && p != norm_mlp; }
-std::string layer_param_name(int layer, int param);  // "model.layers.3.mlp.up_proj.weight"
+// What a layer may have, in the order of its slab: the order in which forward needs it. Which of these it has, its LayerSpec says.
+enum LayerParam : uint8_t {
+  norm_attention, q_proj, k_proj, v_proj, q_bias, k_bias, v_bias, q_norm, k_norm, o_proj, o_bias, norm_after_attention,
+  norm_mlp, gate_proj, up_proj, gate_bias, up_bias, down_proj, down_bias, norm_after_mlp,
+};
+constexpr int layer_param_count = 20;
+constexpr const char* leaf_names[layer_param_count] = {
+    "input_layernorm", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj",
+    "self_attn.q_norm", "self_attn.k_norm", "self_attn.o_proj", "self_attn.o_proj", "post_attention_layernorm",
+    "post_attention_layernorm", "mlp.gate_proj", "mlp.up_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj", "mlp.down_proj", "post_feedforward_layernorm"};
+// The bias beside a matrix; norm_attention, which is none, for what is no matrix.
+constexpr LayerParam bias_of(int p) {
+  switch (p) {
+    case q_proj: return q_bias;
+    case k_proj: return k_bias;
+    case v_proj: return v_bias;
+    case o_proj: return o_bias;
+    case gate_proj: return gate_bias;
+    case up_proj: return up_bias;
+    case down_proj: return down_bias;
+    default: return norm_attention;
+  }
+}
+constexpr bool is_matrix(int p) { return bias_of(p) != norm_attention; }
+std::vector<LayerParam> layer_params(const LayerSpec&);                     // what it has, in order
+std::string layer_param_name(const LayerSpec&, int layer, int param);       // "model.layers.3.mlp.up_proj.weight"
 
 // Matrices that read the same input, neighbours in a slab: their adapters share the products that read it.
 enum LayerGroup : uint8_t { qkv_group, o_group, gate_up_group, down_group };
@@ -47,9 +66,22 @@ struct LayerAdapters {
   std::array<Tensor, layer_param_count> b{};         // (N, R) by LayerParam
 };
 
+// The weights of a slab by LayerParam. One that the layer does not have is null: dense() is no tensor.
+class LayerWeights {
+ public:
+  LayerWeights(std::span<const quant::Weight> slab, std::span<const LayerParam> present) {
+    for (size_t i = 0; i < present.size(); ++i) at_[present[i]] = slab[i];
+  }
+  const quant::Weight& operator[](int param) const { return at_[size_t(param)]; }
+  quant::Weight& operator[](int param) { return at_[size_t(param)]; }
+
+ private:
+  std::array<quant::Weight, layer_param_count> at_{};
+};
+
 // What one layer computes with, and where its gradients go; null where there is none.
 struct LayerParams {
-  std::array<quant::Weight, layer_param_count> weight{};  // by LayerParam
+  LayerWeights weight;
   LayerAdapters lora{};                              // in the type of the activations
   float lora_scale = 1;
 };

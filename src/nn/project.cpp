@@ -2,6 +2,7 @@
 // adds to them: adding is free in a large product, while a thin one would read and write all of y again.
 #include "nn/project.h"
 
+#include "ops/bias.h"
 #include "ops/lora.h"
 
 namespace thimble::nn {
@@ -27,6 +28,7 @@ void project(comm::Rank& r, std::initializer_list<Tensor> ys, Tensor x, const La
     const Tensor y = ys.begin()[i], b = p.lora.b[param];
     if (b) ops::lora_up(r.stream, y, xa.rows(row, b.shape[1]), b, p.lora_scale, plus);
     ops::linear(r.stream, y, x, p.weight[param], b ? y : plus);
+    if (const Tensor bias = p.weight[bias_of(int(param))].dense()) ops::add_bias(r.stream, y, bias);
   });
 }
 
@@ -55,6 +57,7 @@ void project_backward(comm::Rank& r, Tensor dx, std::initializer_list<Tensor> dy
     const Tensor dy = dys.begin()[i];
     if (dx) ops::linear_backward_input(r.stream, dx, dy, p.weight[param], below), below = dx;
     if (g.weight[param]) ops::linear_backward_weight(r.stream, g.weight[param], dy, x);
+    if (const Tensor bias = g.weight[bias_of(int(param))]) ops::add_bias_backward(r.stream, bias, dy);
   });
 }
 

@@ -5,9 +5,9 @@
 
 namespace thimble::nn {
 
-// Each y (T, N) = x . w^T + s (x . A^T) . B^T + plus, overwritten; `ys` by the group's members; plus (T, N): null, or what is added besides.
+// Each y (T, N) = x . w^T + s (x . A^T) . B^T + bias + plus, overwritten; `ys` by the group's members; plus (T, N): null, or what is added besides.
 void project(comm::Rank&, std::initializer_list<Tensor> ys, Tensor x, const LayerParams&, LayerGroup, Saved&, Tensor plus = {});
-// dx (T, K) overwritten, null: not wanted; the gradients of w, A, B added to. x is what forward read (null when nothing asks for it).
+// dx (T, K) overwritten, null: not wanted; the gradients of w, A, B and the bias added to. x is what forward read (null when nothing asks for it).
 void project_backward(comm::Rank&, Tensor dx, std::initializer_list<Tensor> dys, Tensor x, const LayerParams&, const LayerGrads&, LayerGroup, Saved&);
 // Does backward read the matrices' input? (for the adapters', or the weights' own gradients)
 bool wants_input(const LayerParams&, const LayerGrads&, LayerGroup);

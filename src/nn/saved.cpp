@@ -4,8 +4,10 @@
 namespace thimble::nn {
 
 const char* name_of(SavedName n) {
-  constexpr const char* names[saved_count] = {"input", "normed (attention)", "rstd (attention)", "q", "k", "v", "xa_qkv", "attended", "lse",
-                                              "xa_o", "middle", "normed (mlp)", "rstd (mlp)", "gate", "up", "xa_gate_up", "act", "xa_down"};
+  constexpr const char* names[saved_count] = {
+      "input", "normed (attention)", "rstd (attention)", "q before its norm", "k before its norm", "rstd (q)", "rstd (k)", "q", "k", "v", "xa_qkv",
+      "attended", "lse", "xa_o", "attention out", "rstd (attention out)", "middle", "normed (mlp)", "rstd (mlp)", "gate", "up", "xa_gate_up", "act", "xa_down",
+      "mlp out", "rstd (mlp out)"};
   return names[n];
 }
 
@@ -17,6 +19,12 @@ Shape SavedShapes::shape(SavedName n) const {
     case rstd_attention: case rstd_mlp: return {tokens};
     case q: case attended: return {tokens, heads};
     case k: case v: return {tokens, kv};
+    case q_plain: return {layer.head_norms ? tokens : 0, heads};
+    case k_plain: return {layer.head_norms ? tokens : 0, kv};
+    case rstd_q: return {layer.head_norms ? tokens * layer.heads : 0};
+    case rstd_k: return {layer.head_norms ? tokens * layer.kv_heads : 0};
+    case attention_out: case mlp_out: return {layer.norms_after ? tokens : 0, hidden};
+    case rstd_attention_out: case rstd_mlp_out: return {layer.norms_after ? tokens : 0};
     case lse: return {layer.heads, tokens};
     case gate: case up: case act: return {tokens, layer.ffn};
     case xa_qkv: return adapters(qkv_group);

@@ -14,18 +14,21 @@ enum class Save : uint8_t { keep, recompute, offload };
 enum SavedName : uint8_t {
   input,                                   // (T, C) what the layer reads
   normed_attention, rstd_attention,        // (T, C), (T)
+  q_plain, k_plain, rstd_q, rstd_k,        // (T, H D), (T, K D), (T H), (T K): what norms of heads read; absent without
   q, k, v,                                 // (T, H D), (T, K D), (T, K D); q and k turned by RoPE
   xa_qkv,                                  // (n R, T) A . x^T of the adapters
   attended, lse,                           // (T, H D), (H, T)
   xa_o,
+  attention_out, rstd_attention_out,       // (T, C), (T): what a norm after attention reads; absent without
   middle,                                  // (T, C) after attention and its residual
   normed_mlp, rstd_mlp,
   gate, up,                                // (T, F)
   xa_gate_up,
-  act,                                     // (T, F) silu(gate) * up
+  act,                                     // (T, F) act(gate) * up
   xa_down,
+  mlp_out, rstd_mlp_out,                   // (T, C), (T)
 };
-constexpr int saved_count = 18;
+constexpr int saved_count = 26;
 const char* name_of(SavedName);
 constexpr SavedName xa_of(LayerGroup g) {
   constexpr SavedName names[layer_group_count] = {xa_qkv, xa_o, xa_gate_up, xa_down};
@@ -46,7 +49,12 @@ struct SavedShapes {
   LoraSpec lora;
   DType compute = DType::f32;
   Shape shape(SavedName) const;        // count 0: the layer does not have it
-  DType dtype(SavedName n) const { return n == rstd_attention || n == rstd_mlp || n == lse ? DType::f32 : compute; }
+  DType dtype(SavedName n) const {
+    switch (n) {
+      case rstd_attention: case rstd_q: case rstd_k: case lse: case rstd_attention_out: case rstd_mlp: case rstd_mlp_out: return DType::f32;
+      default: return compute;
+    }
+  }
   int64_t bytes(SavedName n) const { return aligned(shape(n).count() * size_of(dtype(n))); }
 };
 

@@ -24,7 +24,7 @@ constexpr float minus_infinity = -std::numeric_limits<float>::infinity();
 template <class X>
 struct Forward {
   AttentionSizes size;
-  float scale;
+  float scale, cap;
   X* y;
   float* lse;  // may be null
   const X *q, *k, *v;
@@ -121,6 +121,7 @@ void attend(const Forward<X>& f, int64_t group, int64_t tile) {
     const int64_t n = std::min(tile_rows, sight.end_key - key);
     load_rows(keys, width, n, dim, 1, [&](int64_t j) { return f.k + size.key(group, key + j); });
     tile_product(scores, tile_rows, keys, {width, 1}, query, tile_rows, n, rows, dim, false);
+    if (f.cap > 0) cap_scores(scores, nullptr, f.cap, n);
     softmax_step(scores, run, sight, key, n, rows);
     shrink_rows(total, width, run, rows);
     load_rows(keys, width, n, dim, 1, [&](int64_t j) { return f.v + size.key(group, key + j); });
@@ -154,6 +155,7 @@ void attend_few(const Forward<X>& f, int64_t group) {
       return f.k + size.key(group, key + j);
     });
     few_products(scores, tile_rows, query, keys, width, rows, n);
+    if (f.cap > 0) cap_scores(scores, nullptr, f.cap, rows);
     for (int64_t i = 0; i < rows; ++i) softmax_step_of_row(scores + i * tile_rows, run, sight, i, key, n);
     shrink_rows(total, width, run, rows);
     load_rows(keys, width, n, dim, 1, [&](int64_t j) {
@@ -167,7 +169,7 @@ void attend_few(const Forward<X>& f, int64_t group) {
 
 AttentionSizes sizes_of(Tensor q, Tensor k, const AttentionShape& a) {
   return {.tokens = q.shape[0], .heads = q.shape[1], .groups = k.shape[1], .dim = q.shape[2], .first = a.first,
-          .start = static_cast<const int32_t*>(a.start.data)};
+          .start = static_cast<const int32_t*>(a.start.data), .window = a.window > 0 ? a.window : a.first + q.shape[0]};
 }
 
 void check_attention(Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v, const AttentionShape& a) {
@@ -181,12 +183,15 @@ void check_attention(Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v, const A
   check(a.start.dtype == DType::i32 && a.start.shape == Shape{tokens}, "attention: start is (T) i32");
   check(!lse || (lse.dtype == DType::f32 && lse.shape == Shape{heads, tokens}), "attention: lse is (H, T) f32, or null");
   check(dim > 0 && dim <= widest_head, "attention: a head has 1 to 512 channels");
+  check(a.window >= 0 && a.cap >= 0, "attention: a window and a cap are positive, or 0 for none");
 }
 
 // Pairs of a query and a key, as if all documents were as long as they may be: work depends on shapes and caps, never on data.
 double causal_pairs(Tensor q, const AttentionShape& a) {
   const double tokens = double(q.shape[0]), longest = a.longest > 0 ? std::min(tokens, double(a.longest)) : tokens;
-  return double(q.shape[1]) * (tokens * double(a.first) + tokens * (longest + 1) / 2);
+  const double window = a.window > 0 ? double(a.window) : tokens + double(a.first), seen = std::min(longest, window);
+  const double own = seen * (2 * longest - seen + 1) / (2 * longest);  // of a document's keys, on average over its tokens
+  return double(q.shape[1]) * tokens * std::min(window, double(a.first) + own);
 }
 
 }  // namespace
@@ -199,13 +204,13 @@ void attention(Stream& s, Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v, co
                   .matrix = s.device.kind() == DeviceKind::cuda};
   const Scope scope(s.arena);
   Tensor workspace;
-  if (attention_may_take_cudnn(s.device.spec(), q)) workspace = s.scratch("attention workspace", DType::u8, {attention_cudnn_forward_workspace});
+  if (attention_may_take_cudnn(s.device.spec(), q, a)) workspace = s.scratch("attention workspace", DType::u8, {attention_cudnn_forward_workspace});
   launch(
       s, work,
       [&] {
         visit_float(q.dtype, [&]<class X>(X) {
           const AttentionSizes size = sizes_of(q, k, a);
-          const Forward<X> f{size, a.scale, y.get<X>(), lse ? lse.get<float>() : nullptr, q.get<X>(), k.get<X>(), v.get<X>()};
+          const Forward<X> f{size, a.scale, a.cap, y.get<X>(), lse ? lse.get<float>() : nullptr, q.get<X>(), k.get<X>(), v.get<X>()};
           const int64_t tiles = size.row_tiles();
           parallel_for(size.groups * tiles, 1, [&](int64_t begin, int64_t end) {
             for (int64_t i = begin; i < end; ++i) {
@@ -237,9 +242,9 @@ void attention_backward(Stream& s, const AttentionGrad& g, Tensor dy, Tensor y, 
                   .bytes = double(4 * q.bytes() + 4 * k.bytes() + a.start.bytes() + lse.bytes()),
                   .matrix = s.device.kind() == DeviceKind::cuda};
   Tensor workspace;
-  if (attention_may_take_cudnn(s.device.spec(), q)) workspace = s.scratch("attention workspace", DType::u8, {attention_cudnn_workspace(q)});
+  if (attention_may_take_cudnn(s.device.spec(), q, a)) workspace = s.scratch("attention workspace", DType::u8, {attention_cudnn_workspace(q)});
   launch(
-      s, work, [&] { attention_backward_cpu(sizes_of(q, k, a), a.scale, g, delta, dy, y, lse, q, k, v); },
+      s, work, [&] { attention_backward_cpu(sizes_of(q, k, a), a.scale, a.cap, g, delta, dy, y, lse, q, k, v); },
       [&](auto& cuda) {
         if (attention_takes_cudnn(s.device.spec(), q, a)) attention_backward_cudnn(cuda, g, workspace, dy, y, lse, q, k, v, a);
         else attention_backward_cuda(cuda, g, delta, last, dy, y, lse, q, k, v, a);

@@ -40,7 +40,7 @@ __device__ void softmax_step(float (&s)[M][N / 8][4], float (&o)[M][D / 8][4], f
     }
 }
 
-template <int D, int M, int N>
+template <int D, int M, int N, bool capped>
 __global__ void __launch_bounds__(tile_threads, 2) forward(AttentionRun a, bf16_t* y, float* lse, const bf16_t* q, const bf16_t* k,
                                                            const bf16_t* v) {
   using T = ForwardTile<D, M, N>;
@@ -75,6 +75,7 @@ __global__ void __launch_bounds__(tile_threads, 2) forward(AttentionRun a, bf16_
     if (key + N < sight.end) copy_keys(key + N, stage ^ 1);
     float s[M][N / 8][4];
     tile_product<D, M, N>(s, L::down_first(queries, own), L::right_first(keys + stage * T::key_bytes, 0));
+    if constexpr (capped) cap_scores(s, a);
     if (!sight.all_see(key, N)) hide<M, N>(s, low, high, own, key, -INFINITY);
     softmax_step<D, M, N>(s, o, most, total, a.scale * log2_e);
     add_product<D, M, N>(o, s, L::down_first(values + stage * T::key_bytes, 0));
@@ -92,12 +93,12 @@ __global__ void __launch_bounds__(tile_threads, 2) forward(AttentionRun a, bf16_
   write_rows<D, M>(y, o, shared, own, count, [&](int m, int h) { return 1.0f / total[m][h]; }, [&](int i) { return rows.query(a, group, i); });
 }
 
-template <int D, int M, int N>
+template <int D, int M, int N, bool capped = false>
 void forward_tiles(CudaContext& cuda, Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v, const AttentionShape& shape) {
   using T = ForwardTile<D, M, N>;
   const AttentionRun a = attention_run(q, k, shape);
   const int64_t tiles = (int64_t{a.rows()} + T::rows - 1) / T::rows;
-  launch_kernel(cuda, "attention", tiles * a.groups, tile_threads, T::shared, forward<D, M, N>, a, at<bf16_t>(y), at<float>(lse),
+  launch_kernel(cuda, "attention", tiles * a.groups, tile_threads, T::shared, forward<D, M, N, capped>, a, at<bf16_t>(y), at<float>(lse),
                 at<const bf16_t>(q), at<const bf16_t>(k), at<const bf16_t>(v));
 }
 
@@ -105,7 +106,11 @@ void forward_tiles(CudaContext& cuda, Tensor y, Tensor lse, Tensor q, Tensor k, 
 
 void attention_cuda(CudaContext& cuda, Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v, const AttentionShape& shape) {
   if (q.count() == 0) return;
-  if (!takes_tiles(q, k, shape.scale) || !aligned_16(y, q, k, v)) return attention_general(cuda, y, lse, q, k, v, shape);
+  if (!takes_tiles(q, k, shape) || !aligned_16(y, q, k, v)) return attention_general(cuda, y, lse, q, k, v, shape);
+  if (shape.cap > 0) {
+    if (q.shape[2] == 128) return forward_tiles<128, 2, 64, true>(cuda, y, lse, q, k, v, shape);
+    return forward_tiles<256, 1, 32, true>(cuda, y, lse, q, k, v, shape);
+  }
   switch (q.shape[2]) {
     case 64: return forward_tiles<64, 2, 64>(cuda, y, lse, q, k, v, shape);
     case 96: return forward_tiles<96, 2, 64>(cuda, y, lse, q, k, v, shape);

@@ -1,7 +1,7 @@
 // Causal attention with grouped key/value heads, blocked: no (T, S) matrix is ever in memory (Dao et al. 2022, online softmax).
 // T queries, S keys, H query heads, K key/value heads (H a multiple of K), D head dim. q y (T, H, D); k v (S, K, D); lse (H, T) f32.
 // Query t stands at key position first + t and sees keys start[t] .. first + t: with start[t] = the first token of its document,
-// documents packed into one row do not see each other. start (T) i32.
+// documents packed into one row do not see each other. start (T) i32. With a window it sees the last `window` of these keys, itself among them.
 #pragma once
 #include "device/stream.h"
 
@@ -13,6 +13,8 @@ struct AttentionShape {
   int64_t document = 0;  // tokens of each document where all are of one length, else 0: a faster way may open
   int64_t first = 0;   // keys before the first query: the length of the cache
   float scale = 0;     // of q.k; 1/sqrt(D) as a rule
+  int64_t window = 0;  // keys that a query sees at most; 0: no limit
+  float cap = 0;       // where it is not 0 a score s becomes cap tanh(s / cap) (Gemma 2)
 };
 // y, lse overwritten. lse = log of the softmax's sum per head and query, what backward needs (on
 // cuda ordered as the way taken likes it); may be null.

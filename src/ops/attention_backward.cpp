@@ -9,7 +9,7 @@ namespace {
 template <class X>
 struct Backward {
   AttentionSizes size;
-  float scale;
+  float scale, cap;
   X *dq, *dk, *dv;
   float* delta;  // (H, T): sum of dy * y
   const X *dy, *y;
@@ -51,12 +51,13 @@ void backward_keys(const Backward<X>& b, int64_t group, int64_t key) {
   const AttentionSizes& size = b.size;
   const int64_t keys = std::min(tile_rows, size.tokens - key), width = size.width(), dim = size.dim;
   alignas(64) float k[tile_floats], v[tile_floats], q[tile_floats], dy[tile_floats], dk[tile_floats], dv[tile_floats];
-  alignas(64) float scores[score_floats], dp[score_floats];
+  alignas(64) float scores[score_floats], dp[score_floats], slope[score_floats];
   load_columns(k, keys, dim, 1, [&](int64_t j) { return b.k + size.key(group, key + j); });
   load_columns(v, keys, dim, 1, [&](int64_t j) { return b.v + size.key(group, key + j); });
   std::fill_n(dk, tile_rows * width, 0.0f);
   std::fill_n(dv, tile_rows * width, 0.0f);
-  for (int64_t row = key * size.per_group() / tile_rows * tile_rows; row < size.rows(); row += tile_rows) {
+  const int64_t end = std::min(size.tokens, key + keys - 1 + size.window) * size.per_group();  // later rows are too far away
+  for (int64_t row = key * size.per_group() / tile_rows * tile_rows; row < end; row += tile_rows) {
     const int64_t rows = std::min(tile_rows, size.rows() - row);
     const Sight sight(size, row, rows);
     if (sight.none_sees(key, keys)) continue;
@@ -64,7 +65,9 @@ void backward_keys(const Backward<X>& b, int64_t group, int64_t key) {
     load_rows(dy, width, rows, dim, 1, [&](int64_t i) { return b.dy + size.query(group, row + i); });
     tile_product(scores, tile_rows, q, {width, 1}, k, tile_rows, rows, keys, dim, false);
     tile_product(dp, tile_rows, dy, {width, 1}, v, tile_rows, rows, keys, dim, false);
+    if (b.cap > 0) cap_scores(scores, slope, b.cap, rows);
     turn_by_keys(b, scores, dp, sight, group, row, rows, key, keys);
+    if (b.cap > 0) apply_slope(dp, slope, rows);
     tile_product(dv, width, scores, {1, tile_rows}, dy, width, keys, width, rows, true);
     tile_product(dk, width, dp, {1, tile_rows}, q, width, keys, width, rows, true);  // q carries the scale
   }
@@ -98,7 +101,7 @@ void backward_rows(const Backward<X>& b, int64_t group, int64_t tile) {
   const AttentionSizes& size = b.size;
   const int64_t row = tile * tile_rows, rows = std::min(tile_rows, size.rows() - row), width = size.width(), dim = size.dim;
   alignas(64) float q[tile_floats], dy[tile_floats], k[tile_floats], v[tile_floats], dq[tile_floats];
-  alignas(64) float scores[score_floats], dp[score_floats], lse[tile_rows] = {}, delta[tile_rows] = {};
+  alignas(64) float scores[score_floats], dp[score_floats], slope[score_floats], lse[tile_rows] = {}, delta[tile_rows] = {};
   const Sight sight(size, row, rows);
   load_columns(q, rows, dim, b.scale, [&](int64_t i) { return b.q + size.query(group, row + i); });
   load_columns(dy, rows, dim, 1, [&](int64_t i) { return b.dy + size.query(group, row + i); });
@@ -113,7 +116,9 @@ void backward_rows(const Backward<X>& b, int64_t group, int64_t tile) {
     load_rows(v, width, keys, dim, 1, [&](int64_t j) { return b.v + size.key(group, key + j); });
     tile_product(scores, tile_rows, k, {width, 1}, q, tile_rows, keys, rows, dim, false);
     tile_product(dp, tile_rows, v, {width, 1}, dy, tile_rows, keys, rows, dim, false);
+    if (b.cap > 0) cap_scores(scores, slope, b.cap, keys);
     turn_by_rows(scores, dp, sight, lse, delta, rows, key, keys);
+    if (b.cap > 0) apply_slope(dp, slope, keys);
     tile_product(dq, width, dp, {1, tile_rows}, k, width, rows, width, keys, true);
   }
   for (int64_t i = 0; i < rows; ++i) {
@@ -124,10 +129,10 @@ void backward_rows(const Backward<X>& b, int64_t group, int64_t tile) {
 
 }  // namespace
 
-void attention_backward_cpu(const AttentionSizes& size, float scale, const AttentionGrad& g, Tensor delta, Tensor dy, Tensor y, Tensor lse,
+void attention_backward_cpu(const AttentionSizes& size, float scale, float cap, const AttentionGrad& g, Tensor delta, Tensor dy, Tensor y, Tensor lse,
                             Tensor q, Tensor k, Tensor v) {
   visit_float(q.dtype, [&]<class X>(X) {
-    const Backward<X> b{size,          scale,       g.dq.get<X>(),    g.dk.get<X>(), g.dv.get<X>(), delta.get<float>(),
+    const Backward<X> b{size,          scale,       cap,              g.dq.get<X>(),    g.dk.get<X>(), g.dv.get<X>(), delta.get<float>(),
                         dy.get<X>(), y.get<X>(), lse.get<float>(), q.get<X>(),    k.get<X>(),    v.get<X>()};
     const int64_t row_tiles = size.row_tiles(), key_tiles = (size.tokens + tile_rows - 1) / tile_rows;
     sum_delta(b);

@@ -15,13 +15,13 @@ struct BackwardData {
 };
 
 // last[block]: every token sees itself, so that the last key of the block is the least that it can be.
-__global__ void __launch_bounds__(256) last_tokens(int* last, const int32_t* start, int tokens, int block_keys) {
+__global__ void __launch_bounds__(256) last_tokens(int* last, AttentionRun a, int block_keys) {
   __shared__ int warps[256 / 32];
-  const int end = min(tokens, (int(blockIdx.x) + 1) * block_keys);
+  const int end = min(a.tokens, (int(blockIdx.x) + 1) * block_keys);
   int most = end - 1;
 #pragma unroll 4
-  for (int t = end + int(threadIdx.x); t < tokens; t += 256)
-    if (start[t] < end) most = t;
+  for (int t = end + int(threadIdx.x); t < a.tokens; t += 256)
+    if (a.low(t) < end) most = t;
 #pragma unroll
   for (int d = 16; d > 0; d /= 2) most = max(most, __shfl_xor_sync(~0u, most, d));
   if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = most;
@@ -40,7 +40,7 @@ struct KeysTile {  // M: pieces of 16 keys of a warp; N: rows of a tile
 };
 
 // dk, dv or both of a block of keys. Scores are kept as (key, row), the way in which dv and dk take them without leaving registers.
-template <int D, int M, int N, bool want_dk, bool want_dv>
+template <int D, int M, int N, bool want_dk, bool want_dv, bool capped>
 __global__ void __launch_bounds__(tile_threads, 2) backward_keys(AttentionRun a, BackwardData b) {
   using T = KeysTile<D, M, N>;
   using L = TileLayout<D>;
@@ -91,8 +91,9 @@ __global__ void __launch_bounds__(tile_threads, 2) backward_keys(AttentionRun a,
 
     float p[M][N / 8][4];
     tile_product<D, M, N>(p, L::down_first(keys, own), L::right_first(q, 0));
+    if constexpr (capped) cap_scores(p, a);
     bool hidden = high[0] < key + T::keys - 1;  // rows are in the order of tokens
-    for (int i = lane; i < N; i += 32) hidden |= low[i] > key;
+    for (int i = lane; i < N; i += 32) hidden |= max(low[i], high[i] - a.reach) > key;
     const bool masked = __any_sync(~0u, hidden);
     const int column = lane % 4 * 2;
 #pragma unroll
@@ -109,7 +110,7 @@ __global__ void __launch_bounds__(tile_threads, 2) backward_keys(AttentionRun a,
       for (int n = 0; n < N / 8; ++n)
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
-          const int from = low[8 * n + column + e], to = high[8 * n + column + e];
+          const int to = high[8 * n + column + e], from = max(low[8 * n + column + e], to - a.reach);
 #pragma unroll
           for (int m = 0; m < M; ++m)
 #pragma unroll
@@ -125,10 +126,14 @@ __global__ void __launch_bounds__(tile_threads, 2) backward_keys(AttentionRun a,
 #pragma unroll
       for (int n = 0; n < N / 8; ++n) {
         const float2 d = *reinterpret_cast<const float2*>(delta + 8 * n + column);
+        [[maybe_unused]] const float2 l = *reinterpret_cast<const float2*>(lse + 8 * n + column);
 #pragma unroll
         for (int m = 0; m < M; ++m)
 #pragma unroll
-          for (int e = 0; e < 4; ++e) ds[m][n][e] = p[m][n][e] * (ds[m][n][e] - (e % 2 ? d.y : d.x));
+          for (int e = 0; e < 4; ++e) {
+            ds[m][n][e] = p[m][n][e] * (ds[m][n][e] - (e % 2 ? d.y : d.x));
+            if constexpr (capped) ds[m][n][e] *= cap_slope(p[m][n][e], e % 2 ? l.y : l.x, a);
+          }
       }
       add_product<D, M, N>(dk, ds, L::down_first(q, 0));
     }
@@ -144,7 +149,7 @@ struct RowsTile {  // M: pieces of 16 rows of a warp; N: keys of a tile
   static constexpr int shared = 2 * row_bytes + 4 * key_bytes + 4 * rows * int(sizeof(int));  // lse, delta, low, high
 };
 
-template <int D, int M, int N>
+template <int D, int M, int N, bool capped>
 __global__ void __launch_bounds__(tile_threads, 2) backward_rows(AttentionRun a, BackwardData b) {
   using T = RowsTile<D, M, N>;
   using L = TileLayout<D>;
@@ -185,6 +190,7 @@ __global__ void __launch_bounds__(tile_threads, 2) backward_rows(AttentionRun a,
     const uint32_t k = keys + stage * T::key_bytes, v = values + stage * T::key_bytes;
     float p[M][N / 8][4], ds[M][N / 8][4];
     tile_product<D, M, N>(p, L::down_first(queries, own), L::right_first(k, 0));
+    if constexpr (capped) cap_scores(p, a);
 #pragma unroll
     for (int m = 0; m < M; ++m)
 #pragma unroll
@@ -202,29 +208,33 @@ __global__ void __launch_bounds__(tile_threads, 2) backward_rows(AttentionRun a,
     for (int m = 0; m < M; ++m)
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        const float d = delta[own + 16 * m + 8 * h + lane / 4];
+        const int row = own + 16 * m + 8 * h + lane / 4;
+        const float d = delta[row];
 #pragma unroll
         for (int n = 0; n < N / 8; ++n)
 #pragma unroll
-          for (int e = 2 * h; e < 2 * h + 2; ++e) ds[m][n][e] = p[m][n][e] * (ds[m][n][e] - d);
+          for (int e = 2 * h; e < 2 * h + 2; ++e) {
+            ds[m][n][e] = p[m][n][e] * (ds[m][n][e] - d);
+            if constexpr (capped) ds[m][n][e] *= cap_slope(p[m][n][e], lse[row] / log2_e, a);
+          }
       }
     add_product<D, M, N>(dq, ds, L::down_first(k, 0));
   }
   write_rows<D, M>(b.dq, dq, shared, own, count, [&](int, int) { return a.scale; }, vector);
 }
 
-template <int D, int M, int N, bool want_dk, bool want_dv>
+template <int D, int M, int N, bool want_dk, bool want_dv, bool capped = false>
 void walk_rows(CudaContext& cuda, const AttentionRun& a, const BackwardData& b) {
   using T = KeysTile<D, M, N>;
   const int64_t blocks = (a.tokens + T::keys - 1) / T::keys;
-  launch_kernel(cuda, "attention_backward", blocks * a.groups, tile_threads, T::shared, backward_keys<D, M, N, want_dk, want_dv>, a, b);
+  launch_kernel(cuda, "attention_backward", blocks * a.groups, tile_threads, T::shared, backward_keys<D, M, N, want_dk, want_dv, capped>, a, b);
 }
 
-template <int D, int M, int N>
+template <int D, int M, int N, bool capped = false>
 void walk_keys(CudaContext& cuda, const AttentionRun& a, const BackwardData& b) {
   using T = RowsTile<D, M, N>;
   const int64_t tiles = (int64_t{a.rows()} + T::rows - 1) / T::rows;
-  launch_kernel(cuda, "attention_backward", tiles * a.groups, tile_threads, T::shared, backward_rows<D, M, N>, a, b);
+  launch_kernel(cuda, "attention_backward", tiles * a.groups, tile_threads, T::shared, backward_rows<D, M, N, capped>, a, b);
 }
 
 }  // namespace
@@ -234,14 +244,22 @@ void attention_backward_cuda(CudaContext& cuda, const AttentionGrad& g, Tensor d
                              Tensor k, Tensor v, const AttentionShape& shape) {
   if (q.count() == 0) return;
   attention_delta(cuda, delta, dy, y);
-  if (!takes_tiles(q, k, shape.scale) || !aligned_16(g.dq, g.dk, g.dv, dy, q, k, v))
+  if (!takes_tiles(q, k, shape) || !aligned_16(g.dq, g.dk, g.dv, dy, q, k, v))
     return attention_backward_general(cuda, g, delta, dy, lse, q, k, v, shape);
   const AttentionRun a = attention_run(q, k, shape);
   const BackwardData b{at<bf16_t>(g.dq), at<bf16_t>(g.dk), at<bf16_t>(g.dv),    at<const bf16_t>(dy),     at<const bf16_t>(q), at<const bf16_t>(k),
                        at<const bf16_t>(v), at<const float>(lse), at<const float>(delta), at<const int>(last)};
   const int block_keys = a.dim == 64 ? KeysTile<64, 2, 32>::keys : KeysTile<128, 1, 64>::keys;
-  launch_kernel(cuda, "attention_backward", (a.tokens + block_keys - 1) / block_keys, 256, 0, last_tokens, at<int>(last), a.start, a.tokens,
-                block_keys);
+  launch_kernel(cuda, "attention_backward", (a.tokens + block_keys - 1) / block_keys, 256, 0, last_tokens, at<int>(last), a, block_keys);
+  if (a.cap > 0) {
+    if (a.dim == 128) {
+      walk_rows<128, 1, 64, true, true, true>(cuda, a, b);
+      return walk_keys<128, 2, 32, true>(cuda, a, b);
+    }
+    walk_rows<256, 1, 16, true, false, true>(cuda, a, b);
+    walk_rows<256, 1, 16, false, true, true>(cuda, a, b);
+    return walk_keys<256, 1, 16, true>(cuda, a, b);
+  }
   switch (a.dim) {
     case 64:
       walk_rows<64, 2, 32, true, true>(cuda, a, b);

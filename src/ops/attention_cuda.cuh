@@ -17,9 +17,11 @@ struct AttentionRun {
   const int32_t* start;
   int tokens, first, heads, groups, per_group, dim;  // groups: key/value heads; per_group: query heads of each
   uint32_t reciprocal;                               // x / per_group is x * reciprocal >> 20 where x < 128 + per_group
-  float scale;
+  float scale, cap;
+  int reach;  // keys before its own that a query sees at most
 
   __host__ __device__ int rows() const { return tokens * per_group; }
+  __device__ int low(int token) const { return max(start[token], first + token - reach); }
   __device__ int64_t key(int group, int at) const { return (int64_t{at} * groups + group) * dim; }  // offset in k, v
 };
 
@@ -27,18 +29,19 @@ inline AttentionRun attention_run(Tensor q, Tensor k, const AttentionShape& a) {
   const int per_group = int(q.shape[1] / k.shape[1]);
   return {.start = static_cast<const int32_t*>(a.start.data), .tokens = int(q.shape[0]), .first = int(a.first), .heads = int(q.shape[1]),
           .groups = int(k.shape[1]), .per_group = per_group, .dim = int(q.shape[2]), .reciprocal = uint32_t((1 << 20) / per_group + 1),
-          .scale = a.scale};
+          .scale = a.scale, .cap = a.cap, .reach = a.window > 0 ? int(a.window) - 1 : INT_MAX};
 }
 
 // Whether the tensor cores' kernels take it; attention_general.cu takes the rest.
-inline bool takes_tiles(Tensor q, Tensor k, float scale) {
+inline bool takes_tiles(Tensor q, Tensor k, const AttentionShape& a) {
   const int64_t dim = q.shape[2], per_group = q.shape[1] / k.shape[1], vectors = INT_MAX - 1024;
   int device = 0, major = 0;
   check_cuda(cudaGetDevice(&device), "cudaGetDevice");
   check_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "cudaDeviceGetAttribute");
   return major >= 8 && q.dtype == DType::bf16 && (dim == 64 || dim == 96 || dim == 128 || dim == 256) && per_group <= most_per_group &&
          q.shape[0] * q.shape[1] <= vectors && k.shape[0] * k.shape[1] <= vectors &&  // a vector's number is 32-bit
-         scale > 0;                                                                   // the largest score is that of the largest product
+         a.scale > 0 &&                                                               // the largest score is that of the largest product
+         (a.cap == 0 || dim >= 128);                                                  // no model caps the scores of smaller heads
 }
 template <class... T>
 bool aligned_16(T... x) { return ((reinterpret_cast<uintptr_t>(x.data) % 16 == 0) && ...); }
@@ -218,7 +221,7 @@ struct TileSight {
   }
   static __device__ void fill(const AttentionRun& a, const TileRows& rows, int* low, int* high, int i, int count) {
     const int t = rows.token_of(a, i);
-    low[i] = i < count ? a.start[t] : 0;
+    low[i] = i < count ? a.low(t) : 0;
     high[i] = i < count ? a.first + t : INT_MAX;  // a pad sees all: nobody looks at it
   }
   __device__ bool all_see(int key, int n) const { return key >= common_low && key + n - 1 <= common_high; }
@@ -239,6 +242,26 @@ __device__ inline void hide(float (&s)[M][N / 8][4], const int* low, const int* 
         for (int e = 0; e < 2; ++e)
           if (8 * n + e < from || 8 * n + e > to) s[m][n][2 * h + e] = unseen;
     }
+}
+
+// tanh to a few parts in 10^7: the hardware's own is off by 5 in 10^4, which a cap of 50 would make large.
+__device__ inline float exact_tanh(float x) { return 1.0f - __fdividef(2.0f, power_of_two(2 * log2_e * x) + 1.0f); }
+
+// Products become those whose scores are capped: scale p = cap tanh(scale q.k / cap).
+template <int M, int N>
+__device__ inline void cap_scores(float (&s)[M][N][4], const AttentionRun& a) {
+  const float in = a.scale / a.cap, out = a.cap / a.scale;
+#pragma unroll
+  for (int m = 0; m < M; ++m)
+#pragma unroll
+    for (int n = 0; n < N; ++n)
+#pragma unroll
+      for (int e = 0; e < 4; ++e) s[m][n][e] = out * exact_tanh(s[m][n][e] * in);
+}
+// What a capped score's gradient is multiplied by: 1 - tanh^2, whose tanh comes back from the probability; p 0: whatever is finite.
+__device__ inline float cap_slope(float p, float lse, const AttentionRun& a) {
+  const float t = p > 0 ? (logf(p) + lse) / a.cap : 0.0f;
+  return 1.0f - t * t;
 }
 
 // attention_general.cu: any type, any head dim

@@ -1,4 +1,5 @@
-// cuDNN's attention for what it is fastest at: 16-bit heads of up to 128 channels, documents of one length, no cache. Its backward adds
+// cuDNN's attention for what it is fastest at: 16-bit heads of up to 128 channels, documents of one length no longer than a window, no cap
+// on scores, no cache. Its backward adds
 // parts of dq in an order that varies, so a run that asks for the same bits again does not take it.
 #pragma once
 #include "ops/attention.h"
@@ -6,12 +7,12 @@
 namespace thimble::ops {
 
 // What a plan must know: cuDNN may be taken, so its workspace is.
-inline bool attention_may_take_cudnn(const DeviceSpec& spec, const Tensor& q) {
-  return spec.kind == DeviceKind::cuda && !spec.deterministic && q.dtype != DType::f32 && q.shape[2] % 8 == 0 && q.shape[2] <= 128;
+inline bool attention_may_take_cudnn(const DeviceSpec& spec, const Tensor& q, const AttentionShape& a) {
+  return a.cap == 0 && spec.kind == DeviceKind::cuda && !spec.deterministic && q.dtype != DType::f32 && q.shape[2] % 8 == 0 && q.shape[2] <= 128;
 }
 // A function of types, shapes and the documents' length alone, so that forward and backward, which share lse, agree.
 inline bool attention_takes_cudnn(const DeviceSpec& spec, const Tensor& q, const AttentionShape& a) {
-  return attention_may_take_cudnn(spec, q) && a.first == 0 && a.document > 1 && q.shape[0] % a.document == 0;
+  return attention_may_take_cudnn(spec, q, a) && a.first == 0 && a.document > 1 && (a.window == 0 || a.window >= a.document) && q.shape[0] % a.document == 0;
 }
 constexpr int64_t attention_cudnn_forward_workspace = int64_t{16} << 20;  // a cap
 // A cap on what backward may ask for: two f32 tensors of q's shape (dq; dk and dv by query head), and what surrounds them.

@@ -58,6 +58,14 @@ __device__ float dot(const Row<C>& a, const Row<C>& b) {
   return total;
 }
 
+// The score of a product of query and key.
+__device__ float score_of(const AttentionRun& a, float product) {
+  const float s = product * a.scale;
+  return a.cap > 0 ? a.cap * tanhf(s / a.cap) : s;
+}
+// What the gradient of a score is multiplied by.
+__device__ float slope_of(const AttentionRun& a, float score) { return a.cap > 0 ? 1 - score / a.cap * (score / a.cap) : 1.0f; }
+
 template <class X>
 struct Data {
   X *dq, *dk, *dv;
@@ -85,9 +93,9 @@ __global__ void __launch_bounds__(32 * warps) forward(AttentionRun a, X* y, floa
   const auto query = Row<C>::read(q + me.offset(a), a.dim);
   auto sum = Row<C>::zero();
   float most = -INFINITY, total = 0;
-  for (int key = a.start[me.token]; key <= a.first + me.token; ++key) {
+  for (int key = a.low(me.token); key <= a.first + me.token; ++key) {
     const int64_t at = a.key(me.group, key);
-    const float score = dot(query, Row<C>::read(k + at, a.dim)) * a.scale, now = fmaxf(most, score);
+    const float score = score_of(a, dot(query, Row<C>::read(k + at, a.dim))), now = fmaxf(most, score);
     const float shrink = expf(most - now), p = expf(score - now);
     sum.shrink_and_add(shrink, p, Row<C>::read(v + at, a.dim));
     total = fmaf(total, shrink, p);
@@ -104,11 +112,11 @@ __global__ void __launch_bounds__(32 * warps) backward_queries(AttentionRun a, D
   const auto query = Row<C>::read(b.q + me.offset(a), a.dim), dy = Row<C>::read(b.dy + me.offset(a), a.dim);
   const float lse = b.lse[me.lse(a)], delta = b.delta[me.lse(a)];
   auto dq = Row<C>::zero();
-  for (int key = a.start[me.token]; key <= me.token; ++key) {
+  for (int key = a.low(me.token); key <= me.token; ++key) {
     const int64_t at = a.key(me.group, key);
     const auto k = Row<C>::read(b.k + at, a.dim);
-    const float p = expf(dot(query, k) * a.scale - lse);
-    dq.add(p * (dot(dy, Row<C>::read(b.v + at, a.dim)) - delta), k);
+    const float score = score_of(a, dot(query, k)), p = expf(score - lse);
+    dq.add(p * (dot(dy, Row<C>::read(b.v + at, a.dim)) - delta) * slope_of(a, score), k);
   }
   dq.write(b.dq + me.offset(a), a.dim, a.scale);
 }
@@ -122,13 +130,13 @@ __global__ void __launch_bounds__(32 * warps) backward_keys(AttentionRun a, Data
   const auto k = Row<C>::read(b.k + at, a.dim), v = Row<C>::read(b.v + at, a.dim);
   auto dk = Row<C>::zero(), dv = Row<C>::zero();
   for (int token = key; token < a.tokens; ++token) {
-    if (a.start[token] > key) continue;
+    if (a.low(token) > key) continue;
     for (int head = group * a.per_group; head < (group + 1) * a.per_group; ++head) {
       const int64_t row = (int64_t{token} * a.heads + head) * a.dim, place = int64_t{head} * a.tokens + token;
       const auto query = Row<C>::read(b.q + row, a.dim), dy = Row<C>::read(b.dy + row, a.dim);
-      const float p = expf(dot(query, k) * a.scale - b.lse[place]);
+      const float score = score_of(a, dot(query, k)), p = expf(score - b.lse[place]);
       dv.add(p, dy);
-      dk.add(p * (dot(dy, v) - b.delta[place]), query);
+      dk.add(p * (dot(dy, v) - b.delta[place]) * slope_of(a, score), query);
     }
   }
   dk.write(b.dk + at, a.dim, a.scale);

@@ -10,7 +10,8 @@
 
 namespace thimble::ops {
 
-void cross_entropy_cuda(CudaContext&, Tensor loss, Tensor correct, Tensor losses, Tensor logits, Tensor targets, Tensor scale, Tensor d);  // cross_entropy.cu
+// cross_entropy.cu
+void cross_entropy_cuda(CudaContext&, Tensor loss, Tensor correct, Tensor losses, Tensor logits, Tensor targets, Tensor scale, Tensor d, float inverse_cap);
 
 namespace {
 
@@ -45,7 +46,7 @@ double sum_of_exponentials(const X* x, int64_t vocab, float shift) {
 
 // d may be x's own place.
 template <class X, class D>
-TokenLoss token(const X* x, D* d, int64_t vocab, int32_t target, float scale) {
+TokenLoss token(const X* x, D* d, int64_t vocab, int32_t target, float scale, float inverse_cap) {
   if (target < 0) {
     if (d) std::fill_n(d, vocab, D(0.0f));
     return {};
@@ -56,15 +57,20 @@ TokenLoss token(const X* x, D* d, int64_t vocab, int32_t target, float scale) {
   const bool correct = hit == most && std::none_of(x, x + target, [&](X a) { return float(a) == most; });
   if (d) {
     const float shift = float(log_sum);
-    each_vector(vocab, [&](int64_t i, auto n) { store(d + i, scale * exp(load(x + i, n) - shift), n); });
-    d[target] = D(float(double(scale) * std::expm1(double(hit) - log_sum)));  // p - 1 without cancellation
+    const auto slope = [&](auto capped) { return 1.0f - capped * inverse_cap * (capped * inverse_cap); };  // a masked logit has none: 0 times infinity
+    each_vector(vocab, [&](int64_t i, auto n) {
+      const Floats a = load(x + i, n);
+      const Floats g = scale * exp(a - shift);
+      store(d + i, inverse_cap > 0 ? g * slope(a) : g, n);
+    });
+    d[target] = D(float(double(scale) * std::expm1(double(hit) - log_sum)) * (inverse_cap > 0 ? slope(hit) : 1.0f));  // p - 1 without cancellation
   }
   return {log_sum - double(hit), correct};
 }
 
 }  // namespace
 
-void cross_entropy(Stream& s, Tensor loss, Tensor correct, Tensor logits, Tensor targets, Tensor scale, Tensor d) {
+void cross_entropy(Stream& s, Tensor loss, Tensor correct, Tensor logits, Tensor targets, Tensor scale, Tensor d, float cap) {
   check(logits.shape.rank() == 2 && (logits.dtype == DType::f32 || logits.dtype == DType::bf16),
         "cross_entropy: logits is (T, V), f32 or bf16");
   check(!d || d.shape == logits.shape, "cross_entropy: the gradient is like the logits");
@@ -74,6 +80,7 @@ void cross_entropy(Stream& s, Tensor loss, Tensor correct, Tensor logits, Tensor
   check(scale.dtype == DType::f32 && scale.count() == 1, "cross_entropy: scale is (1) f32");
   check(!correct || (correct.dtype == DType::i32 && correct.count() == 1), "cross_entropy: correct is (1) i32, or null");
   const int64_t tokens = logits.shape[0], vocab = logits.shape[1];
+  const float inverse_cap = cap > 0 ? 1 / cap : 0;
   const Scope scope(s.arena);
   const Tensor losses = s.device.kind() == DeviceKind::cuda ? s.scratch("losses of tokens", DType::f32, {tokens, 2}) : Tensor{};
   const Work work{.name = d ? "cross_entropy" : "cross_entropy_loss", .flops = (d ? 8.0 : 4.0) * double(logits.count()),
@@ -91,7 +98,8 @@ void cross_entropy(Stream& s, Tensor loss, Tensor correct, Tensor logits, Tensor
               parallel_for(n, std::max<int64_t>(1, 4096 / std::max<int64_t>(1, vocab)), [&](int64_t begin, int64_t end) {
                 for (int64_t t = begin; t < end; ++t) {
                   const int64_t row = first + t;
-                  part[t] = token(logits.get<X>() + row * vocab, d ? d.get<D>() + row * vocab : nullptr, vocab, targets.get<int32_t>()[row], *scale.get<float>());
+                  part[t] = token(logits.get<X>() + row * vocab, d ? d.get<D>() + row * vocab : nullptr, vocab, targets.get<int32_t>()[row],
+                                  *scale.get<float>(), inverse_cap);
                 }
               });
               for (int64_t t = 0; t < n; ++t) total += part[t].loss, hits += part[t].correct;
@@ -101,7 +109,7 @@ void cross_entropy(Stream& s, Tensor loss, Tensor correct, Tensor logits, Tensor
           });
         });
       },
-      [&](auto& cuda) { cross_entropy_cuda(cuda, loss, correct, losses, logits, targets, scale, d); });
+      [&](auto& cuda) { cross_entropy_cuda(cuda, loss, correct, losses, logits, targets, scale, d, inverse_cap); });
 }
 
 }  // namespace thimble::ops

@@ -21,7 +21,7 @@ struct Softmax {
 
 // N values of an access. d null: no gradient; it may be the logits' own place.
 template <int N, class X, class D>
-__global__ void rows(const X* logits, D* d, float* losses, const int32_t* targets, const float* scale, int64_t vocab) {
+__global__ void rows(const X* logits, D* d, float* losses, const int32_t* targets, const float* scale, int64_t vocab, float inverse_cap) {
   const X* row = logits + blockIdx.x * vocab;
   D* to = d ? d + blockIdx.x * vocab : nullptr;
   const int32_t target = targets[blockIdx.x];
@@ -55,8 +55,8 @@ __global__ void rows(const X* logits, D* d, float* losses, const int32_t* target
     const auto a = load_pack<N>(row + i);
     Pack<D, N> g;
     for (int k = 0; k < N; ++k) {
-      const float x = float(a.at[k]);
-      g.at[k] = D(i + k == target ? float(double(s) * expm1(double(x) - log_sum)) : s * expf(x - shift));
+      const float x = float(a.at[k]), slope = inverse_cap > 0 ? 1.0f - x * inverse_cap * (x * inverse_cap) : 1.0f;
+      g.at[k] = D((i + k == target ? float(double(s) * expm1(double(x) - log_sum)) : s * expf(x - shift)) * slope);
     }
     store_pack<N>(to + i, g);
   }
@@ -76,13 +76,14 @@ __global__ void add_losses(float* loss, int32_t* correct, const float* losses, c
 }  // namespace
 
 // losses (T, 2) f32: scratch, the loss of each token and whether it was right.
-void cross_entropy_cuda(CudaContext& cuda, Tensor loss, Tensor correct, Tensor losses, Tensor logits, Tensor targets, Tensor scale, Tensor d) {
+void cross_entropy_cuda(CudaContext& cuda, Tensor loss, Tensor correct, Tensor losses, Tensor logits, Tensor targets, Tensor scale, Tensor d, float inverse_cap) {
   const int64_t tokens = logits.shape[0], vocab = logits.shape[1];
   if (tokens == 0) return;
   visit_cuda(logits.dtype, [&]<class X>(X) {
     visit_cuda(d ? d.dtype : logits.dtype, [&]<class D>(D) {
       const auto run = [&]<int n>(std::integral_constant<int, n>) {
-        rows<n><<<unsigned(tokens), threads, 0, cuda.stream>>>(at<const X>(logits), at<D>(d), at<float>(losses), at<const int32_t>(targets), at<const float>(scale), vocab);
+        rows<n><<<unsigned(tokens), threads, 0, cuda.stream>>>(at<const X>(logits), at<D>(d), at<float>(losses), at<const int32_t>(targets), at<const float>(scale), vocab,
+                                                               inverse_cap);
       };
       using Wider = std::conditional_t<sizeof(X) >= sizeof(D), X, D>;
       with_width<Wider>(vocab, {logits, d ? d : logits}, run);

@@ -10,6 +10,8 @@ namespace thimble::ops {
 void zero_cuda(CudaContext&, Tensor y);  // elementwise.cu
 void convert_cuda(CudaContext&, Tensor y, Tensor x);
 void add_cuda(CudaContext&, Tensor y, Tensor x);
+void scale_cuda(CudaContext&, Tensor y, float factor);
+void soft_cap_cuda(CudaContext&, Tensor y, float cap);
 void sum_of_squares_cuda(CudaContext&, Tensor sum, Tensor parts, Tensor x);
 
 namespace {
@@ -77,6 +79,29 @@ void add(Stream& s, Tensor y, Tensor x) {
         });
       },
       [&](auto& cuda) { add_cuda(cuda, y, x); });
+}
+
+void scale(Stream& s, Tensor y, float factor) {
+  launch(
+      s, {.name = "scale", .flops = double(y.count()), .bytes = double(2 * y.bytes())},
+      [&] {
+        visit_float(y.dtype, [&]<class Y>(Y) {
+          each_vector_parallel(y.count(), grain, [&](int64_t i, auto n) { store(y.get<Y>() + i, factor * load(y.get<Y>() + i, n), n); });
+        });
+      },
+      [&](auto& cuda) { scale_cuda(cuda, y, factor); });
+}
+
+void soft_cap(Stream& s, Tensor y, float cap) {
+  check(cap > 0, "soft_cap: a cap is positive");
+  launch(
+      s, {.name = "soft_cap", .flops = 8.0 * double(y.count()), .bytes = double(2 * y.bytes())},
+      [&] {
+        visit_float(y.dtype, [&]<class Y>(Y) {
+          each_vector_parallel(y.count(), grain, [&](int64_t i, auto n) { store(y.get<Y>() + i, cap * tanh(load(y.get<Y>() + i, n) / cap), n); });
+        });
+      },
+      [&](auto& cuda) { soft_cap_cuda(cuda, y, cap); });
 }
 
 void sum_of_squares(Stream& s, Tensor sum, Tensor x) {

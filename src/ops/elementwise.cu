@@ -19,6 +19,32 @@ struct AddTo {
   }
 };
 
+struct Times {
+  float factor;
+  __device__ float operator()(float x) const { return factor * x; }
+};
+struct Cap {
+  float cap;
+  __device__ float operator()(float x) const { return cap * tanhf(x / cap); }
+};
+template <class F, class X, int N>
+struct InPlace {
+  F f;
+  X* y;
+  __device__ void operator()(int64_t i) const {
+    auto a = load_pack<N>(y + i * N);
+    for (int k = 0; k < N; ++k) a.at[k] = X(f(float(a.at[k])));
+    store_pack<N>(y + i * N, a);
+  }
+};
+
+template <class F>
+void in_place(CudaContext& cuda, Tensor y, const F& f) {
+  visit_cuda(y.dtype, [&]<class X>(X) {
+    with_width<X>(y.count(), {y}, [&]<int n>(std::integral_constant<int, n>) { for_each(cuda, y.count() / n, InPlace<F, X, n>{f, at<X>(y)}); });
+  });
+}
+
 template <int N>
 __global__ void squares_of_stripe(double* parts, const float* x, int64_t n) {
   const int64_t stride = int64_t{gridDim.x} * threads;
@@ -51,6 +77,9 @@ void add_cuda(CudaContext& cuda, Tensor y, Tensor x) {
     with_width<X>(y.count(), {x, y}, [&]<int n>(std::integral_constant<int, n>) { for_each(cuda, y.count() / n, AddTo<X, n>{at<X>(y), at<const X>(x)}); });
   });
 }
+
+void scale_cuda(CudaContext& cuda, Tensor y, float factor) { in_place(cuda, y, Times{factor}); }
+void soft_cap_cuda(CudaContext& cuda, Tensor y, float cap) { in_place(cuda, y, Cap{cap}); }
 
 void sum_of_squares_cuda(CudaContext& cuda, Tensor sum, Tensor parts, Tensor x) {
   const int stripes = int(parts.bytes() / int64_t{sizeof(double)});

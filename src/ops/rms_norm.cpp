@@ -9,8 +9,8 @@
 namespace thimble::ops {
 
 // rms_norm.cu; CudaContext completes there
-void rms_norm_cuda(CudaContext&, Tensor y, Tensor rstd, Tensor x, Tensor w, float eps);
-void rms_norm_backward_cuda(CudaContext&, Tensor dx, Tensor dw, Tensor partial, Tensor dy, Tensor x, Tensor w, Tensor rstd);
+void rms_norm_cuda(CudaContext&, Tensor y, Tensor rstd, Tensor x, Tensor w, float eps, float offset);
+void rms_norm_backward_cuda(CudaContext&, Tensor dx, Tensor dw, Tensor partial, Tensor dy, Tensor x, Tensor w, Tensor rstd, float offset);
 
 namespace {
 
@@ -36,17 +36,17 @@ float reciprocal_rms(const X* x, int64_t channels, float eps) {
 }
 
 template <class X, class W>
-void scale_row(X* y, const X* x, const W* w, float rstd, int64_t channels) {
-  each_vector(channels, [&](int64_t c, auto n) { store(y + c, load(x + c, n) * rstd * load(w + c, n), n); });
+void scale_row(X* y, const X* x, const W* w, float offset, float rstd, int64_t channels) {
+  each_vector(channels, [&](int64_t c, auto n) { store(y + c, load(x + c, n) * rstd * (load(w + c, n) + offset), n); });
 }
 
 template <class X, class W>
-void backward_row(X* dx, const X* dy, const X* x, const W* w, float rstd, int64_t channels) {
+void backward_row(X* dx, const X* dy, const X* x, const W* w, float offset, float rstd, int64_t channels) {
   Floats products{};
-  each_vector(channels, [&](int64_t c, auto n) { products += load(dy + c, n) * load(w + c, n) * load(x + c, n); });
+  each_vector(channels, [&](int64_t c, auto n) { products += load(dy + c, n) * (load(w + c, n) + offset) * load(x + c, n); });
   const float along = sum(products) / float(channels) * rstd * rstd;
   each_vector(channels, [&](int64_t c, auto n) {
-    const Floats d = rstd * (load(dy + c, n) * load(w + c, n) - load(x + c, n) * along);
+    const Floats d = rstd * (load(dy + c, n) * (load(w + c, n) + offset) - load(x + c, n) * along);
     store(dx + c, load(dx + c, n) + d, n);
   });
 }
@@ -77,7 +77,7 @@ void visit(Tensor x, Tensor w, F&& f) {
 
 }  // namespace
 
-void rms_norm(Stream& s, Tensor y, Tensor rstd, Tensor x, Tensor w, float eps) {
+void rms_norm(Stream& s, Tensor y, Tensor rstd, Tensor x, Tensor w, float eps, float offset) {
   check_norm(y, x, w, rstd);
   const int64_t tokens = x.shape[0], channels = x.shape[1];
   const Work work{.name = "rms_norm", .flops = 4.0 * double(x.count()), .bytes = double(2 * x.bytes() + w.bytes() + rstd.bytes())};
@@ -89,15 +89,15 @@ void rms_norm(Stream& s, Tensor y, Tensor rstd, Tensor x, Tensor w, float eps) {
             for (int64_t t = begin; t < end; ++t) {
               const X* row = x.get<X>() + t * channels;
               const float r = rstd.get<float>()[t] = reciprocal_rms(row, channels, eps);
-              scale_row(y.get<X>() + t * channels, row, w.get<W>(), r, channels);
+              scale_row(y.get<X>() + t * channels, row, w.get<W>(), offset, r, channels);
             }
           });
         });
       },
-      [&](auto& cuda) { rms_norm_cuda(cuda, y, rstd, x, w, eps); });
+      [&](auto& cuda) { rms_norm_cuda(cuda, y, rstd, x, w, eps, offset); });
 }
 
-void rms_norm_backward(Stream& s, Tensor dx, Tensor dw, Tensor dy, Tensor x, Tensor w, Tensor rstd) {
+void rms_norm_backward(Stream& s, Tensor dx, Tensor dw, Tensor dy, Tensor x, Tensor w, Tensor rstd, float offset) {
   check_norm(dy, x, w, rstd);
   check(dx.shape == x.shape && dx.dtype == x.dtype, "rms_norm_backward: dx is as x");
   check(!dw || (dw.dtype == DType::f32 && dw.shape == w.shape), "rms_norm_backward: dw is (C) f32, or null");
@@ -115,13 +115,13 @@ void rms_norm_backward(Stream& s, Tensor dx, Tensor dw, Tensor dy, Tensor x, Ten
           parallel_for(tokens, grain(channels), [&](int64_t begin, int64_t end) {
             for (int64_t t = begin; t < end; ++t) {
               const int64_t row = t * channels;
-              backward_row(dx.get<X>() + row, dy.get<X>() + row, x.get<X>() + row, w.get<W>(), rstd.get<float>()[t], channels);
+              backward_row(dx.get<X>() + row, dy.get<X>() + row, x.get<X>() + row, w.get<W>(), offset, rstd.get<float>()[t], channels);
             }
           });
           if (dw) backward_weight(dw.get<float>(), dy.get<X>(), x.get<X>(), rstd.get<float>(), tokens, channels);
         });
       },
-      [&](auto& cuda) { rms_norm_backward_cuda(cuda, dx, dw, partial, dy, x, w, rstd); });
+      [&](auto& cuda) { rms_norm_backward_cuda(cuda, dx, dw, partial, dy, x, w, rstd, offset); });
 }
 
 }  // namespace thimble::ops

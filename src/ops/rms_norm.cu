@@ -8,17 +8,17 @@ namespace {
 constexpr int threads = 256;
 
 template <int N, class X, class W>
-__device__ void scale_row(X* y, const X* x, const W* w, float rstd, int64_t channels) {
+__device__ void scale_row(X* y, const X* x, const W* w, float offset, float rstd, int64_t channels) {
   for (int64_t c = threadIdx.x * N; c < channels; c += threads * N) {
     const auto a = load_pack<N>(x + c);
     Pack<X, N> out;
-    for (int i = 0; i < N; ++i) out.at[i] = X(float(a.at[i]) * rstd * float(w[c + i]));
+    for (int i = 0; i < N; ++i) out.at[i] = X(float(a.at[i]) * rstd * (float(w[c + i]) + offset));
     store_pack<N>(y + c, out);
   }
 }
 
 template <int N, class X, class W>
-__global__ void forward(X* y, float* rstd, const X* x, const W* w, int64_t channels, float eps) {
+__global__ void forward(X* y, float* rstd, const X* x, const W* w, int64_t channels, float eps, float offset) {
   const int64_t t = blockIdx.x;
   const X* row = x + t * channels;
   float squares = 0;
@@ -28,23 +28,23 @@ __global__ void forward(X* y, float* rstd, const X* x, const W* w, int64_t chann
   }
   const float r = 1.0f / sqrtf(block_reduce<threads>(squares, Add{}) / float(channels) + eps);
   if (threadIdx.x == 0) rstd[t] = r;
-  scale_row<N>(y + t * channels, row, w, r, channels);
+  scale_row<N>(y + t * channels, row, w, offset, r, channels);
 }
 
 template <int N, class X, class W>
-__global__ void backward(X* dx, const X* dy, const X* x, const W* w, const float* rstd, int64_t channels) {
+__global__ void backward(X* dx, const X* dy, const X* x, const W* w, const float* rstd, int64_t channels, float offset) {
   const int64_t t = blockIdx.x, row = t * channels;
   const float r = rstd[t];
   float products = 0;
   for (int64_t c = threadIdx.x * N; c < channels; c += threads * N) {
     const auto a = load_pack<N>(x + row + c), d = load_pack<N>(dy + row + c);
-    for (int i = 0; i < N; ++i) products += float(d.at[i]) * float(w[c + i]) * float(a.at[i]);
+    for (int i = 0; i < N; ++i) products += float(d.at[i]) * (float(w[c + i]) + offset) * float(a.at[i]);
   }
   const float along = block_reduce<threads>(products, Add{}) / float(channels) * r * r;
   for (int64_t c = threadIdx.x * N; c < channels; c += threads * N) {
     const auto a = load_pack<N>(x + row + c), d = load_pack<N>(dy + row + c);
     auto out = load_pack<N>(dx + row + c);
-    for (int i = 0; i < N; ++i) out.at[i] = X(float(out.at[i]) + r * (float(d.at[i]) * float(w[c + i]) - float(a.at[i]) * along));
+    for (int i = 0; i < N; ++i) out.at[i] = X(float(out.at[i]) + r * (float(d.at[i]) * (float(w[c + i]) + offset) - float(a.at[i]) * along));
     store_pack<N>(dx + row + c, out);
   }
 }
@@ -79,21 +79,21 @@ void visit(Tensor x, Tensor w, F&& f) {
 
 }  // namespace
 
-void rms_norm_cuda(CudaContext& cuda, Tensor y, Tensor rstd, Tensor x, Tensor w, float eps) {
+void rms_norm_cuda(CudaContext& cuda, Tensor y, Tensor rstd, Tensor x, Tensor w, float eps, float offset) {
   if (x.count() == 0) return;
   visit(x, w, [&]<class X, class W, int n>(X, W, std::integral_constant<int, n>) {
     forward<n><<<unsigned(x.shape[0]), threads, 0, cuda.stream>>>(at<X>(y), at<float>(rstd), at<const X>(x), at<const W>(w), x.shape[1],
-                                                                  eps);
+                                                                  eps, offset);
   });
   check_cuda(cudaGetLastError(), "rms_norm");
 }
 
-void rms_norm_backward_cuda(CudaContext& cuda, Tensor dx, Tensor dw, Tensor partial, Tensor dy, Tensor x, Tensor w, Tensor rstd) {
+void rms_norm_backward_cuda(CudaContext& cuda, Tensor dx, Tensor dw, Tensor partial, Tensor dy, Tensor x, Tensor w, Tensor rstd, float offset) {
   if (x.count() == 0) return;
   const int64_t tokens = x.shape[0], channels = x.shape[1];
   visit(x, w, [&]<class X, class W, int n>(X, W, std::integral_constant<int, n>) {
     backward<n><<<unsigned(tokens), threads, 0, cuda.stream>>>(at<X>(dx), at<const X>(dy), at<const X>(x), at<const W>(w),
-                                                               at<const float>(rstd), channels);
+                                                               at<const float>(rstd), channels, offset);
     if (!dw) return;
     const auto blocks = unsigned((channels + threads - 1) / threads);
     const dim3 stripes(blocks, unsigned(partial.shape[0]));

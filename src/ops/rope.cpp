@@ -15,8 +15,7 @@ namespace {
 constexpr int64_t pair_block = 128;  // channel pairs whose turns lie on the stack together
 
 template <class X>
-void turn_token(X* x, int64_t heads, int64_t dim, float position, const float* inv_freq, float factor, float direction) {
-  const int64_t half = dim / 2;
+void turn_token(X* x, int64_t heads, int64_t dim, int64_t half, float position, const float* inv_freq, float factor, float direction) {
   float cosine[pair_block], sine[pair_block];
   for (int64_t begin = 0; begin < half; begin += pair_block) {
     const int64_t pairs = std::min(pair_block, half - begin);
@@ -40,8 +39,8 @@ void turn_token(X* x, int64_t heads, int64_t dim, float position, const float* i
 void turn(Stream& s, const char* name, Tensor x, Tensor positions, Tensor inv_freq, float factor, float direction) {
   check(x.shape.rank() == 3 && x.shape[2] % 2 == 0, "rope: x is (T, H, D), D even");
   check(positions.dtype == DType::i32 && positions.shape == Shape{x.shape[0]}, "rope: positions is (T) i32");
-  check(inv_freq.dtype == DType::f32 && inv_freq.shape == Shape{x.shape[2] / 2}, "rope: inv_freq is (D/2) f32");
-  const int64_t tokens = x.shape[0], heads = x.shape[1], dim = x.shape[2];
+  check(inv_freq.dtype == DType::f32 && inv_freq.shape.rank() == 1 && 2 * inv_freq.shape[0] <= x.shape[2], "rope: inv_freq is (P) f32, 2P at most D");
+  const int64_t tokens = x.shape[0], heads = x.shape[1], dim = x.shape[2], half = inv_freq.shape[0];
   const Work work{.name = name, .flops = 3.0 * double(x.count()), .bytes = double(2 * x.bytes() + positions.bytes() + inv_freq.bytes())};
   launch(
       s, work,
@@ -50,7 +49,7 @@ void turn(Stream& s, const char* name, Tensor x, Tensor positions, Tensor inv_fr
           parallel_for(tokens, std::max<int64_t>(1, 8192 / std::max<int64_t>(1, heads * dim)), [&](int64_t begin, int64_t end) {
             for (int64_t t = begin; t < end; ++t) {
               const auto position = float(positions.get<int32_t>()[t]);
-              turn_token(x.get<X>() + t * heads * dim, heads, dim, position, inv_freq.get<float>(), factor, direction);
+              turn_token(x.get<X>() + t * heads * dim, heads, dim, half, position, inv_freq.get<float>(), factor, direction);
             }
           });
         });

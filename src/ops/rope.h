@@ -1,5 +1,6 @@
 // Rotary position embedding (Su et al. 2021) in the half-split layout of transformers: channel i turns with channel i + D/2.
-// x (T, H, D) in place; positions (T) i32; inv_freq (D/2) f32: radians per position. cos and sin are scaled by `attention_factor`.
+// x (T, H, D) in place; positions (T) i32; inv_freq (P) f32, P <= D/2: radians per position. cos and sin are scaled by `attention_factor`.
+// Where P < D/2 the first 2P channels turn, i with i + P, and the others stay as they are.
 #pragma once
 #include "device/stream.h"
 

@@ -146,4 +146,15 @@ inline Floats exp(Floats x) {
 
 inline Floats sigmoid(Floats x) { return 1.0f / (1.0f + exp(-x)); }
 
+// Within 2 ulp, small arguments too: there a polynomial (coefficients of Cephes' tanhf), since 1 - 2 / (e^2x + 1) cancels.
+inline Floats tanh(Floats x) {
+  const Floats z = x * x;
+  Floats p = splat(-5.70498872745e-3f);
+  p = p * z + 2.06390887954e-2f;
+  p = p * z - 5.37397155531e-2f;
+  p = p * z + 1.33314422036e-1f;
+  p = p * z - 3.33332819422e-1f;
+  return z < 0.390625f ? p * z * x + x : 1.0f - 2.0f / (exp(2.0f * x) + 1.0f);
+}
+
 }  // namespace thimble::ops

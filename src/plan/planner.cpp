@@ -124,8 +124,8 @@ const std::vector<Level>& ladder() {
   static const std::vector<Level> levels = [] {
     const auto cheap = with(all(Save::keep), {normed_attention, normed_mlp, act}, Save::recompute);
     const auto no_mlp = with(cheap, {gate, up, xa_gate_up, xa_down}, Save::recompute);
-    const auto block = with(all(Save::recompute), {input, rstd_attention, rstd_mlp}, Save::keep);
-    const std::initializer_list<SavedName> of_attention{input, q, k, v, attended, middle};
+    const auto block = with(all(Save::recompute), {input, rstd_attention, rstd_q, rstd_k, rstd_attention_out, rstd_mlp, rstd_mlp_out}, Save::keep);
+    const std::initializer_list<SavedName> of_attention{input, q_plain, k_plain, q, k, v, attended, attention_out, middle, mlp_out};
     std::vector<Level> l;
     l.push_back({"keep all", all(Save::keep)});
     l.push_back({"recompute norms and act", cheap});

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <utility>
 
 namespace thimble::serve {
 namespace {
@@ -39,7 +40,7 @@ void Engine::load_adapters(const std::function<void(const store::ParamSpec&, Ten
   }
 }
 
-nn::Tokens Engine::upload(std::span<const int32_t> ids) {
+nn::Tokens Engine::upload(std::span<const int32_t> ids, int64_t length) {
   const auto n = int64_t(ids.size());
   const Tensor host{host_tokens_.data, DType::i32, {token_rows, n}}, device{tokens_.data, DType::i32, {token_rows, n}};
   if (!rank_.is_phantom()) {
@@ -53,14 +54,24 @@ nn::Tokens Engine::upload(std::span<const int32_t> ids) {
   }
   rank_.upload("tokens", device, host);
   const auto row = [&](int i) { return device.rows(i, 1).view({n}); };
-  return {.ids = row(0), .targets = {}, .positions = row(1), .start = row(2)};
+  turned_for_ = length;
+  return {.ids = row(0), .targets = {}, .positions = row(1), .start = row(2), .length = length};
 }
 
 void Engine::append(std::span<const int32_t> ids) {
+  const int64_t length = cache_.length() + int64_t(ids.size());
+  if (const auto& rope = shape_.model.rope; rope.kind == nn::RopeSpec::Kind::longrope && cache_.length() > 0 && !rope.same_for(turned_for_, length)) {
+    // LongRoPE's factors change once, beyond the original length: all keys are turned anew. Dynamic NTK's change with every token: there
+    // keys keep the turn that they were made with, as in transformers' generate.
+    std::vector<int32_t> all = std::exchange(in_cache_, {});
+    cache_.cut_to(0);
+    all.insert(all.end(), ids.begin(), ids.end());
+    return append(all);
+  }
   const Tensor last = logits_.rows(0, 1);
   for (size_t at = 0; at < ids.size(); at += size_t(shape_.prefill_chunk)) {
     const auto piece = ids.subspan(at, std::min(size_t(shape_.prefill_chunk), ids.size() - at));
-    decoder_.infer(upload(piece), cache_, last);
+    decoder_.infer(upload(piece, length), cache_, last);
     in_cache_.insert(in_cache_.end(), piece.begin(), piece.end());
   }
   rank_.download("logits", host_logits_.rows(0, 1), last);
@@ -75,6 +86,7 @@ Generated Engine::generate(const std::vector<int32_t>& prompt, int64_t limit, co
                                .fix = "ask for fewer new tokens, or a longer --context"});
   size_t shared = 0;
   while (shared < std::min(prompt.size() - 1, in_cache_.size()) && prompt[shared] == in_cache_[shared]) ++shared;
+  if (!shape_.model.rope.same_for(turned_for_, int64_t(prompt.size()))) shared = 0;
   cache_.cut_to(int64_t(shared));
   in_cache_.resize(shared);
   append(std::span(prompt).subspan(shared));
@@ -92,10 +104,10 @@ Generated Engine::generate(const std::vector<int32_t>& prompt, int64_t limit, co
   return g;
 }
 
-Tensor Engine::append_chunk(std::span<const int32_t> ids) {
+Tensor Engine::append_chunk(std::span<const int32_t> ids, int64_t length) {
   check(int64_t(ids.size()) <= shape_.prefill_chunk && !ids.empty(), "all logits are given of one chunk");
   const auto n = int64_t(ids.size());
-  decoder_.infer(upload(ids), cache_, logits_.rows(0, n));
+  decoder_.infer(upload(ids, length), cache_, logits_.rows(0, n));
   in_cache_.insert(in_cache_.end(), ids.begin(), ids.end());
   rank_.download("logits", host_logits_.rows(0, n), logits_.rows(0, n));
   return host_logits_.rows(0, n);
@@ -104,7 +116,7 @@ Tensor Engine::append_chunk(std::span<const int32_t> ids) {
 Tensor Engine::logits(const std::vector<int32_t>& ids) {
   cache_.cut_to(0);
   in_cache_.clear();
-  return append_chunk(ids);
+  return append_chunk(ids, int64_t(ids.size()));
 }
 
 Score Engine::score(std::span<const int32_t> ids, std::span<const int32_t> targets) {
@@ -117,7 +129,7 @@ Score Engine::score(std::span<const int32_t> ids, std::span<const int32_t> targe
   Score score;
   for (size_t at = 0; at < ids.size(); at += size_t(shape_.prefill_chunk)) {
     const size_t n = std::min(size_t(shape_.prefill_chunk), ids.size() - at);
-    const float* row = append_chunk(ids.subspan(at, n)).get<float>();
+    const float* row = append_chunk(ids.subspan(at, n), int64_t(ids.size())).get<float>();
     for (size_t i = 0; i < n; ++i, row += shape_.model.vocab) {
       const int32_t target = targets[at + i];
       if (target < 0) continue;
@@ -145,7 +157,7 @@ plan::Outcome Engine::rehearse(const DeviceSpec& spec, const EngineShape& shape)
   engine.cache_.cut_to(shape.context - int64_t(chunk.size()));
   engine.append(chunk);  // the last chunk of a full context: the most that attention may take
   engine.cache_.cut_to(shape.context - int64_t(chunk.size()));
-  engine.append_chunk(chunk);  // and with the logits of all its tokens
+  engine.append_chunk(chunk, shape.context);  // and with the logits of all its tokens
   engine.cache_.cut_to(0);
   const size_t begin = rank.ledger.entries().size();
   engine.append(std::span(chunk).first(1));

@@ -53,8 +53,9 @@ class Engine {
 
  private:
   void append(std::span<const int32_t> ids);  // logits of the last token land in host_logits_
-  Tensor append_chunk(std::span<const int32_t> ids);  // of at most prefill_chunk tokens; the logits of all, on the host
-  nn::Tokens upload(std::span<const int32_t> ids);
+  // Of at most prefill_chunk tokens of a sequence of `length`; the logits of all, on the host.
+  Tensor append_chunk(std::span<const int32_t> ids, int64_t length);
+  nn::Tokens upload(std::span<const int32_t> ids, int64_t length);  // length: of the sequence that they belong to
 
   comm::Rank& rank_;
   EngineShape shape_;
@@ -64,6 +65,7 @@ class Engine {
   Tensor tokens_, logits_;             // device
   Tensor host_tokens_, host_logits_;   // pinned
   std::vector<int32_t> in_cache_;
+  int64_t turned_for_ = 0;             // the length of a sequence that RoPE turned the cache's keys for
 };
 
 }  // namespace thimble::serve

@@ -8,20 +8,27 @@
 
 namespace thimble::store {
 
-enum class Role : uint8_t { embedding, norm, linear, head, lora_a, lora_b };
+enum class Role : uint8_t { embedding, norm, linear, bias, head, lora_a, lora_b };
 constexpr const char* name_of(Role r) {
-  constexpr const char* names[] = {"embedding", "norm", "linear", "head", "lora a", "lora b"};
+  constexpr const char* names[] = {"embedding", "norm", "linear", "bias", "head", "lora a", "lora b"};
   return names[int(r)];
 }
 
 struct ParamSpec {
   std::string name;
-  Shape shape;                 // linear, head: (out, in); embedding: (V, C); norm: (C)
+  Shape shape;                 // linear, head: (out, in); embedding: (V, C); norm: (C); bias: (out)
   Role role = Role::linear;
   int layer = -1;              // -1: outside the layers
   quant::FormatId format = quant::FormatId::dense;
   DType dtype = DType::f32;    // of dense values, and what a packed one is made from
   bool adjoins = false;        // lies right behind the one before, so that both can be read as one matrix
+  bool about_zero = false;     // a norm that multiplies by 1 + w: a new one is 0, not 1
+  // Where the model's files hold it as rows of a tensor that several share: that tensor's name, the first row here, the rows in all.
+  std::string shared{};
+  int64_t shared_row = 0, shared_rows = 0;
+
+  const std::string& file_name() const { return shared.empty() ? name : shared; }
+  Shape file_shape() const { return shared.empty() ? shape : Shape{shared_rows, shape[1]}; }
 };
 
 struct ParamTable {
@@ -40,5 +47,23 @@ struct ParamTable {
       for (const auto& p : layer) f(p);
   }
 };
+
+// The tensors of the files: those that share one are one. Neighbours in a table are neighbours there, in the same order.
+inline ParamTable as_files_hold(const ParamTable& table) {
+  const auto whole = [](const std::vector<ParamSpec>& specs) {
+    std::vector<ParamSpec> files;
+    for (const auto& p : specs) {
+      if (p.shared_row > 0) continue;
+      files.push_back(p);
+      files.back().name = p.file_name();
+      files.back().shape = p.file_shape();
+      files.back().shared.clear();
+    }
+    return files;
+  };
+  ParamTable files{.outside = whole(table.outside), .layers = {}};
+  for (const auto& layer : table.layers) files.layers.push_back(whole(layer));
+  return files;
+}
 
 }  // namespace thimble::store

@@ -40,11 +40,11 @@ class SafetensorsFolder final : public WeightSource {
   }
   void check_table(const ParamTable& table) const override {
     table.for_each([&](const ParamSpec& p) {
-      const TensorInfo& t = info(p.name);
-      if (!(t.shape == p.shape)) wrong_shape(p.name, to_string(p.shape));
+      const TensorInfo& t = info(p.file_name());
+      if (!(t.shape == p.file_shape())) wrong_shape(p.file_name(), to_string(p.file_shape()));
       if (t.type != "F32" && t.type != "BF16" && t.type != "F16")
         throw Error(Fault::bad_input, {.what = "a parameter holds no numbers that are read here",
-                                       .where = file(p.name).where(p.name),
+                                       .where = file(p.file_name()).where(p.file_name()),
                                        .expected = "F32, BF16 or F16",
                                        .found = t.type,
                                        .fix = "name the 16-bit model"});
@@ -109,10 +109,12 @@ uint64_t hash_of(std::string_view s) {  // FNV-1a
   return h;
 }
 
+float new_norm(const ParamSpec& p) { return p.about_zero ? 0.0f : 1.0f; }
+
 class RandomWeights final : public WeightSource {
  public:
   RandomWeights(const ParamTable& table, uint64_t seed, float std) : seed_(seed), std_(std) {
-    table.for_each([&](const ParamSpec& p) { specs_[p.name] = p; });
+    table.for_each([&](const ParamSpec& p) { specs_[p.file_name()] = p; });
   }
   bool has(const std::string& name) const override { return specs_.contains(name); }
   void read(const std::string& name, int64_t row, Tensor to) const override {
@@ -123,7 +125,7 @@ class RandomWeights final : public WeightSource {
       const int64_t first = row * to.shape.row();
       parallel_for(to.count(), 1 << 14, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; ++i)
-          out[i] = T(p.role == Role::norm ? 1.0f : std_ * normal_at(seed_, stream, uint64_t(first + i)));
+          out[i] = T(p.role == Role::norm ? new_norm(p) : std_ * normal_at(seed_, stream, uint64_t(first + i)));
       });
     });
   }
@@ -138,17 +140,17 @@ class RandomWeights final : public WeightSource {
 class RepeatedWeights final : public WeightSource {
  public:
   RepeatedWeights(const ParamTable& table, uint64_t seed, float std) {
-    table.for_each([&](const ParamSpec& p) { specs_[p.name] = p; });
+    table.for_each([&](const ParamSpec& p) { specs_[p.file_name()] = p; });
     for (size_t i = 0; i < values_.size(); ++i) values_[i] = bf16(std * normal_at(seed, 1, i));
   }
   bool has(const std::string& name) const override { return specs_.contains(name); }
   void read(const std::string& name, int64_t row, Tensor to) const override {
-    const bool norm = specs_.at(name).role == Role::norm;
+    const ParamSpec& p = specs_.at(name);
     const auto first = hash_of(name) + uint64_t(row * to.shape.row());
     visit_float(to.dtype, [&]<class T>(T) {
       T* out = to.get<T>();
       parallel_for(to.count(), 1 << 16, [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i) out[i] = norm ? T(1.0f) : T(float(values_[(first + uint64_t(i)) % values_.size()]));
+        for (int64_t i = begin; i < end; ++i) out[i] = p.role == Role::norm ? T(new_norm(p)) : T(float(values_[(first + uint64_t(i)) % values_.size()]));
       });
     });
   }

@@ -92,7 +92,7 @@ void WeightStore::load_one(const WeightSource* source, const ParamSpec& p, const
   for (int64_t row = 0; row < p.shape.rows(); row += step) {
     const Tensor rows = whole.rows(row, std::min(step, p.shape.rows() - row));
     const Tensor piece{staging.data, rows.dtype, rows.shape};
-    if (!rank_.is_phantom()) source->read(p.name, row, piece);
+    if (!rank_.is_phantom()) source->read(p.file_name(), p.shared_row + row, piece);
     rank_.upload("loading", rows, piece);
   }
   if (!dense) quant::format(p.format).pack(rank_.stream, to, whole);

@@ -18,7 +18,7 @@ OptimizerState::OptimizerState(comm::Rank& rank, const std::vector<nn::Model::Tr
     int n = 0;
     const auto parts = optim::states_of(id, count, n);
     optim::Update u{.param = t.value.view({count}), .grad = t.gradient.view({count}),
-                    .weight_decay = t.spec->role == store::Role::norm ? decay.norms : decay.matrices};
+                    .weight_decay = t.spec->role == store::Role::norm || t.spec->role == store::Role::bias ? decay.norms : decay.matrices};
     auto& offsets = g.offsets.emplace_back();
     for (int i = 0; i < n; ++i) {
       u.states[size_t(i)] = Tensor{nullptr, parts[size_t(i)].dtype, parts[size_t(i)].shape};

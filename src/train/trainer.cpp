@@ -89,7 +89,7 @@ nn::Tokens Trainer::upload(const data::MicroBatch& batch, int64_t place) {
   }
   rank_.upload("tokens", device, host);
   const auto row = [&](int i) { return device.rows(i, 1).view({n}); };
-  return {row(0), row(1), row(2), row(3), common_length(batch)};
+  return {row(0), row(1), row(2), row(3), common_length(batch), 1 + *std::max_element(batch.positions.begin(), batch.positions.end())};
 }
 
 nn::LossOut Trainer::loss_out() const { return {element(results_, loss_sum), correct_, element(scalars_, loss_scale)}; }

@@ -9,6 +9,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 
+import families
 import llama_odd
 import stories
 import token_goldens
@@ -18,6 +19,7 @@ GOLDENS = {                                       # in an order in which each fi
     "llama-odd": lambda a: [llama_odd.make_model(a.out, tied) for tied in (True, False)],
     "lora": lambda a: llama_odd.make_lora(a.out),
     "train30": lambda a: llama_odd.make_train30(a.out),
+    "families": lambda a: families.make_families(a.out),
     "stories": lambda a: stories.make_stories(a.out, a.stories),
     "peft-stories": lambda a: stories.make_peft_stories(a.out, a.stories),
     "tokens": lambda a: token_goldens.make_tokens(a.out, a.stories),

@@ -2,6 +2,7 @@
 #pragma once
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "device_under_test.h"
@@ -15,6 +16,14 @@ namespace thimble::nn {
 
 inline const fs::path golden = golden_folder();
 inline const fs::path shared_data = fs::path(THIMBLE_SOURCE_DIR) / "../shared/data";
+
+// The goldens of tests/golden/families.py, by name.
+inline std::vector<std::string> golden_families() {
+  std::vector<std::string> all;
+  for (const auto& entry : fs::directory_iterator(golden / "families")) all.push_back(entry.path().filename().string());
+  std::sort(all.begin(), all.end());
+  return all;
+}
 
 inline DeviceSpec f32_spec() {
   DeviceSpec spec = this_cpu();
@@ -51,6 +60,7 @@ struct Machine {
     const int64_t rows = ids.shape[0], length = ids.shape[1], n = rows * length;
     const auto take = [&] { return rank.memory.take(Use::batch, "test", DType::i32, {n}); };
     Tokens t{take(), take(), take(), take()};
+    t.length = length;
     for (int64_t i = 0; i < n; ++i) {
       t.ids.get<int32_t>()[i] = ids.get<int32_t>()[i];
       t.targets.get<int32_t>()[i] = std::max(-1, targets.get<int32_t>()[i]);

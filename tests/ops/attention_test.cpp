@@ -12,8 +12,12 @@ struct Case {
   int64_t tokens, heads, groups, dim, first = 0;
   int64_t document = 0;  // length of the packed documents; 0: one document
   int64_t spare = 0;     // keys of the cache beyond the last query, never to be looked at
+  int64_t window = 0;
+  double cap = 0;
   int64_t keys() const { return first + tokens; }
   int64_t start(int64_t t) const { return document ? (first + t) / document * document : 0; }
+  int64_t low(int64_t t) const { return window ? std::max(start(t), first + t + 1 - window) : start(t); }
+  double capped(double s) const { return cap > 0 ? cap * std::tanh(s / cap) : s; }
   double scale() const { return double(float(1 / std::sqrt(double(dim)))); }
 };
 
@@ -39,10 +43,21 @@ constexpr Case cases[] = {
     {.tokens = 131, .heads = 6, .groups = 2, .dim = 96, .document = 37},
     {.tokens = 70, .heads = 2, .groups = 1, .dim = 256},
     {.tokens = 3, .heads = 8, .groups = 2, .dim = 256, .first = 150, .spare = 40},
+    {.tokens = 150, .heads = 6, .groups = 3, .dim = 24, .window = 2},  // from here: windows and caps
+    {.tokens = 150, .heads = 6, .groups = 2, .dim = 24, .document = 40, .window = 7},
+    {.tokens = 300, .heads = 4, .groups = 2, .dim = 64, .document = 200, .window = 65},
+    {.tokens = 200, .heads = 2, .groups = 2, .dim = 128, .window = 500},
+    {.tokens = 1, .heads = 6, .groups = 3, .dim = 24, .first = 300, .window = 70},
+    {.tokens = 33, .heads = 6, .groups = 2, .dim = 64, .first = 100, .document = 120, .window = 20},
+    {.tokens = 70, .heads = 6, .groups = 3, .dim = 24, .cap = 3},
+    {.tokens = 200, .heads = 4, .groups = 2, .dim = 128, .document = 90, .window = 50, .cap = 5},
+    {.tokens = 131, .heads = 4, .groups = 2, .dim = 256, .window = 33, .cap = 50},
+    {.tokens = 2, .heads = 4, .groups = 2, .dim = 48, .first = 90, .window = 60, .cap = 2},
 };
 
 std::string text(const Case& c, DType t) {
-  return label(t) + fmt::format(" T {} H {} K {} D {} first {} document {}", c.tokens, c.heads, c.groups, c.dim, c.first, c.document);
+  return label(t) + fmt::format(" T {} H {} K {} D {} first {} document {}", c.tokens, c.heads, c.groups, c.dim, c.first, c.document) +
+         fmt::format(" window {} cap {}", c.window, c.cap);
 }
 
 struct Reference { Numbers y, lse; };
@@ -55,17 +70,17 @@ Reference reference(const Numbers& q, const Numbers& k, const Numbers& v, const 
       const auto key_of = [&](const Numbers& x, int64_t j) { return &x[size_t((j * c.groups + h / (c.heads / c.groups)) * c.dim)]; };
       Numbers p;
       double most = -INFINITY, total = 0;
-      for (int64_t j = c.start(t); j <= c.first + t; ++j) {
+      for (int64_t j = c.low(t); j <= c.first + t; ++j) {
         double s = 0;
         for (int64_t d = 0; d < c.dim; ++d) s += query[d] * key_of(k, j)[d];
-        p.push_back(s * c.scale());
+        p.push_back(c.capped(s * c.scale()));
         most = std::max(most, p.back());
       }
       for (double& x : p) total += x = std::exp(x - most);
       r.lse[size_t(h * c.tokens + t)] = most + std::log(total);
       double* y = &r.y[size_t((t * c.heads + h) * c.dim)];
-      for (int64_t j = c.start(t); j <= c.first + t; ++j)
-        for (int64_t d = 0; d < c.dim; ++d) y[d] += p[size_t(j - c.start(t))] / total * key_of(v, j)[d];
+      for (int64_t j = c.low(t); j <= c.first + t; ++j)
+        for (int64_t d = 0; d < c.dim; ++d) y[d] += p[size_t(j - c.low(t))] / total * key_of(v, j)[d];
     }
   return r;
 }
@@ -75,7 +90,7 @@ struct Tensors { Tensor q, k, v, y, lse, dy; AttentionGrad d; };
 AttentionShape shape_of(World& world, const Case& c) {
   std::vector<int32_t> start;
   for (int64_t t = 0; t < c.tokens; ++t) start.push_back(int32_t(c.start(t)));
-  return {.start = world.ints(start), .first = c.first, .scale = float(c.scale())};
+  return {.start = world.ints(start), .first = c.first, .scale = float(c.scale()), .window = c.window, .cap = float(c.cap)};
 }
 
 Tensors run(World& world, const Case& c, DType t, bool backward) {
@@ -112,7 +127,8 @@ TEST(Attention, AgreesWithFloat64) {
 TEST(Attention, GradientIsThatOfCentralDifferences) {
   for (const Case& c : {Case{.tokens = 1, .heads = 1, .groups = 1, .dim = 6}, Case{.tokens = 9, .heads = 4, .groups = 2, .dim = 6},
                         Case{.tokens = 13, .heads = 3, .groups = 1, .dim = 7, .document = 5},
-                        Case{.tokens = 70, .heads = 2, .groups = 1, .dim = 2}}) {
+                        Case{.tokens = 70, .heads = 2, .groups = 1, .dim = 2}, Case{.tokens = 13, .heads = 4, .groups = 2, .dim = 6, .window = 4},
+                        Case{.tokens = 13, .heads = 4, .groups = 2, .dim = 6, .document = 8, .window = 5, .cap = 1.5}}) {
     SCOPED_TRACE(text(c, DType::f32));
     World world;
     const Tensors t = run(world, c, DType::f32, true);
@@ -141,11 +157,12 @@ Gradient reference_gradient(const Numbers& q, const Numbers& k, const Numbers& v
       const auto a = size_t((t * c.heads + h) * c.dim);
       double delta = 0;
       for (size_t d = 0; d < n; ++d) delta += dy[a + d] * r.y[a + d];
-      for (int64_t j = c.start(t); j <= t; ++j) {
+      for (int64_t j = c.low(t); j <= t; ++j) {
         const auto b = size_t((j * c.groups + h / (c.heads / c.groups)) * c.dim);
         double s = 0, dp = 0;
         for (size_t d = 0; d < n; ++d) s += q[a + d] * k[b + d], dp += dy[a + d] * v[b + d];
-        const double p = std::exp(s * c.scale() - r.lse[size_t(h * c.tokens + t)]), ds = p * (dp - delta) * c.scale();
+        const double score = c.capped(s * c.scale()), slope = c.cap > 0 ? 1 - score / c.cap * (score / c.cap) : 1;
+        const double p = std::exp(score - r.lse[size_t(h * c.tokens + t)]), ds = p * (dp - delta) * slope * c.scale();
         for (size_t d = 0; d < n; ++d) {
           g.dq[a + d] += ds * k[b + d];
           g.dk[b + d] += ds * q[a + d];

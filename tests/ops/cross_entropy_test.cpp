@@ -1,6 +1,7 @@
 // Loss, gradient and arg max against float64: ignored tokens, ties, masked and huge logits, a vocabulary of 256k.
 #include "ops/cross_entropy.h"
 
+#include "ops/elementwise.h"
 #include "ops/harness.h"
 
 namespace thimble::ops {
@@ -86,6 +87,25 @@ TEST(CrossEntropy, AGradientOfItsOwnPlaceAndType) {
       const Tensors in_place = run(world, c, DType::f32);
       EXPECT_EQ(world.bytes(d), world.bytes(world.from(t, d.shape, world.read(in_place.logits))));
     }
+}
+
+TEST(CrossEntropy, OfCappedLogitsTheGradientIsThatBeforeTheCap) {
+  const Case c{7, 37};
+  constexpr double cap = 4;
+  World world;
+  const auto targets = some_targets(c);
+  const Tensor logits = world.normal(DType::f32, {c.tokens, c.vocab}, 1, 3);
+  Numbers x = world.read(logits);
+  const auto loss = [&] {
+    Numbers capped = x;
+    for (double& a : capped) a = cap * std::tanh(a / cap);
+    return double(float(scale)) * reference(capped, targets, c.vocab);
+  };
+  soft_cap(world, logits, float(cap));
+  const Tensor sum = world.filled(DType::f32, {1}, 0);
+  cross_entropy(world, sum, Tensor{}, logits, world.ints(targets), world.filled(DType::f32, {1}, scale), logits, float(cap));
+  EXPECT_NEAR(world.read(sum)[0], loss(), 1e-6);
+  EXPECT_LE(relative_error(world.read(logits), central_differences(x, loss)), tolerance(DType::f32));
 }
 
 TEST(CrossEntropy, IgnoredTokensHaveNoLossAndZeroGradient) {

@@ -42,6 +42,20 @@ TEST(Elementwise, AddRoundsOnce) {
   }
 }
 
+TEST(Elementwise, ScaleAndCap) {
+  for (const DType t : {DType::f32, DType::bf16}) {
+    World world;
+    const Tensor x = world.normal(t, {13, 37}, 1, 20), y = world.normal(t, {13, 37}, 1, 20);
+    Numbers scaled = world.read(x), capped = scaled;
+    for (double& a : scaled) a *= 5.5;
+    for (double& a : capped) a = 30 * std::tanh(a / 30);
+    scale(world, x, 5.5f);
+    soft_cap(world, y, 30);
+    EXPECT_LE(relative_error(world.read(x), scaled), tolerance(t));
+    EXPECT_LE(relative_error(world.read(y), capped), tolerance(t));
+  }
+}
+
 TEST(Elementwise, SumOfSquaresIsAddedTo) {
   for (const int64_t n : {1, 17, 4096, 4097, 3000000}) {
     World world;
@@ -61,7 +75,9 @@ TEST(Elementwise, PhantomAndThreads) {
     convert(world, z, y);
     sum_of_squares(world, sum, y);
     zero(world, gone);
-    return std::vector<Tensor>{y, z, sum, gone};
+    scale(world, x, 3);
+    soft_cap(world, y, 2);
+    return std::vector<Tensor>{x, y, z, sum, gone};
   };
   expect_phantom_agrees(run);
   expect_threads_change_nothing(run);

@@ -26,13 +26,13 @@ Numbers reference(const Numbers& x, const Numbers& w, const Case& c, Numbers* rs
 
 struct Tensors { Tensor x, w, y, rstd, dy, dx, dw; };
 
-Tensors run(World& world, const Case& c, DType t, DType weight) {
+Tensors run(World& world, const Case& c, DType t, DType weight, float offset = 0) {
   const Shape shape{c.tokens, c.channels};
   Tensors v{.x = world.normal(t, shape, 1, 2), .w = world.normal(weight, {c.channels}, 2, 0.3, 1), .y = world.empty(t, shape),
             .rstd = world.empty(DType::f32, {c.tokens}), .dy = world.normal(t, shape, 3), .dx = world.normal(t, shape, 4),
             .dw = world.normal(DType::f32, {c.channels}, 5)};
-  rms_norm(world, v.y, v.rstd, v.x, v.w, eps);
-  rms_norm_backward(world, v.dx, v.dw, v.dy, v.x, v.w, v.rstd);
+  rms_norm(world, v.y, v.rstd, v.x, v.w, eps, offset);
+  rms_norm_backward(world, v.dx, v.dw, v.dy, v.x, v.w, v.rstd, offset);
   return v;
 }
 
@@ -66,6 +66,20 @@ TEST(RmsNorm, GradientIsThatOfCentralDifferences) {
       EXPECT_LE(relative_error(world.read(v.dx), dx), t == DType::f32 ? 2e-6 : tolerance(t));
       EXPECT_LE(relative_error(world.read(v.dw), dw), 2e-6);
     }
+}
+
+TEST(RmsNorm, AnOffsetIsAddedToTheWeight) {
+  World world, plain;
+  const Case c{17, 48};
+  const Tensors v = run(world, c, DType::f32, DType::f32, 1);
+  Numbers w = world.read(v.w), rstd;
+  for (double& x : w) x += 1;
+  EXPECT_LE(relative_error(world.read(v.y), reference(world.read(v.x), w, c)), tolerance(DType::f32));
+  const Tensor more = plain.from(DType::f32, v.w.shape, w), dx = plain.normal(DType::f32, v.x.shape, 4), dw = plain.normal(DType::f32, v.w.shape, 5);
+  const Tensors same = run(plain, c, DType::f32, DType::f32);
+  rms_norm_backward(plain, dx, dw, same.dy, same.x, more, same.rstd);
+  EXPECT_LE(relative_error(world.read(v.dx), plain.read(dx)), 1e-6);
+  EXPECT_EQ(world.read(v.dw), plain.read(dw));
 }
 
 TEST(RmsNorm, WithoutWeightGradient) {

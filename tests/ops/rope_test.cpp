@@ -8,8 +8,8 @@ namespace {
 
 using namespace test;
 
-struct Case { int64_t tokens, heads, dim; float factor; };
-constexpr Case cases[] = {{1, 1, 2, 1}, {17, 3, 6, 1}, {130, 2, 64, 1.25f}, {5, 9, 48, 1}, {3, 2, 256, 0.5f}, {2, 1, 320, 1}};
+struct Case { int64_t tokens, heads, dim; float factor; int64_t pairs = 0; int64_t half() const { return pairs ? pairs : dim / 2; } };
+constexpr Case cases[] = {{1, 1, 2, 1}, {17, 3, 6, 1}, {130, 2, 64, 1.25f}, {5, 9, 48, 1}, {3, 2, 256, 0.5f}, {2, 1, 320, 1}, {17, 3, 16, 1, 6}, {5, 2, 128, 1.5f, 48}};
 
 struct Tensors { Tensor x, positions, inv_freq; };
 
@@ -17,14 +17,14 @@ Tensors inputs(World& world, const Case& c, DType t) {
   std::vector<int32_t> positions;
   for (int64_t i = 0; i < c.tokens; ++i) positions.push_back(int32_t(i % 11 * 701));
   Numbers inv_freq;
-  for (int64_t i = 0; i < c.dim / 2; ++i) inv_freq.push_back(std::pow(10000.0, -2.0 * double(i) / double(c.dim)));
-  return {world.normal(t, {c.tokens, c.heads, c.dim}, 1), world.ints(positions), world.from(DType::f32, {c.dim / 2}, inv_freq)};
+  for (int64_t i = 0; i < c.half(); ++i) inv_freq.push_back(std::pow(10000.0, -2.0 * double(i) / double(c.dim)));
+  return {world.normal(t, {c.tokens, c.heads, c.dim}, 1), world.ints(positions), world.from(DType::f32, {c.half()}, inv_freq)};
 }
 
 // The angle is a product in float, as in the reference implementations; its sine and cosine are exact here.
 Numbers reference(const Numbers& x, const Numbers& positions, const Numbers& inv_freq, const Case& c, double direction) {
-  Numbers y(x.size());
-  const int64_t half = c.dim / 2;
+  Numbers y = x;  // channels beyond the pairs stay
+  const int64_t half = c.half();
   for (int64_t t = 0; t < c.tokens; ++t)
     for (int64_t h = 0; h < c.heads; ++h)
       for (int64_t i = 0; i < half; ++i) {
@@ -53,16 +53,17 @@ TEST(Rope, AgreesWithFloat64) {
 }
 
 TEST(Rope, GradientIsThatOfCentralDifferences) {
-  const Case c{3, 2, 6, 1.25f};
-  World world;
-  const Tensors v = inputs(world, c, DType::f32);
-  Numbers x = world.read(v.x);
-  const Numbers positions = world.read(v.positions), inv_freq = world.read(v.inv_freq);
-  const Tensor d = world.normal(DType::f32, v.x.shape, 9);
-  const Numbers dy = world.read(d);
-  const Numbers dx = central_differences(x, [&] { return dot(dy, reference(x, positions, inv_freq, c, 1)); });
-  rope_backward(world, d, v.positions, v.inv_freq, c.factor);
-  EXPECT_LE(relative_error(world.read(d), dx), 2e-6);
+  for (const Case& c : {Case{3, 2, 6, 1.25f}, Case{3, 2, 10, 1.25f, 3}}) {
+    World world;
+    const Tensors v = inputs(world, c, DType::f32);
+    Numbers x = world.read(v.x);
+    const Numbers positions = world.read(v.positions), inv_freq = world.read(v.inv_freq);
+    const Tensor d = world.normal(DType::f32, v.x.shape, 9);
+    const Numbers dy = world.read(d);
+    const Numbers dx = central_differences(x, [&] { return dot(dy, reference(x, positions, inv_freq, c, 1)); });
+    rope_backward(world, d, v.positions, v.inv_freq, c.factor);
+    EXPECT_LE(relative_error(world.read(d), dx), 2e-6);
+  }
 }
 
 TEST(Rope, PhantomAndThreads) {
@@ -77,9 +78,10 @@ TEST(Rope, PhantomAndThreads) {
   expect_threads_change_nothing(run);
 }
 
-TEST(Rope, RefusesAnOddHead) {
+TEST(Rope, RefusesAnOddHeadAndMorePairsThanChannels) {
   World world(phantom_device({}));
   EXPECT_THROW(rope(world, world.empty(DType::f32, {2, 1, 5}), world.empty(DType::i32, {2}), world.empty(DType::f32, {2})), Error);
+  EXPECT_THROW(rope(world, world.empty(DType::f32, {2, 1, 6}), world.empty(DType::i32, {2}), world.empty(DType::f32, {4})), Error);
 }
 
 }  // namespace

@@ -59,6 +59,16 @@ void expect_conversions_agree() {
   }
 }
 
+TEST(VectorMath, TanhIsWithinTwoUlp) {
+  for (float x = -12; x < 12; x += 0.00037f) {
+    const double want = std::tanh(double(x));
+    EXPECT_LE(std::abs(double(tanh(splat(x))[0]) - want), 2.5e-7 * std::abs(want) + 1e-30) << x;
+  }
+  EXPECT_EQ(tanh(splat(100))[0], 1.0f);
+  EXPECT_EQ(tanh(splat(-1e30f))[0], -1.0f);
+  EXPECT_EQ(tanh(splat(1e-20f))[0], 1e-20f);
+}
+
 TEST(VectorMath, ConversionsRoundAsTheScalars) {
   expect_conversions_agree<float>();
   expect_conversions_agree<bf16>();

@@ -35,6 +35,10 @@ void same_as_transformers(const char* name, bool embedding_on_host = false) {
   EXPECT_EQ(l.engine->generate(vector_of(reference.tensor("prompt")), 64, {}, greedy).ids, vector_of(reference.tensor("greedy")));
 }
 
+class ExactFamilies : public testing::TestWithParam<std::string> {};
+TEST_P(ExactFamilies, LogitsAndGreedyText) { same_as_transformers(("families/" + GetParam()).c_str()); }
+INSTANTIATE_TEST_SUITE_P(All, ExactFamilies, testing::ValuesIn(nn::golden_families()), [](const auto& info) { return info.param; });
+
 TEST(Exact, OddTied) { same_as_transformers("llama_odd_tied"); }
 TEST(Exact, OddUntied) { same_as_transformers("llama_odd_untied"); }
 TEST(Exact, OddUntiedWithItsEmbeddingOnTheHost) { same_as_transformers("llama_odd_untied", true); }

@@ -22,6 +22,23 @@ inline nn::ModelSpec tiny_model(int layers = 3, bool tied = true) {
   return m;
 }
 
+// All that a family may have beyond a Llama's layer, in one model; every second layer has a window and turns by a base of its own.
+inline nn::ModelSpec ornate_model() {
+  nn::ModelSpec m = tiny_model(3, false);
+  m.family = "gemma3_text";
+  m.activation = ops::Activation::gelu_tanh;
+  m.norm_offset = 1;
+  m.scaled_embedding = true;
+  m.query_scalar = 9;
+  m.attention_cap = 2;
+  m.logit_cap = 5;
+  m.rope = {.kind = nn::RopeSpec::Kind::dynamic, .factor = 2, .original_positions = 8};
+  m.local_rope = {.theta = 100};
+  for (auto& l : m.layers) l.qkv_bias = l.o_bias = l.mlp_bias = l.head_norms = l.norms_after = true;
+  m.layers[1].window = 5, m.layers[1].local_rope = true;
+  return m;
+}
+
 inline nn::Method lora(quant::FormatId format) {
   nn::Method m{.lora = {.rank = 4, .scale = 2}, .format = format};
   for (int p = 0; p < nn::layer_param_count; ++p) m.lora.targets[size_t(p)] = nn::is_matrix(p);

@@ -5,8 +5,8 @@
 namespace thimble::train {
 namespace {
 
-void same_everywhere(const nn::Method& method, optim::OptimizerId optimizer) {
-  const train::Setup setup{.model = tiny_model(), .method = method, .optimizer = optimizer, .weight_decay = 0.01f, .tokens_per_row = 64};
+void same_everywhere(const nn::Method& method, optim::OptimizerId optimizer, const nn::ModelSpec& model = tiny_model()) {
+  const train::Setup setup{.model = model, .method = method, .optimizer = optimizer, .weight_decay = 0.01f, .tokens_per_row = 64};
   const Trace kept = run(setup, plan_of(setup.model, nn::all(nn::Save::keep), 3, false), 61, 4);
   for (const double x : kept.numbers) ASSERT_TRUE(std::isfinite(x));
   for (const auto save : {nn::Save::keep, nn::Save::recompute, nn::Save::offload})
@@ -19,19 +19,26 @@ void same_everywhere(const nn::Method& method, optim::OptimizerId optimizer) {
     for (const bool unpack : {false, true})
       for (const auto save : {nn::Save::keep, nn::Save::recompute, nn::Save::offload})
         for (const int resident : {3, 0}) {
-          if (method.trains_weights) continue;
+          if (method.trains_weights || (window > 1 && model.rope_follows_length())) continue;
           EXPECT_TRUE(run(setup, in_windows(plan_of(setup.model, nn::all(save), resident, false), window, unpack), 61, 4) == kept)
               << "window " << window << (unpack ? ", unpacked once, " : ", ") << int(save) << " " << resident;
         }
   for (const auto& level : plan::ladder()) {
     EXPECT_TRUE(run(setup, plan_of(setup.model, level.save, 3, false), 61, 4) == kept) << level.name;
-    if (method.trains_weights) continue;
+    if (method.trains_weights || model.rope_follows_length()) continue;
     EXPECT_TRUE(run(setup, in_windows(plan_of(setup.model, level.save, 1, false), 2, true), 61, 4) == kept) << level.name << " in windows";
   }
 }
 
 TEST(SameNumbers, Full) { same_everywhere(full(), optim::OptimizerId::adamw); }
 TEST(SameNumbers, Lora) { same_everywhere(lora(quant::FormatId::dense), optim::OptimizerId::adamw); }
+TEST(SameNumbers, FullOfAnOrnateModel) { same_everywhere(full(), optim::OptimizerId::adamw, ornate_model()); }
+TEST(SameNumbers, QloraOfAnOrnateModel) { same_everywhere(lora(quant::FormatId::nf4), optim::OptimizerId::adamw, ornate_model()); }
+TEST(SameNumbers, LoraOfAnOrnateModelInWindows) {
+  auto model = ornate_model();
+  model.rope.kind = nn::RopeSpec::Kind::linear;  // the tables of the other follow the length of each pass
+  same_everywhere(lora(quant::FormatId::dense), optim::OptimizerId::adamw, model);
+}
 TEST(SameNumbers, QloraEightBit) { same_everywhere(lora(quant::FormatId::nf4_dq), optim::OptimizerId::adamw_8bit); }
 
 TEST(SameNumbers, AnEmbeddingGatheredFromTheHost) {

@@ -1,0 +1,25 @@
+// LongRoPE's original length stands outside rope_scaling, and is 4096 where it does not.
+#include "models/phi3.h"
+
+#include "models/config.h"
+
+namespace thimble::models {
+
+nn::ModelSpec read_phi3(const Json& c, const std::string& where) {
+  refuse_unless(c, "attention_bias", false, where);
+  refuse_unless(c, "mlp_bias", false, where);
+  Json known = c;
+  if (!given(c, "original_max_position_embeddings")) known["original_max_position_embeddings"] = 4096;
+  nn::ModelSpec m = read_decoder(known, "phi3", where, {.max_positions = 4096, .norm_eps = 1e-5, .partial_rope = true});
+  m.fused_files = true;
+  if (given(c, "sliding_window")) set_windows(m, c, where, size_in(c, "sliding_window", where, int64_t{1} << 31), [](int) { return true; });
+  return m;
+}
+
+void write_phi3(Json& c, const nn::ModelSpec& m) {
+  c["sliding_window"] = largest_window(m);
+  c["partial_rotary_factor"] = m.rope.share;
+  if (m.rope.kind == nn::RopeSpec::Kind::longrope) c["original_max_position_embeddings"] = m.rope.original_positions;
+}
+
+}  // namespace thimble::models
