@@ -38,7 +38,8 @@ void write_gemma(Json& c, const nn::ModelSpec& m) {
   c.erase("hidden_act");
   c["hidden_activation"] = "gelu_pytorch_tanh";
   c["attention_bias"] = m.layers.front().o_bias;
-  c["query_pre_attn_scalar"] = m.query_scalar;
+  const auto whole = int64_t(m.query_scalar);  // transformers takes no 17.0 for 17
+  c["query_pre_attn_scalar"] = double(whole) == m.query_scalar ? Json(whole) : Json(m.query_scalar);
   c["attn_logit_softcapping"] = cap(m.attention_cap);
   c["final_logit_softcapping"] = cap(m.logit_cap);
   c["sliding_window"] = largest_window(m);

@@ -96,6 +96,7 @@ Json config_of(const nn::ModelSpec& m) {
             {"rope_theta", m.rope.theta},
             {"hidden_act", "silu"},
             {"tie_word_embeddings", m.tied_head},
+            {"pad_token_id", nullptr},  // some families have a default, which a small vocabulary may not reach
             {"torch_dtype", m.dtype}};
   if (const Json rope = rope_of(m.rope); !rope.is_null()) c["rope_scaling"] = rope;
   if (std::any_of(m.layers.begin(), m.layers.end(), [](const auto& x) { return x.local_rope; })) {
