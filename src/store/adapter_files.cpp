@@ -96,14 +96,14 @@ const TensorInfo& AdapterFile::info(const ParamSpec& p) const {
 
 void AdapterFile::read(const ParamSpec& p, Tensor to) const { file_.read(info(p), 0, to); }
 
-void write_adapter(const fs::path& folder, const AdapterConfig& a, const std::vector<ParamSpec>& adapters,
-                   const std::function<void(const std::function<void(const ParamSpec&, Tensor rows)>& put)>& fill) {
+std::vector<WrittenFile> write_adapter(const fs::path& folder, const AdapterConfig& a, const std::vector<ParamSpec>& adapters,
+                                       const std::function<void(const std::function<void(const ParamSpec&, Tensor piece)>& put)>& fill) {
   std::vector<SafetensorsWriter::Declared> declared;
   for (const auto& p : adapters) declared.push_back({peft_name(p), DType::f32, p.shape});
   fs::create_directories(folder);
   SafetensorsWriter writer(folder / "adapter_model.safetensors", std::move(declared));
-  fill([&](const ParamSpec&, Tensor rows) { writer.write(rows); });
-  writer.commit();
+  fill([&](const ParamSpec&, Tensor piece) { writer.write(piece); });
+  std::vector<WrittenFile> files{writer.commit()};
   const Json config = {{"peft_type", "LORA"},
                        {"task_type", "CAUSAL_LM"},
                        {"base_model_name_or_path", a.base_model},
@@ -123,7 +123,8 @@ void write_adapter(const fs::path& folder, const AdapterConfig& a, const std::ve
                        {"layers_to_transform", nullptr},
                        {"layers_pattern", nullptr},
                        {"revision", nullptr}};
-  write_atomically(folder / "adapter_config.json", config.dump(2) + "\n");
+  files.push_back(write_atomically(folder / "adapter_config.json", config.dump(2) + "\n"));
+  return files;
 }
 
 }  // namespace thimble::store
