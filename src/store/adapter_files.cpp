@@ -10,6 +10,8 @@ std::string peft_name(const ParamSpec& p) {
   return "base_model.model." + module + (p.role == Role::lora_a ? ".lora_A.weight" : ".lora_B.weight");
 }
 
+std::string name_in_file(const ParamSpec& p) { return p.role == Role::lora_a || p.role == Role::lora_b ? peft_name(p) : p.name; }
+
 AdapterConfig read_adapter_config(const fs::path& folder) {
   const auto path = folder / "adapter_config.json";
   const std::string where = path.string();

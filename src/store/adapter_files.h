@@ -37,5 +37,7 @@ std::vector<WrittenFile> write_adapter(const fs::path& folder, const AdapterConf
 
 // "base_model.model.model.layers.0.mlp.up_proj.lora_A.weight"
 std::string peft_name(const ParamSpec& adapter);
+// What a trained parameter is called in the files that we write: PEFT's name of an adapter, its own otherwise.
+std::string name_in_file(const ParamSpec&);
 
 }  // namespace thimble::store

@@ -38,6 +38,9 @@ void rehearse_all(comm::Rank& rank, const Setup& setup, const plan::Plan& plan, 
   for (int i = 0; i < 2; ++i) trainer.step(window, 1e-3);
   trainer.evaluate(window);
   trainer.save([](const store::ParamSpec&, Tensor) {});
+  trainer.save_states([](Tensor) {});
+  trainer.restore(2, [](const store::ParamSpec&, int64_t, Tensor) {}, [](const std::string&, int64_t, Tensor) {});
+  trainer.step(window, 1e-3);
 }
 
 TEST(PlanEqualsRun, LedgersAreEqualAndArenasExact) {
