@@ -130,7 +130,7 @@ Choice choose(const Budget& budget, const Space& space, const DryRun& dry_run) {
   std::reverse(residents.begin(), residents.end());  // of plans that take the same time the one that streams least is tried first
   const auto saves = save_choices(space);
   for (int64_t micro = space.batch; micro >= 1; micro = micro == 1 ? 0 : (micro + 1) / 2) {
-    if (space.batch % micro) continue;
+    if (space.batch % micro || (space.micro_batch && *space.micro_batch != micro)) continue;
     for (const auto& save : saves) {
       bool roomy = false;  // larger chunks fitted, all that may be resident was: smaller ones are no faster
       for (const int64_t chunk : {1024, 128}) {
