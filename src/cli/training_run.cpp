@@ -20,35 +20,33 @@ std::vector<data::MicroBatch> all_of(const data::Batches& b) {
 
 }  // namespace
 
+Course course_of(const train::TrainOptions& o, const plan::Plan& plan, const data::Batches& training) {
+  const int64_t micro_batches = training.micro_batches_per_epoch(), per_epoch = (micro_batches + plan.accumulation - 1) / plan.accumulation;
+  return {micro_batches, per_epoch, o.max_steps > 0 ? o.max_steps : std::max<int64_t>(1, int64_t(std::ceil(o.num_train_epochs * double(per_epoch))))};
+}
+
 TrainingRun::TrainingRun(const train::TrainOptions& options, const Planned& planned, const RunData& data, comm::Rank& rank, train::Trainer& trainer, train::Recipe recipe,
                          const std::optional<train::Checkpoint>& from)
     : options_(options), planned_(planned), plan_(planned.choice.best->plan), data_(data), rank_(rank), trainer_(trainer), recipe_(std::move(recipe)),
-      evaluation_(all_of(data.evaluation)), checkpoints_(options, planned.setup), log_(options.output_dir, from ? from->folder : fs::path()),
+      evaluation_(all_of(data.evaluation)), course_(course_of(options, plan_, data.training)), save_interval_(train::save_interval(options, course_.total)),
+      schedule_(options.schedule(course_.total)), checkpoints_(options, planned.setup), log_(options.output_dir, from ? from->folder : fs::path()),
       progress_({.logging_steps = options.logging_steps, .first_step = options.logging_first_step}) {
-  micro_batches_ = data.training.micro_batches_per_epoch();
-  per_epoch_ = (micro_batches_ + plan_.accumulation - 1) / plan_.accumulation;
-  total_ = options.max_steps > 0 ? options.max_steps : std::max<int64_t>(1, int64_t(std::ceil(options.num_train_epochs * double(per_epoch_))));
-  save_interval_ = train::save_interval(options, total_);
-  schedule_ = options.schedule(total_);
   if (from) state_ = from->state;
-  report_ = {.step = state_.step, .total_steps = total_, .epoch = double(state_.step) / double(per_epoch_), .tokens = state_.tokens};
+  report_ = {.step = state_.step, .total_steps = course_.total, .epoch = double(state_.step) / double(course_.per_epoch), .tokens = state_.tokens};
   begin_ = Clock::now() - std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(state_.seconds));
-  if (from && state_.step > total_)
-    throw Error(Fault::usage, {.what = "the checkpoint is beyond the end of the run", .where = from->folder.string(), .expected = fmt::format("at most {} steps", total_),
-                               .found = fmt::format("{} steps", state_.step), .fix = "raise max_steps or num_train_epochs"});
-  if (from && state_.step == total_)
+  if (from && state_.step == course_.total)
     log_info("{} is the end of the run: nothing is left to train, and the result is written again; raise max_steps or num_train_epochs to go on", from->folder.string());
   else if (from)
-    log_info("going on from {}: step {} of {}", from->folder.string(), state_.step, total_);
+    log_info("going on from {}: step {} of {}", from->folder.string(), state_.step, course_.total);
 }
 
 int TrainingRun::run() {
   const StopRequest stop;
   warn_of_disk();
-  while (state_.step < total_) {
+  while (state_.step < course_.total) {
     step();
     const auto loss = evaluation_due() ? std::optional(evaluate()) : std::nullopt;
-    const bool stopping = stop.asked() && state_.step < total_;
+    const bool stopping = stop.asked() && state_.step < course_.total;
     if (stopping || save_due(loss)) save(loss);
     if (stopping) return stopped();
   }
@@ -58,8 +56,8 @@ int TrainingRun::run() {
 
 void TrainingRun::warn_of_disk() const {
   const bool often = options_.save_strategy == train::SaveWhen::steps || options_.save_strategy == train::SaveWhen::epoch;
-  if (!often || state_.step == total_) return;
-  int64_t kept = (total_ - state_.step) / (options_.save_strategy == train::SaveWhen::steps ? save_interval_ : per_epoch_) + 1;
+  if (!often || state_.step == course_.total) return;
+  int64_t kept = (course_.total - state_.step) / (options_.save_strategy == train::SaveWhen::steps ? save_interval_ : course_.per_epoch) + 1;
   if (options_.save_total_limit) kept = std::min(kept, *options_.save_total_limit + 1);  // an old one goes after a new one is there
   const int64_t one = train::Checkpoints::bytes_of(trainer_, planned_.setup), free = free_disk_bytes(options_.output_dir);
   if (double(one) * double(kept) > double(free))
@@ -67,9 +65,9 @@ void TrainingRun::warn_of_disk() const {
 }
 
 void TrainingRun::step() {
-  const int64_t step = state_.step, epoch = step / per_epoch_, first = step % per_epoch_ * plan_.accumulation;
+  const int64_t step = state_.step, epoch = step / course_.per_epoch, first = step % course_.per_epoch * plan_.accumulation;
   std::vector<data::MicroBatch> window;
-  for (int64_t i = first; i < std::min(first + plan_.accumulation, micro_batches_); ++i) window.push_back(data_.training.at(epoch, i));
+  for (int64_t i = first; i < std::min(first + plan_.accumulation, course_.micro_batches); ++i) window.push_back(data_.training.at(epoch, i));
   const double rate = train::learning_rate(schedule_, step), started = seconds();
   const auto r = trainer_.step(window, rate);
   if (!r.finite())
@@ -82,13 +80,13 @@ void TrainingRun::step() {
   const double now = double(r.tokens) / (state_.seconds - started);
   lately = lately == 0 ? now : 0.9 * lately + 0.1 * now;
   report_.step = state_.step;
-  report_.epoch = double(state_.step) / double(per_epoch_);
+  report_.epoch = double(state_.step) / double(course_.per_epoch);
   report_.loss = r.loss;
   report_.learning_rate = rate;
   report_.grad_norm = r.grad_norm;
   report_.seconds = state_.seconds;
   report_.tokens = state_.tokens;
-  if (state_.step % options_.logging_steps == 0 || (state_.step == 1 && options_.logging_first_step) || state_.step == total_) log_.step(report_);
+  if (state_.step % options_.logging_steps == 0 || (state_.step == 1 && options_.logging_first_step) || state_.step == course_.total) log_.step(report_);
   std::vector<train::TierUse> uses;
   for (const Tier t : {Tier::device, Tier::pinned}) uses.push_back({t, rank_.ledger.peak(t), planned_.choice.best->outcome.peak[size_t(t)]});
   progress_.show(report_, uses);
@@ -96,15 +94,15 @@ void TrainingRun::step() {
 
 bool TrainingRun::evaluation_due() const {
   if (evaluation_.empty() || options_.eval_strategy == train::When::no) return false;
-  const int64_t every = options_.eval_strategy == train::When::steps ? options_.eval_steps.value_or(options_.logging_steps) : per_epoch_;
-  return state_.step % every == 0 || state_.step == total_;
+  const int64_t every = options_.eval_strategy == train::When::steps ? options_.eval_steps.value_or(options_.logging_steps) : course_.per_epoch;
+  return state_.step % every == 0 || state_.step == course_.total;
 }
 
 double TrainingRun::evaluate() {
   const double started = seconds();
   const auto r = trainer_.evaluate(evaluation_);
   progress_.clear();
-  log_.evaluated({.step = state_.step, .total_steps = total_, .epoch = report_.epoch, .loss = r.loss, .seconds = seconds(), .eval_seconds = seconds() - started,
+  log_.evaluated({.step = state_.step, .total_steps = course_.total, .epoch = report_.epoch, .loss = r.loss, .seconds = seconds(), .eval_seconds = seconds() - started,
                   .rows = data_.evaluation.examples().size()});
   log_info("eval at step {}: loss {:.4f}, {:.1f}% of the tokens right", state_.step, r.loss, 100.0 * double(r.correct) / double(std::max<int64_t>(1, r.targets)));
   return r.loss;
@@ -114,8 +112,8 @@ bool TrainingRun::is_best(std::optional<double> loss) const { return loss && std
 
 bool TrainingRun::save_due(std::optional<double> loss) const {
   switch (options_.save_strategy) {
-    case train::SaveWhen::steps: return state_.step % save_interval_ == 0 || state_.step == total_;
-    case train::SaveWhen::epoch: return state_.step % per_epoch_ == 0 || state_.step == total_;
+    case train::SaveWhen::steps: return state_.step % save_interval_ == 0 || state_.step == course_.total;
+    case train::SaveWhen::epoch: return state_.step % course_.per_epoch == 0 || state_.step == course_.total;
     case train::SaveWhen::best: return is_best(loss);
     case train::SaveWhen::no: break;
   }
@@ -133,14 +131,14 @@ void TrainingRun::save(std::optional<double> loss) {
 int TrainingRun::stopped() {
   progress_.finish();
   if (checkpoints_.any())
-    log_info("stopped after step {} of {}; to go on: thimble train {} resume_from_checkpoint=true", state_.step, total_, (fs::path(options_.output_dir) / "args.json").string());
+    log_info("stopped after step {} of {}; to go on: thimble train {} resume_from_checkpoint=true", state_.step, course_.total, (fs::path(options_.output_dir) / "args.json").string());
   else
-    log_warning("stopped after step {} of {}, and no checkpoint could be saved", state_.step, total_);
+    log_warning("stopped after step {} of {}, and no checkpoint could be saved", state_.step, course_.total);
   return int(Fault::interrupted);
 }
 
 train::RunReport TrainingRun::so_far() const {
-  return {.steps = state_.step, .total_steps = total_, .rows = data_.training.examples().size(), .tokens = state_.tokens, .batch_size = options_.per_device_train_batch_size,
+  return {.steps = state_.step, .total_steps = course_.total, .rows = data_.training.examples().size(), .tokens = state_.tokens, .batch_size = options_.per_device_train_batch_size,
           .epoch = report_.epoch, .num_train_epochs = options_.num_train_epochs, .loss = state_.loss_sum / double(std::max<int64_t>(1, state_.step)), .seconds = seconds(),
           .logging_steps = options_.logging_steps, .save_steps = save_interval_, .best_metric = state_.best_loss, .best_checkpoint = best_folder()};
 }
@@ -168,7 +166,7 @@ void TrainingRun::finish() {
   const auto report = so_far();
   log_.finish(report);
   if (options_.plot_loss) train::write_loss_plot(fs::path(options_.output_dir) / "training_loss.png", log_.losses());
-  std::printf("%lld steps, %lld tokens in %.1f s (%.0f tokens/s; predicted %.0f); mean loss %.4f; results in %s\n", static_cast<long long>(total_),
+  std::printf("%lld steps, %lld tokens in %.1f s (%.0f tokens/s; predicted %.0f); mean loss %.4f; results in %s\n", static_cast<long long>(course_.total),
               static_cast<long long>(report.tokens), report.seconds, double(report.tokens) / report.seconds,
               planned_.choice.best->outcome.tokens_per_second(plan_), report.loss, options_.output_dir.c_str());
 }

@@ -13,6 +13,12 @@ struct RunData {
   data::Batches training, evaluation;
 };
 
+// How many there are of what: micro-batches and optimizer steps of an epoch, steps of the run.
+struct Course {
+  int64_t micro_batches = 0, per_epoch = 0, total = 0;
+};
+Course course_of(const train::TrainOptions&, const plan::Plan&, const data::Batches& training);
+
 class TrainingRun {
  public:
   // The trainer holds the run as it was at `from`, or as it begins. All is kept by reference, but the recipe.
@@ -44,8 +50,9 @@ class TrainingRun {
   train::Trainer& trainer_;
   const train::Recipe recipe_;
   std::vector<data::MicroBatch> evaluation_;
-  int64_t micro_batches_ = 0, per_epoch_ = 0, total_ = 0, save_interval_ = 0;  // per_epoch: steps
-  train::Schedule schedule_;
+  const Course course_;
+  const int64_t save_interval_;
+  const train::Schedule schedule_;
   train::Checkpoints checkpoints_;
   train::TrainerLog log_;
   train::Progress progress_;

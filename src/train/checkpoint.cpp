@@ -103,20 +103,23 @@ std::optional<Checkpoint> find_checkpoint(const TrainOptions& o) {
     if (const auto damage = store::damage_of(from.folder); !damage.empty()) throw unusable(from.folder, damage);
     return read_checkpoint(from.folder);
   }
-  const auto places = places_in(o.output_dir);
+  auto places = places_in(o.output_dir);
+  // Those without a manifest that can be read come first, to be named: nobody knows whether they are the newest.
+  const auto readable = std::stable_partition(places.begin(), places.end(), [](const Place& p) { return p.serial < 0; });
+  std::reverse(readable, places.end());
   std::string damages;
-  for (auto p = places.rbegin(); p != places.rend(); ++p) {
-    const auto damage = store::damage_of(p->folder);
-    if (damage.empty()) return read_checkpoint(p->folder);
-    log_warning("{} is passed over: {}", p->folder.string(), damage);
-    damages += fmt::format("{}{}: {}", damages.empty() ? "" : "; ", p->folder.filename().string(), damage);
+  for (const Place& p : places) {
+    const auto damage = store::damage_of(p.folder);
+    if (damage.empty()) return read_checkpoint(p.folder);
+    log_warning("{} is passed over: {}", p.folder.string(), damage);
+    damages += fmt::format("{}{}: {}", damages.empty() ? "" : "; ", p.folder.filename().string(), damage);
   }
   if (!places.empty()) throw unusable(o.output_dir, damages);
   log_warning("resume_from_checkpoint: there is no checkpoint in {}; the run begins at the beginning", o.output_dir);
   return std::nullopt;
 }
 
-void require_same_run(const Checkpoint& c, const Recipe& now) {
+void require_same_run(const Checkpoint& c, const Recipe& now, int64_t total_steps) {
   const Json defaults = thimble::to_json(TrainOptions{});
   for (const auto& [key, value] : now.options.items()) {
     if (may_differ(key)) continue;
@@ -130,6 +133,9 @@ void require_same_run(const Checkpoint& c, const Recipe& now) {
                     "name the base that it was trained on, unchanged");
   if (c.recipe.data != now.data)
     throw other_run(c, "the checkpoint is of a run on other data", "the same rows, tokens and order", "others", "name the files that it was trained on, unchanged");
+  if (c.state.step > total_steps)
+    throw other_run(c, "the checkpoint is beyond the end of the run", fmt::format("at most {} steps", total_steps), fmt::format("{} steps", c.state.step),
+                    "raise max_steps or num_train_epochs");
   for (const char* key : {"max_steps", "num_train_epochs"})
     if (c.recipe.options.contains(key) && c.recipe.options[key] != now.options[key])
       log_warning("{} was {} and is {}: the learning rate follows the new number of steps from here on", key, c.recipe.options[key].dump(), now.options[key].dump());

@@ -37,7 +37,7 @@ inline constexpr const char *state_file = "training_state.safetensors", *run_fil
 // One whose files are not as they were written is named in a warning and passed over. Throws Error (bad_input) where there are only such.
 std::optional<Checkpoint> find_checkpoint(const TrainOptions& o);
 // Throws Error (usage) that names the first option of the two that changes numbers and differs; warns of what may change the last digits.
-void require_same_run(const Checkpoint&, const Recipe&);
+void require_same_run(const Checkpoint&, const Recipe&, int64_t total_steps);
 void restore(Trainer&, const Setup&, const Checkpoint&);
 
 class Checkpoints {
