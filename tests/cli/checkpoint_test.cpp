@@ -7,6 +7,7 @@
 
 #include <chrono>
 #include <cstdlib>
+#include <functional>
 #include <sstream>
 #include <thread>
 
@@ -106,7 +107,7 @@ TEST_F(Checkpoints, KilledAtAnyMomentTheRunGivesTheSameNumbers) {
   const std::string how = fmt::format("max_steps={} save_steps=1 save_total_limit=2 eval_dataset=rows.jsonl eval_strategy=steps eval_steps=4", steps);
   const auto began = std::chrono::steady_clock::now();
   const Answer whole = thimble(tuning("whole", how));
-  const auto lasts = std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now() - began);
+  auto longest = std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now() - began) / 3;
   ASSERT_EQ(whole.code, 0) << whole.text;
   const char* wanted = std::getenv("THIMBLE_KILLS");
   const int most = wanted ? std::atoi(wanted) : 12;
@@ -116,7 +117,7 @@ TEST_F(Checkpoints, KilledAtAnyMomentTheRunGivesTheSameNumbers) {
   while (kills < most) {
     // Half of the kills wait for a save to be under way; the others come at a moment of their own, start and end of the run included.
     const bool in_save = draws.below(2) == 0;
-    const auto wait = std::chrono::microseconds(int64_t(draws.below(uint64_t(lasts.count()) / 3)) + 1);
+    const auto wait = std::chrono::microseconds(int64_t(draws.below(uint64_t(longest.count()))) + 1);
     const pid_t child = start(tuning(out, how) + " resume_from_checkpoint=true");
     const auto started = std::chrono::steady_clock::now();
     while (!has_ended(child) && std::chrono::steady_clock::now() - started < wait) std::this_thread::sleep_for(100us);
@@ -131,6 +132,7 @@ TEST_F(Checkpoints, KilledAtAnyMomentTheRunGivesTheSameNumbers) {
     ASSERT_EQ(code, 0) << text;
     expect_same_run("whole", out, steps);
     out = fmt::format("killed-{}", ++finished);
+    longest = std::max<std::chrono::microseconds>(longest / 2, 5ms);  // a machine that is faster now
   }
   const Answer last = thimble(tuning(out, how) + " resume_from_checkpoint=true");
   ASSERT_EQ(last.code, 0) << last.text;
@@ -162,6 +164,20 @@ TEST_F(Checkpoints, ASignalSavesAndEndsWith75) {
     for (size_t i = 0; i < all.size(); ++i) EXPECT_EQ(all[i]["current_steps"], i + 1);
   }
   EXPECT_EQ(numbers("out-2")[2], numbers("out-15")[2]);
+}
+
+TEST_F(Checkpoints, ASecondSignalEndsAtOnce) {
+  std::string many;
+  for (int i = 0; i < 40000; ++i) many += R"({"prompt": "say ab", "response": "ab ab"})" "\n";
+  write("many.jsonl", many);
+  const pid_t child = start(tuning("out", "max_steps=4000 save_strategy=no eval_dataset=many.jsonl eval_strategy=steps eval_steps=1"));  // a long way from signal to save
+  const auto until = [&](const std::function<bool()>& seen) { while (!has_ended(child) && !seen()) std::this_thread::sleep_for(1ms); };
+  until([&] { return fs::exists(folder / "out/trainer_log.jsonl") && fs::file_size(folder / "out/trainer_log.jsonl") > 0; });
+  ::kill(child, SIGINT);
+  until([&] { return read("output").find("once more to stop at once") != std::string::npos; });
+  ::kill(child, SIGTERM);
+  EXPECT_EQ(exit_code(child), -SIGTERM) << read("output");
+  EXPECT_TRUE(folders("out").empty());
 }
 
 TEST_F(Checkpoints, AFullDiskKeepsTheLastOneAndTrainingGoesOn) {
