@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -38,6 +39,21 @@ int open_to_read(const fs::path& path) {
   const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // non-blocking: a FIFO must not hang us
   if (fd < 0) fail(path, "cannot open a file");
   return fd;
+}
+
+// Hands a regular file to `use`, piece by piece.
+template <class Use>
+void read_pieces(const fs::path& path, Use&& use) {
+  const Descriptor d{open_to_read(path)};
+  size_of_regular(d.fd, path);
+  std::string piece(size_t{1} << 20, '\0');
+  for (;;) {
+    const ssize_t n = ::read(d.fd, piece.data(), piece.size());
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) fail(path, "cannot read a file");
+    if (n == 0) return;
+    use(piece.data(), int64_t(n));
+  }
 }
 
 }  // namespace
@@ -107,6 +123,8 @@ AtomicFile::~AtomicFile() {
 
 void AtomicFile::write(const void* data, int64_t bytes) {
   auto p = static_cast<const char*>(data);
+  hash_.add(data, bytes);
+  bytes_ += bytes;
   while (bytes > 0) {
     const ssize_t n = ::write(fd_, p, size_t(bytes));
     if (n < 0 && errno == EINTR) continue;
@@ -116,7 +134,7 @@ void AtomicFile::write(const void* data, int64_t bytes) {
   }
 }
 
-void AtomicFile::commit() {
+WrittenFile AtomicFile::commit() {
   if (::fsync(fd_) != 0) fail(path_, "cannot flush a file to disk");
   ::close(std::exchange(fd_, -1));
   if (::rename(aside_.c_str(), path_.c_str()) != 0) {
@@ -125,15 +143,40 @@ void AtomicFile::commit() {
     errno = reason;
     fail(path_, "cannot rename a finished file into place");
   }
-  const auto folder = path_.has_parent_path() ? path_.parent_path() : fs::path(".");
-  const Descriptor d{::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
-  if (d.fd >= 0) ::fsync(d.fd);
+  flush_folder(path_.parent_path());
+  return {path_.filename().string(), bytes_, hash_.value()};
 }
 
-void write_atomically(const fs::path& path, std::string_view bytes) {
+WrittenFile write_atomically(const fs::path& path, std::string_view bytes) {
   AtomicFile f(path);
   f.write(bytes.data(), int64_t(bytes.size()));
-  f.commit();
+  return f.commit();
+}
+
+WrittenFile copy_atomically(const fs::path& from, const fs::path& to) {
+  AtomicFile f(to);
+  read_pieces(from, [&](const char* piece, int64_t bytes) { f.write(piece, bytes); });
+  return f.commit();
+}
+
+WrittenFile measure(const fs::path& path) {
+  WrittenFile file{.name = path.filename().string()};
+  Xxh64 hash;
+  read_pieces(path, [&](const char* piece, int64_t bytes) { hash.add(piece, bytes), file.bytes += bytes; });
+  file.xxh64 = hash.value();
+  return file;
+}
+
+void flush_folder(const fs::path& folder) {
+  const Descriptor d{::open(folder.empty() ? "." : folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
+  if (d.fd >= 0) ::fsync(d.fd);  // a file system that cannot flush a folder says so here, and nothing better can be done
+}
+
+int64_t free_disk_bytes(const fs::path& folder) {
+  struct statvfs s {};
+  int64_t bytes = 0;
+  if (::statvfs(folder.c_str(), &s) != 0 || __builtin_mul_overflow(s.f_bavail, s.f_frsize, &bytes)) return INT64_MAX;
+  return bytes;
 }
 
 std::string human_bytes(int64_t n) {

@@ -7,6 +7,8 @@
 #include <string>
 #include <string_view>
 
+#include "base/xxh64.h"
+
 namespace thimble {
 
 namespace fs = std::filesystem;
@@ -32,8 +34,18 @@ class MappedFile {
 
 std::string read_text(const fs::path&, int64_t limit = int64_t{256} << 20);  // throws when larger than the limit
 
+// A file that stands under its name, whole and flushed to disk: what a manifest says of it.
+struct WrittenFile {
+  std::string name;  // without its folder
+  int64_t bytes = 0;
+  uint64_t xxh64 = 0;
+  bool operator==(const WrittenFile&) const = default;
+};
+WrittenFile measure(const fs::path&);  // of a file that is there
+
 // Written aside, fsynced, renamed: a reader sees the old file or the new one, never half of one. Throws on a full disk.
-void write_atomically(const fs::path&, std::string_view bytes);
+WrittenFile write_atomically(const fs::path&, std::string_view bytes);
+WrittenFile copy_atomically(const fs::path& from, const fs::path& to);
 
 // A file that is being written piece by piece and appears under its name only at commit().
 class AtomicFile {
@@ -43,12 +55,18 @@ class AtomicFile {
   AtomicFile(const AtomicFile&) = delete;
   AtomicFile& operator=(const AtomicFile&) = delete;
   void write(const void* data, int64_t bytes);
-  void commit();
+  WrittenFile commit();
 
  private:
   fs::path path_, aside_;
   int fd_ = -1;
+  int64_t bytes_ = 0;
+  Xxh64 hash_;
 };
+
+// What was renamed or removed in a folder stays so after a power cut.
+void flush_folder(const fs::path&);
+int64_t free_disk_bytes(const fs::path& folder);  // that we may write; INT64_MAX where the system does not say
 
 // "1.5 GiB", "420.9 MiB"; parse_bytes accepts "24GiB", "24G", "24 GB" (decimal), "123456".
 std::string human_bytes(int64_t);

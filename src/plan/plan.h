@@ -64,6 +64,7 @@ struct Space {
   std::optional<nn::Save> save;            // every tensor of every layer
   std::optional<int> resident_layers;
   std::optional<int64_t> window;           // as far as there are micro-batches for it
+  std::optional<int64_t> micro_batch;      // of a run that goes on
   int64_t tokens_per_row = 0, vocab = 0;
   bool recompute_all = false, keep_all = false;  // gradient_checkpointing: true (every block whole), false
 };

@@ -92,7 +92,7 @@ std::vector<Group> groups(const Space& space) {
   const auto places = placements(space);
   const auto saves = save_choices(space);
   for (int64_t micro = space.batch; micro >= 1; micro = micro == 1 ? 0 : (micro + 1) / 2) {
-    if (space.batch % micro) continue;
+    if (space.batch % micro || (space.micro_batch && *space.micro_batch != micro)) continue;
     const int64_t accumulation = space.accumulation * (space.batch / micro), most = space.can_stream ? std::min(accumulation, largest_window) : 1;
     std::set<int64_t> windows{1, (most + 1) / 2, most};
     if (space.window && space.can_stream) windows = {std::min(*space.window, accumulation)};

@@ -10,6 +10,8 @@ std::string peft_name(const ParamSpec& p) {
   return "base_model.model." + module + (p.role == Role::lora_a ? ".lora_A.weight" : ".lora_B.weight");
 }
 
+std::string name_in_file(const ParamSpec& p) { return p.role == Role::lora_a || p.role == Role::lora_b ? peft_name(p) : p.name; }
+
 AdapterConfig read_adapter_config(const fs::path& folder) {
   const auto path = folder / "adapter_config.json";
   const std::string where = path.string();
@@ -96,14 +98,14 @@ const TensorInfo& AdapterFile::info(const ParamSpec& p) const {
 
 void AdapterFile::read(const ParamSpec& p, Tensor to) const { file_.read(info(p), 0, to); }
 
-void write_adapter(const fs::path& folder, const AdapterConfig& a, const std::vector<ParamSpec>& adapters,
-                   const std::function<void(const std::function<void(const ParamSpec&, Tensor rows)>& put)>& fill) {
+std::vector<WrittenFile> write_adapter(const fs::path& folder, const AdapterConfig& a, const std::vector<ParamSpec>& adapters,
+                                       const std::function<void(const std::function<void(const ParamSpec&, Tensor piece)>& put)>& fill) {
   std::vector<SafetensorsWriter::Declared> declared;
   for (const auto& p : adapters) declared.push_back({peft_name(p), DType::f32, p.shape});
   fs::create_directories(folder);
   SafetensorsWriter writer(folder / "adapter_model.safetensors", std::move(declared));
-  fill([&](const ParamSpec&, Tensor rows) { writer.write(rows); });
-  writer.commit();
+  fill([&](const ParamSpec&, Tensor piece) { writer.write(piece); });
+  std::vector<WrittenFile> files{writer.commit()};
   const Json config = {{"peft_type", "LORA"},
                        {"task_type", "CAUSAL_LM"},
                        {"base_model_name_or_path", a.base_model},
@@ -123,7 +125,8 @@ void write_adapter(const fs::path& folder, const AdapterConfig& a, const std::ve
                        {"layers_to_transform", nullptr},
                        {"layers_pattern", nullptr},
                        {"revision", nullptr}};
-  write_atomically(folder / "adapter_config.json", config.dump(2) + "\n");
+  files.push_back(write_atomically(folder / "adapter_config.json", config.dump(2) + "\n"));
+  return files;
 }
 
 }  // namespace thimble::store

@@ -31,11 +31,13 @@ class AdapterFile {
   SafetensorsFile file_;
 };
 
-// Writes both files. `fill` is called once with a function that takes each tensor's rows in the order of `adapters`.
-void write_adapter(const fs::path& folder, const AdapterConfig&, const std::vector<ParamSpec>& adapters,
-                   const std::function<void(const std::function<void(const ParamSpec&, Tensor rows)>& put)>& fill);
+// Writes both files. `fill` is called once with a function that takes each tensor's elements, piece by piece, in the order of `adapters`.
+std::vector<WrittenFile> write_adapter(const fs::path& folder, const AdapterConfig&, const std::vector<ParamSpec>& adapters,
+                                       const std::function<void(const std::function<void(const ParamSpec&, Tensor piece)>& put)>& fill);
 
 // "base_model.model.model.layers.0.mlp.up_proj.lora_A.weight"
 std::string peft_name(const ParamSpec& adapter);
+// What a trained parameter is called in the files that we write: PEFT's name of an adapter, its own otherwise.
+std::string name_in_file(const ParamSpec&);
 
 }  // namespace thimble::store

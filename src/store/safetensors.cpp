@@ -202,7 +202,7 @@ Tensor SafetensorsFile::tensor(const std::string& name) const {
 void SafetensorsFile::read(const TensorInfo& info, int64_t first, Tensor to) const {
   check(first >= 0 && to.count() <= info.shape.count() && first <= info.shape.count() - to.count(), "a read lies inside its tensor");
   const auto dtype = readable(info.type);
-  if (!dtype || (*dtype != DType::f32 && *dtype != DType::bf16 && *dtype != DType::f16))
+  if (!dtype || (*dtype != to.dtype && *dtype != DType::f32 && *dtype != DType::bf16 && *dtype != DType::f16))
     refuse("a parameter holds no numbers that are read here", where(info.name), "F32, BF16 or F16", info.type, "name the 16-bit model");
   const auto fetch = [&](int64_t at, int64_t bytes, void* into) {
     for (auto* p = static_cast<char*>(into); bytes > 0;) {
@@ -271,9 +271,9 @@ void SafetensorsWriter::write(const Tensor& piece) {
   skip_complete();
 }
 
-void SafetensorsWriter::commit() {
+WrittenFile SafetensorsWriter::commit() {
   check(next_ == tensors_.size(), "all declared tensors were written");
-  file_.commit();
+  return file_.commit();
 }
 
 }  // namespace thimble::store

@@ -28,7 +28,7 @@ class SafetensorsFile {
   const TensorInfo* find(const std::string& name) const;
   // A view of the mapping. Throws Error (bad_input) when it is not there, of a type that we do not read, or not aligned to its elements.
   Tensor tensor(const std::string& name) const;
-  // Elements [first, first + to.count()) of F32, BF16 or F16, converted to `to`'s type, into host memory. Not through the mapping: where a
+  // Elements [first, first + to.count()), of `to`'s type or, F32, BF16 and F16, converted to it, into host memory. Not through the mapping: where a
   // file was cut short meanwhile the mapping would raise a signal, and this throws Error (bad_input); nor need elements be aligned.
   void read(const TensorInfo&, int64_t first, Tensor to) const;
   // "model.safetensors, tensor 'x'"
@@ -60,7 +60,7 @@ class SafetensorsWriter {
   };
   SafetensorsWriter(const fs::path&, std::vector<Declared>, const std::map<std::string, std::string>& metadata = {{"format", "pt"}});
   void write(const Tensor& piece);  // host memory; the next bytes of the tensor that is next, of its type, not beyond its end
-  void commit();                    // checks that everything declared was written
+  WrittenFile commit();             // checks that everything declared was written
 
  private:
   void skip_complete();

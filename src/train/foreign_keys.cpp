@@ -36,7 +36,6 @@ constexpr std::string_view loader = "data is read by this program's own loader";
 constexpr std::string_view one_process = "one process runs here";
 constexpr std::string_view local_files = "models and data are local folders and files";
 constexpr std::string_view own_kernels = "the program has one attention and picks its own kernels";
-constexpr std::string_view saved_last = "the result is written when the run ends; checkpoints between are not there yet";
 constexpr std::string_view own_log = "trainer_log.jsonl and trainer_state.json are always written";
 
 constexpr Noted ignored[] = {
@@ -110,13 +109,9 @@ constexpr Noted ignored[] = {
     {"include_num_input_tokens_seen", "tokens are always counted"},
     {"include_tokens_per_second", "tokens are always counted"},
     {"include_effective_tokens_per_second", "tokens are always counted"},
-    {"save_strategy", saved_last},
-    {"save_steps", saved_last},
-    {"save_total_limit", saved_last},
-    {"save_only_model", saved_last},
-    {"save_on_each_node", saved_last},
+    {"save_on_each_node", one_process},
     {"save_safetensors", "safetensors are all that is written"},
-    {"enable_jit_checkpoint", saved_last},
+    {"enable_jit_checkpoint", "SIGINT and SIGTERM always save a checkpoint"},
     {"freeze_vision_tower", "there is no vision tower"},
     {"freeze_multi_modal_projector", "there is no vision tower"},
     {"freeze_language_model", "there is no vision tower"},
@@ -194,12 +189,9 @@ constexpr Noted refused[] = {
     {"group_by_length", "not there yet: packing: true wastes no padding"},
     {"label_smoothing_factor", not_yet},
     {"auto_find_batch_size", "not needed: the plan is known to fit before the first step"},
-    {"resume_from_checkpoint", "not there yet: runs start at the beginning"},
-    {"ignore_data_skip", "belongs to resuming, which is not there yet"},
+    {"save_only_model", "not there yet: a checkpoint always holds what resuming needs; save_strategy: no keeps the result alone"},
+    {"ignore_data_skip", "a resumed run goes on with the data that comes next, at no cost"},
     {"eval_on_start", not_yet},
-    {"load_best_model_at_end", not_yet},
-    {"metric_for_best_model", not_yet},
-    {"greater_is_better", not_yet},
     {"do_predict", "use `thimble eval`"},
     {"predict_with_generate", "use `thimble eval`"},
     {"deepspeed", sharding},

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "ops/elementwise.h"
+#include "store/adapter_files.h"
 
 namespace thimble::train {
 
@@ -25,6 +26,7 @@ OptimizerState::OptimizerState(comm::Rank& rank, const std::vector<nn::Model::Tr
       offsets[size_t(i)] = g.bytes;
       g.bytes += aligned(u.states[size_t(i)].bytes());
     }
+    g.names.push_back(store::name_in_file(*t.spec));
     g.updates.push_back(u);
   }
   int64_t largest = 0;
@@ -61,6 +63,22 @@ void OptimizerState::update(Tensor scalars, const optim::AdamW& adam) {
     if (ring_) ring_->release(int(i), g.home);
   }
   if (ring_) ring_->drain();
+}
+
+std::vector<OptimizerState::State> OptimizerState::states() const {
+  std::vector<State> all;
+  for (const Group& g : groups_)
+    for (size_t i = 0; i < g.updates.size(); ++i) {
+      int n = 0;
+      const auto parts = optim::states_of(id_, g.updates[i].param.count(), n);
+      for (size_t s = 0; s < size_t(n); ++s)
+        all.push_back({g.names[i] + std::string(parts[s].suffix), {static_cast<std::byte*>(g.home.data) + g.offsets[i][s], parts[s].dtype, parts[s].shape}});
+    }
+  return all;
+}
+
+void OptimizerState::changed() {
+  if (ring_) ring_->forget();
 }
 
 }  // namespace thimble::train

@@ -19,9 +19,16 @@ class OptimizerState {
   // One update of everything that is trained. `scalars`: see optim/optimizer.h.
   void update(Tensor scalars, const optim::AdamW&);
 
+  // Every state of every parameter at home, packed as it is: what a checkpoint holds. It may be overwritten, if changed() follows.
+  struct State { std::string name; Tensor home; };
+  std::vector<State> states() const;
+  bool paged() const { return ring_ != nullptr; }  // home is pinned memory, which the host may touch
+  void changed();
+
  private:
   // Consecutive parameters whose states travel together: those of one layer.
   struct Group {
+    std::vector<std::string> names;      // of the parameters
     std::vector<optim::Update> updates;  // states relative to the group's bytes
     std::vector<std::array<int64_t, 4>> offsets;
     int64_t bytes = 0;

@@ -22,6 +22,8 @@ constexpr Choice optim_names[] = {{"adamw_torch", int(Optim::adamw)},           
                                   {"paged_adamw_8bit", int(Optim::paged_adamw_8bit)}};
 constexpr Choice when_names[] = {{"no", int(When::no)}, {"steps", int(When::steps)}, {"epoch", int(When::epoch)},
                                  {"none", int(When::no)}, {"false", int(When::no)}};
+constexpr Choice save_when_names[] = {{"no", int(SaveWhen::no)},     {"steps", int(SaveWhen::steps)}, {"epoch", int(SaveWhen::epoch)},
+                                      {"best", int(SaveWhen::best)}, {"none", int(SaveWhen::no)},     {"false", int(SaveWhen::no)}};
 constexpr Choice save_names[] = {{"auto", int(SavePin::automatic)}, {"keep", int(SavePin::keep)},
                                  {"recompute", int(SavePin::recompute)}, {"offload", int(SavePin::offload)}};
 constexpr Choice schedule_names[] = {{"linear", int(ScheduleKind::linear)}, {"cosine", int(ScheduleKind::cosine)},
@@ -105,6 +107,26 @@ void validate_steps(const TrainOptions& o) {
   if (o.eval_steps) expect_at_least(*o.eval_steps, 1, "eval_steps");
 }
 
+void validate_saving(const TrainOptions& o) {
+  const bool is_share = o.save_steps < 1;
+  expect(std::isfinite(o.save_steps) && o.save_steps > 0 && (is_share || o.save_steps == std::floor(o.save_steps)), "save_steps",
+         "a number of steps, or a share below 1", fmt::format("{}", o.save_steps));
+  if (o.save_total_limit) expect_at_least(*o.save_total_limit, 1, "save_total_limit");
+  if (o.metric_for_best_model)
+    expect(*o.metric_for_best_model == "loss" || *o.metric_for_best_model == "eval_loss", "metric_for_best_model", "loss, or eval_loss",
+           *o.metric_for_best_model, "the evaluation's loss is what runs are compared by here");
+  contradiction(o.greater_is_better == true, "greater_is_better: true, and the metric is a loss", "leave it out");
+  const bool best = o.load_best_model_at_end || o.save_strategy == SaveWhen::best;
+  contradiction(best && o.eval_strategy == When::no, "what is best only an evaluation says, and eval_strategy is no", "eval_strategy: steps, or epoch");
+  if (!o.load_best_model_at_end || o.save_strategy == SaveWhen::best) return;
+  contradiction((o.save_strategy == SaveWhen::steps) != (o.eval_strategy == When::steps) || o.save_strategy == SaveWhen::no,
+                "load_best_model_at_end with save_strategy and eval_strategy that differ", "the same strategy for both, or save_strategy: best");
+  const int64_t eval_steps = o.eval_steps.value_or(o.logging_steps);
+  contradiction(o.save_strategy == SaveWhen::steps && (is_share || int64_t(o.save_steps) % eval_steps != 0),
+                fmt::format("load_best_model_at_end with save_steps {} that are no multiple of eval_steps {}", o.save_steps, eval_steps),
+                "save_steps: a multiple of eval_steps, or save_strategy: best");
+}
+
 void validate_plan(const TrainOptions& o) {
   const auto expect_bytes = [](const std::optional<Bytes>& b, std::string_view key) {
     if (b) expect(b->count > 0, key, "a size above 0, such as 24GiB", fmt::format("{}", b->count));
@@ -130,16 +152,6 @@ Error placed(const Error& e, const Given& given, const std::string& file) {
   return Error(e.fault(), std::move(p));
 }
 
-// Checks of the values of keys that have no effect, where a wrong one shows a wrong idea.
-void check_foreign(std::span<const Assignment> list) {
-  for (const Assignment& a : list) {
-    if (a.key != "save_steps") continue;
-    const Json v = a.is_text ? resolve_scalar(a.value.get<std::string>()) : a.value;
-    if (!v.is_number() || !(v.get<double>() > 0))
-      throw Error(Fault::usage, {.what = "bad value of 'save_steps'", .where = a.where, .expected = "at least 1", .found = v.dump(), .fix = "leave it out"});
-  }
-}
-
 }  // namespace
 
 std::span<const Choice> names_of(Stage) { return stage_names; }
@@ -147,8 +159,19 @@ std::span<const Choice> names_of(Finetuning) { return finetuning_names; }
 std::span<const Choice> names_of(QuantType) { return quant_names; }
 std::span<const Choice> names_of(Optim) { return optim_names; }
 std::span<const Choice> names_of(When) { return when_names; }
+std::span<const Choice> names_of(SaveWhen) { return save_when_names; }
 std::span<const Choice> names_of(SavePin) { return save_names; }
 std::span<const Choice> names_of(ScheduleKind) { return schedule_names; }
+
+bool assign(Resume& r, const Json& v) {
+  if (means_nothing(v) || v == false) return r = {}, true;
+  if (v == true) return r = {.newest = true}, true;
+  std::string folder;
+  if (!thimble::assign(folder, v) || folder.empty()) return false;
+  return r = {.folder = std::move(folder)}, true;
+}
+Json shown(const Resume& r) { return r.newest ? Json(true) : r.folder.empty() ? Json(nullptr) : Json(r.folder); }
+std::string type_name(const Resume&) { return "true | false, or the folder of a checkpoint"; }
 
 double TrainOptions::lora_scale() const {
   const double alpha = lora_alpha.value_or(2.0 * double(lora_rank));
@@ -173,6 +196,7 @@ void validate(const TrainOptions& o) {
   validate_method(o);
   validate_data(o);
   validate_steps(o);
+  validate_saving(o);
   validate_plan(o);
 }
 
@@ -186,7 +210,6 @@ ReadOptions read_options(const std::filesystem::path& file, std::span<const std:
     list = assignments(yaml, file.string());
   }
   for (auto& a : overrides(arguments, fields, train_keys())) list.push_back(std::move(a));
-  check_foreign(list);
   read.given = set_fields(fields, train_keys(), list);
   try {
     validate(read.options);
@@ -228,6 +251,10 @@ std::filesystem::path find_dataset(const TrainOptions& o, const std::string& ent
                                  .fix = "give the path of a .jsonl, .json or .txt file"});
 }
 
+int64_t save_interval(const TrainOptions& o, int64_t total_steps) {
+  return o.save_steps < 1 ? std::max<int64_t>(1, int64_t(std::ceil(o.save_steps * double(total_steps)))) : int64_t(o.save_steps);
+}
+
 void prepare_output_dir(const TrainOptions& o) {
   const fs::path dir = o.output_dir;
   std::error_code error;
@@ -240,8 +267,11 @@ void prepare_output_dir(const TrainOptions& o) {
   if (::access(dir.c_str(), W_OK | X_OK) != 0) throw fail("output_dir cannot be written", "no permission", "name another output_dir");
   const bool empty = fs::is_empty(dir, error);
   if (error) throw fail("output_dir cannot be read", error.message(), "name another output_dir");
-  if (!empty && !o.overwrite_output_dir)
-    throw fail("output_dir is not empty", "an earlier run, or other files", "overwrite_output_dir: true, or another output_dir");
+  const Resume& from = o.resume_from_checkpoint;
+  const bool resumed = from.newest || (!from.folder.empty() && fs::equivalent(fs::absolute(fs::path(from.folder) / "..").lexically_normal(), dir, error));
+  if (!empty && !o.overwrite_output_dir && !resumed)
+    throw fail("output_dir is not empty", "an earlier run, or other files",
+               "resume_from_checkpoint: true to go on with it, overwrite_output_dir: true, or another output_dir");
 }
 
 }  // namespace thimble::train

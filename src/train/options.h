@@ -13,14 +13,26 @@ enum class Finetuning : uint8_t { lora, full };
 enum class QuantType : uint8_t { nf4 };
 enum class Optim : uint8_t { adamw, paged_adamw, adamw_8bit, paged_adamw_8bit };
 enum class When : uint8_t { no, steps, epoch };
+enum class SaveWhen : uint8_t { no, steps, epoch, best };
 enum class SavePin : uint8_t { automatic, keep, recompute, offload };  // of tensors between forward and backward; automatic: the plan decides
 std::span<const Choice> names_of(Stage);
 std::span<const Choice> names_of(Finetuning);
 std::span<const Choice> names_of(QuantType);
 std::span<const Choice> names_of(Optim);
 std::span<const Choice> names_of(When);
+std::span<const Choice> names_of(SaveWhen);
 std::span<const Choice> names_of(SavePin);
 std::span<const Choice> names_of(ScheduleKind);
+
+// Where a run goes on from: nowhere, the newest whole checkpoint of output_dir, or the one named.
+struct Resume {
+  bool newest = false;
+  std::string folder;
+  explicit operator bool() const { return newest || !folder.empty(); }
+};
+bool assign(Resume&, const Json&);  // true, false, or a path
+Json shown(const Resume&);
+std::string type_name(const Resume&);
 
 struct TrainOptions {
   std::string model_name_or_path;
@@ -67,6 +79,13 @@ struct TrainOptions {
   bool plot_loss = false;
   When eval_strategy = When::no;
   std::optional<int64_t> eval_steps;  // logging_steps where none, set by resolve()
+  SaveWhen save_strategy = SaveWhen::steps;
+  double save_steps = 500;  // below 1 a share of all steps
+  std::optional<int64_t> save_total_limit;
+  bool load_best_model_at_end = false;
+  std::optional<std::string> metric_for_best_model;
+  std::optional<bool> greater_is_better;
+  Resume resume_from_checkpoint;
 
   std::optional<Bytes> vram, ram, disk;
   std::optional<int64_t> threads;
@@ -127,6 +146,13 @@ struct TrainOptions {
     visit("plot_loss", o.plot_loss, "draw training_loss.png");
     visit("eval_strategy", o.eval_strategy, "when to evaluate");
     visit("eval_steps", o.eval_steps, "optimizer steps between evaluations; null: logging_steps");
+    visit("save_strategy", o.save_strategy, "when to save a checkpoint; steps and epoch: at the end too; best: when an evaluation is the best so far");
+    visit("save_steps", o.save_steps, "optimizer steps between checkpoints; below 1 a share of all steps");
+    visit("save_total_limit", o.save_total_limit, "checkpoints that are kept, the newest ones, and the best where it is loaded at the end; null: all");
+    visit("load_best_model_at_end", o.load_best_model_at_end, "the result is the checkpoint that evaluated best, not the last step");
+    visit("metric_for_best_model", o.metric_for_best_model, "what is best: loss, of the evaluation");
+    visit("greater_is_better", o.greater_is_better, "of that metric: false");
+    visit("resume_from_checkpoint", o.resume_from_checkpoint, "true: go on from the newest checkpoint of output_dir; or the folder of one");
     visit("vram", o.vram, "memory of the device tier; null: what the machine has");
     visit("ram", o.ram, "host memory; null: what the machine has");
     visit("disk", o.disk, "disk for what fits nowhere else; null: none");
@@ -160,7 +186,9 @@ void require_for_run(const TrainOptions&);  // model, data and a place to write 
 
 // The file that an entry of `dataset` means: as it stands, or in dataset_dir, with or without its ending.
 std::filesystem::path find_dataset(const TrainOptions&, const std::string& entry);
-// Makes output_dir, or checks that it is a folder that can be written and holds no earlier run.
+// Optimizer steps between checkpoints of a run of so many.
+int64_t save_interval(const TrainOptions&, int64_t total_steps);
+// Makes output_dir, or checks that it is a folder that can be written and holds no earlier run but the one that is resumed.
 void prepare_output_dir(const TrainOptions&);
 
 }  // namespace thimble::train

@@ -155,17 +155,48 @@ EvalResult Trainer::evaluate(std::span<const data::MicroBatch> batches) {
   return result;
 }
 
-void Trainer::save(const std::function<void(const store::ParamSpec&, Tensor rows)>& write) {
-  for (const auto& t : model_.trained()) {
-    const int64_t row_bytes = t.value.shape.row() * size_of(t.value.dtype);
-    const int64_t step = std::max<int64_t>(1, staging_.bytes() / std::max<int64_t>(1, row_bytes));
-    for (int64_t row = 0; row < t.value.shape.rows(); row += step) {
-      const Tensor rows = t.value.rows(row, std::min(step, t.value.shape.rows() - row));
-      const Tensor host{staging_.data, rows.dtype, rows.shape};
-      rank_.download("saving", host, rows);
-      if (!rank_.is_phantom()) write(*t.spec, host);
-    }
+template <class F>
+void Trainer::by_pieces(Tensor t, F&& f) {
+  const Tensor all = t.view({t.count()});
+  const int64_t step = staging_.bytes() / size_of(t.dtype);
+  for (int64_t first = 0; first < all.count(); first += step) {
+    const Tensor piece = all.rows(first, std::min(step, all.count() - first));
+    f(first, piece, Tensor{staging_.data, piece.dtype, piece.shape});
   }
+}
+
+void Trainer::save(const std::function<void(const store::ParamSpec&, Tensor piece)>& write) {
+  for (const auto& t : model_.trained())
+    by_pieces(t.value, [&](int64_t, Tensor piece, Tensor host) {
+      rank_.download("saving", host, piece);
+      if (!rank_.is_phantom()) write(*t.spec, host);
+    });
+}
+
+void Trainer::save_states(const std::function<void(Tensor piece)>& write) {
+  rank_.device.synchronize();  // states that are paged have come home
+  for (const auto& s : optimizer_->states())
+    by_pieces(s.home, [&](int64_t, Tensor piece, Tensor host) {
+      if (!optimizer_->paged()) rank_.download("saving", host, piece);
+      if (!rank_.is_phantom()) write(optimizer_->paged() ? piece : host);
+    });
+}
+
+void Trainer::restore(int64_t steps, const std::function<void(const store::ParamSpec&, int64_t first, Tensor piece)>& read,
+                      const std::function<void(const std::string& state, int64_t first, Tensor piece)>& read_state) {
+  for (const auto& t : model_.trained())
+    by_pieces(t.value, [&](int64_t first, Tensor piece, Tensor host) {
+      if (!rank_.is_phantom()) read(*t.spec, first, host);
+      rank_.upload("resuming", piece, host);
+    });
+  optimizer_->changed();
+  rank_.device.synchronize();  // nothing is on its way home any more
+  for (const auto& s : optimizer_->states())
+    by_pieces(s.home, [&](int64_t first, Tensor piece, Tensor host) {
+      if (!rank_.is_phantom()) read_state(s.name, first, optimizer_->paged() ? piece : host);
+      if (!optimizer_->paged()) rank_.upload("resuming", piece, host);
+    });
+  steps_ = steps;
 }
 
 plan::Outcome Trainer::rehearse(const DeviceSpec& spec, const Setup& setup, const plan::Plan& plan) {
@@ -191,7 +222,10 @@ plan::Outcome Trainer::rehearse(const DeviceSpec& spec, const Setup& setup, cons
   outcome.window_seconds = std::max(0.0, timed(plan.window) - outcome.update_seconds);
   if (const int64_t rest = plan.accumulation % plan.window) outcome.rest_seconds = std::max(0.0, timed(rest) - outcome.update_seconds);
   trainer.evaluate({&batch, 1});
+  rank.ledger.record(false);  // saving and resuming take nothing, in many copies
   trainer.save(nullptr);
+  trainer.save_states(nullptr);
+  trainer.restore(0, nullptr, nullptr);
   outcome.set_bytes(rank.ledger, spec);
   return outcome;
 }

@@ -45,10 +45,16 @@ class Trainer {
   void load_adapters(const std::function<void(const store::ParamSpec&, Tensor)>& read);
   StepResult step(std::span<const data::MicroBatch>, double learning_rate);
   EvalResult evaluate(std::span<const data::MicroBatch>);
-  // Hands every trained tensor, brought to host memory, to `write`, piece by piece where it is large: (spec, first row, rows).
-  void save(const std::function<void(const store::ParamSpec&, Tensor rows)>& write);
+  // Hands every trained tensor, brought to host memory, to `write`, piece by piece where it is large: (spec, its next elements).
+  void save(const std::function<void(const store::ParamSpec&, Tensor piece)>& write);
+  // The same of the optimizer's states, packed as they are; states() lists them in this order.
+  void save_states(const std::function<void(Tensor piece)>& write);
+  std::vector<OptimizerState::State> states() const { return optimizer_->states(); }
+  // The run as it was after `steps` steps, from what save and save_states gave: each fills a host piece, which begins at element `first`.
+  void restore(int64_t steps, const std::function<void(const store::ParamSpec&, int64_t first, Tensor piece)>& read,
+               const std::function<void(const std::string& state, int64_t first, Tensor piece)>& read_state);
 
-  // Load, a window of a step, evaluate, save, all at their caps: what a plan is made of. Returns the dry run's outcome.
+  // Load, a window of a step, evaluate, save, resume, all at their caps: what a plan is made of. Returns the dry run's outcome.
   static plan::Outcome rehearse(const DeviceSpec&, const Setup&, const plan::Plan&);
 
   nn::Model& model() { return model_; }
@@ -63,6 +69,8 @@ class Trainer {
   nn::Tokens upload(const data::MicroBatch&, int64_t place = 0);  // of a window
   nn::LossOut loss_out() const;
   void fetch_results();
+  // Calls f(first element, piece, a host tensor of its type and size) from the first to the last.
+  template <class F> void by_pieces(Tensor, F&&);
 
   comm::Rank& rank_;
   Setup setup_;
@@ -72,7 +80,7 @@ class Trainer {
   int64_t window_;
   Tensor tokens_, scalars_, results_, correct_;                       // on the device
   Tensor host_tokens_, host_scalars_, host_results_, host_correct_;   // pinned
-  Tensor staging_;                                                    // pinned: adapters in, trained tensors out
+  Tensor staging_;                                                    // pinned: pieces of adapters, trained tensors and states
   int64_t steps_ = 0;
 };
 

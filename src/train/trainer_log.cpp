@@ -14,6 +14,7 @@
 namespace thimble::train {
 namespace {
 
+constexpr const char *log_name = "trainer_log.jsonl", *state_name = "trainer_state.json";
 constexpr size_t most_waiting = size_t{1} << 20;
 
 double rounded(double x, int digits) {
@@ -36,10 +37,29 @@ std::string clock_text(double seconds) {
 
 double seconds_left(double seconds, int64_t step, int64_t total) { return step > 0 && total > step ? seconds / double(step) * double(total - step) : 0.0; }
 
-TrainerLog::TrainerLog(std::filesystem::path folder) : folder_(std::move(folder)) {
-  const auto path = folder_ / "trainer_log.jsonl";
-  fd_ = ::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-  if (fd_ < 0) warn("trainer_log.jsonl", std::strerror(errno));
+TrainerLog::TrainerLog(std::filesystem::path folder, const std::filesystem::path& checkpoint) : folder_(std::move(folder)) {
+  const auto path = folder_ / log_name;
+  if (!checkpoint.empty()) go_on_from(checkpoint);
+  fd_ = ::open(path.c_str(), O_RDWR | O_CREAT | (checkpoint.empty() ? O_TRUNC : 0) | O_CLOEXEC, 0644);
+  if (fd_ < 0) warn(log_name, std::strerror(errno));
+}
+
+void TrainerLog::go_on_from(const std::filesystem::path& checkpoint) {
+  written_ = copy_atomically(checkpoint / log_name, folder_ / log_name).bytes;
+  const std::string where = (checkpoint / state_name).string();
+  Json state = parse_json(read_text(where), where);
+  if (!state.is_object() || !state["log_history"].is_array()) fail_field(where, "log_history", "an array", nullptr);
+  history_ = std::move(state["log_history"]);
+  for (const Json& entry : history_) {
+    const auto step = require<int64_t>(entry, "step", where);
+    if (entry.contains("eval_loss")) {
+      eval_losses_.emplace_back(step, value_or<double>(entry, "eval_loss", NAN, where));
+      last_eval_ = entry;
+      last_eval_.erase("step");
+    } else {
+      losses_.emplace_back(step, value_or<double>(entry, "loss", NAN, where));
+    }
+  }
 }
 
 TrainerLog::~TrainerLog() {
@@ -61,7 +81,7 @@ void TrainerLog::append(const Json& line) {
     warned_ = false;
     return;
   }
-  warn("trainer_log.jsonl", n < 0 ? std::strerror(errno) : "the disk is full");
+  warn(log_name, n < 0 ? std::strerror(errno) : "the disk is full");
   if (::ftruncate(fd_, off_t(written_)) != 0 || waiting_.size() > most_waiting) waiting_.clear();
 }
 
@@ -106,24 +126,42 @@ void TrainerLog::write(const char* name, const Json& value) {
   }
 }
 
+Json TrainerLog::state(const RunReport& r) const {
+  return {{"best_metric", r.best_metric ? Json(*r.best_metric) : Json(nullptr)},
+          {"best_model_checkpoint", r.best_checkpoint.empty() ? Json(nullptr) : Json(r.best_checkpoint)},
+          {"epoch", rounded(r.epoch, 4)},
+          {"eval_steps", r.eval_steps},
+          {"global_step", r.steps},
+          {"is_hyper_param_search", false},
+          {"is_local_process_zero", true},
+          {"is_world_process_zero", true},
+          {"log_history", history_},
+          {"logging_steps", r.logging_steps},
+          {"max_steps", r.total_steps},
+          {"num_input_tokens_seen", r.tokens},
+          {"num_train_epochs", int64_t(std::ceil(r.num_train_epochs))},
+          {"save_steps", r.save_steps},
+          {"total_flos", r.flops},
+          {"train_batch_size", r.batch_size},
+          {"trial_name", nullptr},
+          {"trial_params", nullptr}};
+}
+
+std::vector<WrittenFile> TrainerLog::write_into(const std::filesystem::path& checkpoint, const RunReport& r) const {
+  AtomicFile lines(checkpoint / log_name);
+  std::string piece(size_t{1} << 16, '\0');
+  for (int64_t at = 0; at < written_;) {
+    const ssize_t n = ::pread(fd_, piece.data(), size_t(std::min<int64_t>(written_ - at, int64_t(piece.size()))), off_t(at));
+    if (n <= 0) throw Error(Fault::bad_input, {.what = "cannot read a log", .where = (folder_ / log_name).string(), .found = n < 0 ? std::strerror(errno) : "it became shorter"});
+    lines.write(piece.data(), n);
+    at += n;
+  }
+  lines.write(waiting_.data(), int64_t(waiting_.size()));
+  return {lines.commit(), write_atomically(checkpoint / state_name, state(r).dump(2, ' ', false, Json::error_handler_t::replace) + "\n")};
+}
+
 void TrainerLog::finish(const RunReport& r) {
-  write("trainer_state.json", {{"best_metric", nullptr},
-                               {"best_model_checkpoint", nullptr},
-                               {"epoch", rounded(r.epoch, 4)},
-                               {"eval_steps", r.eval_steps},
-                               {"global_step", r.steps},
-                               {"is_hyper_param_search", false},
-                               {"is_local_process_zero", true},
-                               {"is_world_process_zero", true},
-                               {"log_history", history_},
-                               {"logging_steps", r.logging_steps},
-                               {"max_steps", r.total_steps},
-                               {"num_input_tokens_seen", r.tokens},
-                               {"num_train_epochs", int64_t(std::ceil(r.num_train_epochs))},
-                               {"total_flos", r.flops},
-                               {"train_batch_size", r.batch_size},
-                               {"trial_name", nullptr},
-                               {"trial_params", nullptr}});
+  write(state_name, state(r));
   const Json results = {{"epoch", rounded(r.epoch, 4)},
                         {"num_input_tokens_seen", r.tokens},
                         {"total_flos", r.flops},

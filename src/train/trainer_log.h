@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/file.h"
 #include "base/json.h"
 
 namespace thimble::train {
@@ -36,13 +37,15 @@ struct RunReport {
   double epoch = 0, num_train_epochs = 0;
   double loss = 0;  // mean over all steps
   double seconds = 0, flops = 0;
-  int64_t logging_steps = 0, eval_steps = 0;
+  int64_t logging_steps = 0, eval_steps = 0, save_steps = 0;
+  std::optional<double> best_metric;
+  std::string best_checkpoint;
 };
 
 class TrainerLog {
  public:
-  // Starts a new trainer_log.jsonl in the folder.
-  explicit TrainerLog(std::filesystem::path folder);
+  // Starts a new trainer_log.jsonl in the folder; or goes on with what write_into left in a checkpoint, whatever stands in the folder.
+  explicit TrainerLog(std::filesystem::path folder, const std::filesystem::path& checkpoint = {});
   ~TrainerLog();
   TrainerLog(const TrainerLog&) = delete;
   TrainerLog& operator=(const TrainerLog&) = delete;
@@ -51,12 +54,16 @@ class TrainerLog {
   void evaluated(const EvalReport&);  // one line
   // trainer_state.json, train_results.json, eval_results.json (after an evaluation), all_results.json.
   void finish(const RunReport&);
+  // trainer_log.jsonl and trainer_state.json so far, for a checkpoint. Throws Error (bad_input) where the disk refuses.
+  std::vector<WrittenFile> write_into(const std::filesystem::path& checkpoint, const RunReport&) const;
 
   // (step, loss) of all lines so far.
   const std::vector<std::pair<int64_t, double>>& losses() const { return losses_; }
   const std::vector<std::pair<int64_t, double>>& eval_losses() const { return eval_losses_; }
 
  private:
+  void go_on_from(const std::filesystem::path& checkpoint);
+  Json state(const RunReport&) const;
   void append(const Json& line);
   void write(const char* name, const Json&);
   void warn(std::string_view file, std::string_view why);

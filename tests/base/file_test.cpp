@@ -106,6 +106,42 @@ TEST_F(File, WhatCannotBeWrittenSaysWhere) {
   EXPECT_EQ(files(), 1) << "the finished file that found no place is gone";
 }
 
+TEST_F(File, WhatWasWrittenIsKnownByItsHash) {
+  const std::string text(100'003, 'q');
+  const WrittenFile written = write_atomically(dir / "one", text), copied = copy_atomically(dir / "one", dir / "two");
+  EXPECT_EQ(written.name, "one");
+  EXPECT_EQ(written.bytes, int64_t(text.size()));
+  EXPECT_EQ(measure(dir / "one"), written);
+  EXPECT_EQ(measure(dir / "two"), copied);
+  EXPECT_EQ(copied.xxh64, written.xxh64);
+  EXPECT_EQ(read_text(dir / "two"), text);
+  EXPECT_GT(free_disk_bytes(dir), 0);
+  EXPECT_EQ(free_disk_bytes(dir / "absent"), INT64_MAX);
+}
+
+// Values of the reference implementation.
+TEST(Xxh64, KnownValues) {
+  const std::pair<std::string, const char*> known[] = {{"", "ef46db3751d8e999"}, {"a", "d24ec4f1a98c6e5b"}, {"abc", "44bc2cf5ad770999"},
+                                                       {"Nobody inspects the spammish repetition", "fbcea83c8a378bf1"}};
+  for (const auto& [text, hash] : known) {
+    Xxh64 h;
+    h.add(text.data(), int64_t(text.size()));
+    EXPECT_EQ(Xxh64::text(h.value()), hash) << text;
+  }
+}
+
+TEST(Xxh64, PiecesMakeTheWhole) {
+  std::string text;
+  for (int i = 0; i < 300; ++i) text += char(i * 7);
+  Xxh64 whole;
+  whole.add(text.data(), 300);
+  for (const int64_t piece : {1, 7, 31, 32, 33, 100}) {
+    Xxh64 h;
+    for (int64_t at = 0; at < 300; at += piece) h.add(text.data() + at, std::min<int64_t>(piece, 300 - at));
+    EXPECT_EQ(h.value(), whole.value()) << piece;
+  }
+}
+
 TEST(Size, Words) {
   EXPECT_EQ(human_bytes(0), "0 B");
   EXPECT_EQ(human_bytes(1023), "1023 B");

@@ -109,8 +109,11 @@ TEST_F(TrainOptionsTest, AFileOfLlamaFactoryRunsUnchanged) {
   EXPECT_TRUE(o.plot_loss && o.overwrite_output_dir);
   std::vector<std::string> ignored;
   for (const auto& note : r.given.ignored) ignored.push_back(note.substr(0, note.find(' ')));
-  EXPECT_EQ(ignored, (std::vector<std::string>{"quantization_method", "trust_remote_code", "do_train", "preprocessing_num_workers", "dataloader_num_workers", "save_steps",
-                                               "save_only_model", "report_to", "ddp_timeout"}));
+  EXPECT_EQ(ignored, (std::vector<std::string>{"quantization_method", "trust_remote_code", "do_train", "preprocessing_num_workers", "dataloader_num_workers", "report_to",
+                                               "ddp_timeout"}));
+  EXPECT_EQ(o.save_strategy, SaveWhen::steps);
+  EXPECT_EQ(o.save_steps, 500);
+  EXPECT_FALSE(o.resume_from_checkpoint);
   const Schedule s = o.schedule(201);
   EXPECT_EQ(s.warmup, 21);
   EXPECT_EQ(s.total, 201);
@@ -127,7 +130,8 @@ TEST_F(TrainOptionsTest, DefaultsAreTheirs) {
             R"("weight_decay":0.0,"adam_beta1":0.9,"adam_beta2":0.999,"adam_epsilon":1e-08,"max_grad_norm":1.0,"num_train_epochs":3.0,"max_steps":-1,)"
             R"("lr_scheduler_type":"linear","warmup_ratio":0.0,"warmup_steps":0.0,"optim":"adamw_torch","seed":42,"bf16":null,"pure_bf16":null,)"
             R"("gradient_checkpointing":null,"disable_gradient_checkpointing":false,"output_dir":"","overwrite_output_dir":false,"logging_steps":500,)"
-            R"("logging_first_step":true,"plot_loss":false,"eval_strategy":"no","eval_steps":500,"vram":null,"ram":null,"disk":null,"device":"auto","deterministic":false,"threads":null,"save":"auto",)"
+            R"("logging_first_step":true,"plot_loss":false,"eval_strategy":"no","eval_steps":500,"save_strategy":"steps","save_steps":500.0,)"
+            R"("save_total_limit":null,"load_best_model_at_end":false,"metric_for_best_model":null,"greater_is_better":null,"resume_from_checkpoint":null,"vram":null,"ram":null,"disk":null,"device":"auto","deterministic":false,"threads":null,"save":"auto",)"
             R"("resident_layers":null})");
 }
 
@@ -210,11 +214,32 @@ TEST_F(TrainOptionsTest, ValuesOutOfRangeNameTheirLine) {
                           "warmup_steps: 1.5", "warmup_steps: .nan", "logging_steps: 0", "eval_steps: 0", "seed: -1", "cutoff_len: 0", "cutoff_len: 1e12", "max_samples: 0",
                           "val_size: -0.1", "val_size: 1.5", "val_size: .nan", "lora_rank: 0", "lora_rank: 100000", "lora_alpha: .nan", "lora_alpha: 0", "lora_dropout: 0.1",
                           "lora_target: query", "lora_target: all, q_proj", "lora_target: []", "quantization_bit: 8", "quantization_bit: 5", "vram: 0", "vram: 3 parsecs",
-                          "ram: -1", "threads: 0", "resident_layers: -1", "save_steps: 0", "save_steps: -5", "save_steps: many"}) {
+                          "ram: -1", "threads: 0", "resident_layers: -1", "save_steps: 0", "save_steps: -5", "save_steps: many", "save_steps: 1.5", "save_steps: .inf", "save_total_limit: 0",
+                          "save_strategy: often", "metric_for_best_model: rouge", "greater_is_better: true", "resume_from_checkpoint: 3"}) {
     const auto key = std::string_view(bad).substr(0, std::string_view(bad).find(':'));
     const Problem q = refusal(bad);
     EXPECT_NE(q.what.find(key), std::string::npos) << bad << " gave: " << q.what;
   }
+}
+
+TEST_F(TrainOptionsTest, WhereARunGoesOnFrom) {
+  for (const char* none : {"null", "false", "none"}) EXPECT_FALSE(read(fmt::format("resume_from_checkpoint: {}", none)).options.resume_from_checkpoint) << none;
+  EXPECT_TRUE(read("resume_from_checkpoint: true").options.resume_from_checkpoint.newest);
+  EXPECT_TRUE(read("", {"resume_from_checkpoint=true"}).options.resume_from_checkpoint.newest);
+  const Resume named = read("", {"resume_from_checkpoint=out/checkpoint-3"}).options.resume_from_checkpoint;
+  EXPECT_EQ(named.folder, "out/checkpoint-3");
+  EXPECT_FALSE(named.newest);
+}
+
+TEST_F(TrainOptionsTest, TheBestCheckpointNeedsEvaluationsBesideSaves) {
+  const std::string set = "val_size: 2\nload_best_model_at_end: true\n";
+  EXPECT_NO_THROW(read(set + "eval_strategy: steps\neval_steps: 10\nsave_steps: 20"));
+  EXPECT_NO_THROW(read(set + "eval_strategy: epoch\nsave_strategy: epoch"));
+  EXPECT_NO_THROW(read(set + "eval_strategy: epoch\nsave_strategy: best"));
+  for (const char* bad : {"", "eval_strategy: epoch", "eval_strategy: steps\nsave_strategy: epoch", "eval_strategy: epoch\nsave_strategy: no",
+                          "eval_strategy: steps\neval_steps: 10\nsave_steps: 15", "eval_strategy: steps\neval_steps: 10\nsave_steps: 0.1"})
+    EXPECT_NE(refusal(set + bad).fix, "") << bad;
+  EXPECT_NE(refusal("save_strategy: best").fix, "");
 }
 
 TEST_F(TrainOptionsTest, WordsThatAreNoBooleansAreExplained) {

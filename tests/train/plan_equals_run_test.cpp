@@ -48,6 +48,9 @@ void rehearse_all(comm::Rank& rank, const Setup& setup, const plan::Plan& plan, 
   for (int i = 0; i < 2; ++i) trainer.step(batches, 1e-3);
   trainer.evaluate(batches);
   trainer.save([](const store::ParamSpec&, Tensor) {});
+  trainer.save_states([](Tensor) {});
+  trainer.restore(2, [](const store::ParamSpec&, int64_t, Tensor) {}, [](const std::string&, int64_t, Tensor) {});
+  trainer.step(batches, 1e-3);
 }
 
 int ledgers_are_equal_and_arenas_exact(const nn::ModelSpec& model, const std::vector<Case>& all) {

@@ -1,0 +1,100 @@
+// A run that is taken down and set up again between two steps goes on with the same bits, wherever its tensors lie before and after.
+#include <map>
+
+#include "store/adapter_files.h"
+#include "train/fixture.h"
+
+namespace thimble::train {
+namespace {
+
+// All that a checkpoint holds of tensors, byte by byte.
+struct Kept {
+  std::map<std::string, std::vector<std::byte>> values, states;
+  static void append(std::vector<std::byte>& to, Tensor piece) {
+    to.insert(to.end(), static_cast<std::byte*>(piece.data), static_cast<std::byte*>(piece.data) + piece.bytes());
+  }
+  static void take(const std::vector<std::byte>& from, int64_t first, Tensor piece) {
+    ASSERT_LE((first + piece.count()) * size_of(piece.dtype), int64_t(from.size()));
+    std::memcpy(piece.data, from.data() + first * size_of(piece.dtype), size_t(piece.bytes()));
+  }
+};
+
+class Run {
+ public:
+  Run(const Setup& setup, const plan::Plan& plan)
+      : setup_(setup), device_(device_under_test(f32_cpu())), rank_(*device_, capacity(setup, plan)), trainer_(rank_, setup, plan) {
+    trainer_.load(store::random_weights(trainer_.model().weights().table(), 5, 0.2f).get());
+  }
+  void step(int64_t s, std::vector<double>& numbers) {
+    const std::vector<data::MicroBatch> window{random_batch(setup_.model, 61, uint64_t(s)), random_batch(setup_.model, 56, uint64_t(s) + 100)};
+    const auto r = trainer_.step(window, 1e-2);
+    numbers.insert(numbers.end(), {r.loss, r.grad_norm});
+  }
+  Kept kept() {
+    Kept k;
+    trainer_.save([&](const store::ParamSpec& p, Tensor piece) { Kept::append(k.values[store::name_in_file(p)], piece); });
+    const auto states = trainer_.states();
+    size_t i = 0;
+    trainer_.save_states([&](Tensor piece) {
+      Kept::append(k.states[states.at(i).name], piece);
+      if (int64_t(k.states[states[i].name].size()) == states[i].home.bytes()) ++i;
+    });
+    EXPECT_EQ(i, states.size());
+    return k;
+  }
+  void restore(int64_t steps, const Kept& k) {
+    trainer_.restore(steps, [&](const store::ParamSpec& p, int64_t first, Tensor piece) { Kept::take(k.values.at(store::name_in_file(p)), first, piece); },
+                     [&](const std::string& name, int64_t first, Tensor piece) { Kept::take(k.states.at(name), first, piece); });
+  }
+
+ private:
+  static comm::Capacity capacity(const Setup& setup, const plan::Plan& plan) {
+    const auto o = Trainer::rehearse(f32_cpu(), setup, plan);
+    return {o.peak[0], o.peak[1], o.peak[2]};
+  }
+  Setup setup_;
+  std::unique_ptr<Device> device_;
+  comm::Rank rank_;
+  Trainer trainer_;
+};
+
+void resumes(const nn::Method& method, optim::OptimizerId optimizer, nn::ModelSpec model) {
+  const Setup setup{.model = model, .method = method, .optimizer = optimizer, .weight_decay = 0.01f, .tokens_per_row = 64};
+  for (const bool paged_before : {false, true})
+    for (const bool paged_after : {false, true}) {
+      const auto plan = [&](bool paged, nn::Save save) { return plan_of(setup.model, nn::all(save), int(model.layers.size()), paged); };
+      std::vector<double> whole, parted;
+      Run through(setup, plan(paged_before, nn::Save::keep));
+      for (int64_t s = 0; s < 6; ++s) through.step(s, whole);
+      std::optional<Run> first(std::in_place, setup, plan(paged_before, nn::Save::keep));
+      for (int64_t s = 0; s < 3; ++s) first->step(s, parted);
+      const Kept kept = first->kept();
+      first.reset();
+      Run second(setup, plan(paged_after, nn::Save::recompute));
+      std::vector<double> lost;
+      second.step(40, lost);  // what it did before is forgotten
+      second.restore(3, kept);
+      for (int64_t s = 3; s < 6; ++s) second.step(s, parted);
+      EXPECT_EQ(parted, whole) << paged_before << paged_after;
+      const Kept a = through.kept(), b = second.kept();
+      EXPECT_TRUE(a.values == b.values && a.states == b.states) << paged_before << paged_after;
+    }
+}
+
+TEST(Resume, Full) { resumes(full(), optim::OptimizerId::adamw, tiny_model()); }
+TEST(Resume, Lora) { resumes(lora(quant::FormatId::dense), optim::OptimizerId::adamw, tiny_model()); }
+TEST(Resume, EightBitStates) {
+  nn::ModelSpec m = tiny_model(2);  // matrices of 4096 elements and more, whose states are packed
+  m.hidden = 72, m.layers.assign(2, {.heads = 6, .kv_heads = 3, .head_dim = 12, .ffn = 130});
+  resumes(full(), optim::OptimizerId::adamw_8bit, m);
+  resumes(lora(quant::FormatId::nf4_dq), optim::OptimizerId::adamw_8bit, tiny_model());
+}
+
+TEST(Resume, TensorsLargerThanTheStagingArePieces) {
+  nn::ModelSpec m = tiny_model(1);
+  m.vocab = 9000;  // 1.3 MB of embedding
+  resumes(full(), optim::OptimizerId::adamw, m);
+}
+
+}  // namespace
+}  // namespace thimble::train
