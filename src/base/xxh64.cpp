@@ -11,7 +11,8 @@ namespace thimble {
 namespace {
 
 static_assert(std::endian::native == std::endian::little, "words are read as the specification has them");
-constexpr uint64_t p1 = 0x9E3779B185EBCA87ull, p2 = 0xC2B2AE3D27D4EB4Full, p3 = 0x165667B19E3779F9ull, p4 = 0x85EBCA77C2B2AE63ull, p5 = 0x27D4EB2F165667C5ull;
+constexpr uint64_t p1 = 0x9E3779B185EBCA87ull, p2 = 0xC2B2AE3D27D4EB4Full, p3 = 0x165667B19E3779F9ull, p4 = 0x85EBCA77C2B2AE63ull,
+                   p5 = 0x27D4EB2F165667C5ull;
 
 template <class T>
 T word(const unsigned char* p) {

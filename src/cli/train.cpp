@@ -55,8 +55,9 @@ int run_training(const train::TrainOptions& o) {
 
   const auto tokenizer = data::Tokenizer::open(o.model_name_or_path);
   const RunData data = read_data(o, *tokenizer, plan.micro_batch, planned.setup.model.vocab);
-  const train::Recipe recipe{.options = to_json(o), .model = train::fingerprint_of_model(train::base_folder(o)), .data = train::fingerprint(data.training.examples()),
-                             .micro_batch = plan.micro_batch, .machine = fmt::format("{}, {} threads", planned.spec.name, thread_count())};
+  const train::Recipe recipe{.options = to_json(o), .model = train::fingerprint_of_model(train::base_folder(o)),
+                             .data = train::fingerprint(data.training.examples()), .micro_batch = plan.micro_batch,
+                             .machine = fmt::format("{}, {} threads", planned.spec.name, thread_count())};
   if (from) require_same_run(*from, recipe, course_of(o, plan, data.training).total);
   // Every option with the value it has, defaults too: a recipe that repeats this run from its beginning.
   auto repeated = o;

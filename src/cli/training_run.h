@@ -22,7 +22,8 @@ Course course_of(const train::TrainOptions&, const plan::Plan&, const data::Batc
 class TrainingRun {
  public:
   // The trainer holds the run as it was at `from`, or as it begins. All is kept by reference, but the recipe.
-  TrainingRun(const train::TrainOptions&, const Planned&, const RunData&, comm::Rank&, train::Trainer&, train::Recipe, const std::optional<train::Checkpoint>& from);
+  TrainingRun(const train::TrainOptions&, const Planned&, const RunData&, comm::Rank&, train::Trainer&, train::Recipe,
+              const std::optional<train::Checkpoint>& from);
   // To the end: 0. Stopped by a signal, and saved: 75.
   int run();
 

@@ -16,14 +16,17 @@ constexpr int64_t manifest_format = 1;
 
 fs::path with_ending(fs::path path, const char* ending) { return path += ending; }
 
-bool is_plain(const std::string& name) { return !name.empty() && name != "." && name != ".." && name.find_first_of(std::string_view("/\0", 2)) == name.npos; }
+bool is_plain(const std::string& name) {
+  return !name.empty() && name != "." && name != ".." && name.find_first_of(std::string_view("/\0", 2)) == name.npos;
+}
 
 Manifest parse_manifest(const fs::path& folder) {
   const fs::path path = folder / manifest_name;
   const std::string where = path.string();
   const Json json = parse_json(read_text(path, int64_t{1} << 20), where, 8);
   if (!json.is_object()) fail_field(where, "manifest", "an object", &json);
-  if (require<int64_t>(json, "format", where) > manifest_format) fail_field(where, "format", "1: a newer program wrote this", &json["format"]);
+  if (require<int64_t>(json, "format", where) > manifest_format)
+    fail_field(where, "format", "1: a newer program wrote this", &json["format"]);
   Manifest m{.serial = require<int64_t>(json, "serial", where)};
   const auto files = json.find("files");
   if (files == json.end() || !files->is_array()) fail_field(where, "files", "an array", files == json.end() ? nullptr : &*files);
@@ -63,7 +66,8 @@ void SealedFolder::seal(int64_t serial) {
   if (::renameat2(AT_FDCWD, aside_.c_str(), AT_FDCWD, path_.c_str(), replaces ? RENAME_EXCHANGE : 0) != 0) {
     if (replaces) remove_sealed(path_);  // a file system without that step
     if (::rename(aside_.c_str(), path_.c_str()) != 0)
-      throw Error(Fault::bad_input, {.what = "cannot rename a finished folder into place", .where = path_.string(), .found = std::strerror(errno)});
+      throw Error(Fault::bad_input,
+                  {.what = "cannot rename a finished folder into place", .where = path_.string(), .found = std::strerror(errno)});
   }
   sealed_ = true;
   flush_folder(path_.parent_path());

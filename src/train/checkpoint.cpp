@@ -1,5 +1,5 @@
-// A checkpoint is a sealed folder: the trained model's files, training_state.safetensors with what those do not hold, run_state.json, and the
-// run's log so far, so that a resumed run's log goes on without a line lost or told twice.
+// A checkpoint is a sealed folder: the trained model's files, training_state.safetensors with what those do not hold, run_state.json, and
+// the run's log so far, so that a resumed run's log goes on without a line lost or told twice.
 #include "train/checkpoint.h"
 
 #include <algorithm>
@@ -15,13 +15,41 @@ constexpr int64_t run_format = 1;
 constexpr int64_t disk_margin = int64_t{16} << 20;  // for the tokenizer's files, and for logs to go on
 constexpr std::string_view folder_start = "checkpoint-";
 
-// Options that may change between two parts of a run: where things lie, what is shown and saved, how long it goes on. `model_name_or_path` and
-// the data are compared by content. An option that is not here must stay.
-constexpr std::string_view may_change[] = {
-    "model_name_or_path", "adapter_name_or_path", "dataset", "eval_dataset", "dataset_dir", "per_device_eval_batch_size", "num_train_epochs", "max_steps", "bf16", "pure_bf16",
-    "gradient_checkpointing", "disable_gradient_checkpointing", "output_dir", "overwrite_output_dir", "logging_steps", "logging_first_step", "plot_loss", "eval_strategy",
-    "eval_steps", "save_strategy", "save_steps", "save_total_limit", "load_best_model_at_end", "metric_for_best_model", "greater_is_better", "resume_from_checkpoint", "vram",
-    "ram", "disk", "device", "threads", "save", "resident_layers"};
+// Options that may change between two parts of a run: where things lie, what is shown and saved, how long it goes on. `model_name_or_path`
+// and the data are compared by content. An option that is not here must stay.
+constexpr std::string_view may_change[] = {"model_name_or_path",
+                                           "adapter_name_or_path",
+                                           "dataset",
+                                           "eval_dataset",
+                                           "dataset_dir",
+                                           "per_device_eval_batch_size",
+                                           "num_train_epochs",
+                                           "max_steps",
+                                           "bf16",
+                                           "pure_bf16",
+                                           "gradient_checkpointing",
+                                           "disable_gradient_checkpointing",
+                                           "output_dir",
+                                           "overwrite_output_dir",
+                                           "logging_steps",
+                                           "logging_first_step",
+                                           "plot_loss",
+                                           "eval_strategy",
+                                           "eval_steps",
+                                           "save_strategy",
+                                           "save_steps",
+                                           "save_total_limit",
+                                           "load_best_model_at_end",
+                                           "metric_for_best_model",
+                                           "greater_is_better",
+                                           "resume_from_checkpoint",
+                                           "vram",
+                                           "ram",
+                                           "disk",
+                                           "device",
+                                           "threads",
+                                           "save",
+                                           "resident_layers"};
 bool may_differ(std::string_view key) { return std::find(std::begin(may_change), std::end(may_change), key) != std::end(may_change); }
 
 // The step in "checkpoint-12", -1 of other names.
@@ -52,13 +80,15 @@ std::vector<Place> places_in(const fs::path& output_dir) {
     const auto manifest = store::read_manifest(entry.path());
     all.push_back({manifest ? manifest->serial : -1, step, entry.path()});
   }
-  std::sort(all.begin(), all.end(), [](const Place& a, const Place& b) { return std::pair(a.serial, a.step) < std::pair(b.serial, b.step); });
+  std::sort(all.begin(), all.end(),
+            [](const Place& a, const Place& b) { return std::pair(a.serial, a.step) < std::pair(b.serial, b.step); });
   return all;
 }
 
 Json to_json(const RunState& s, const Recipe& r) {
-  return {{"format", run_format}, {"step", s.step}, {"tokens", s.tokens}, {"loss_sum", s.loss_sum}, {"seconds", s.seconds},
-          {"best_loss", s.best_loss ? Json(*s.best_loss) : Json(nullptr)}, {"best_step", s.best_step}, {"model", r.model}, {"data", r.data},
+  return {{"format", run_format},         {"step", s.step},       {"tokens", s.tokens},
+          {"loss_sum", s.loss_sum},       {"seconds", s.seconds}, {"best_loss", s.best_loss ? Json(*s.best_loss) : Json(nullptr)},
+          {"best_step", s.best_step},     {"model", r.model},     {"data", r.data},
           {"micro_batch", r.micro_batch}, {"machine", r.machine}, {"options", r.options}};
 }
 
@@ -69,17 +99,27 @@ Checkpoint read_checkpoint(const fs::path& folder) {
   if (!j.is_object()) fail_field(where, "run_state", "an object", &j);
   if (require<int64_t>(j, "format", where) > run_format) fail_field(where, "format", "1: a newer program wrote this", &j["format"]);
   Checkpoint c{.folder = folder};
-  c.state = {.step = require<int64_t>(j, "step", where), .tokens = require<int64_t>(j, "tokens", where), .loss_sum = require<double>(j, "loss_sum", where),
-             .seconds = require<double>(j, "seconds", where), .best_step = require<int64_t>(j, "best_step", where)};
+  c.state = {.step = require<int64_t>(j, "step", where),
+             .tokens = require<int64_t>(j, "tokens", where),
+             .loss_sum = require<double>(j, "loss_sum", where),
+             .seconds = require<double>(j, "seconds", where),
+             .best_step = require<int64_t>(j, "best_step", where)};
   if (!member(j, "best_loss", where).is_null()) c.state.best_loss = require<double>(j, "best_loss", where);
-  c.recipe = {.options = member(j, "options", where), .model = require<std::string>(j, "model", where), .data = require<std::string>(j, "data", where),
-              .micro_batch = require<int64_t>(j, "micro_batch", where), .machine = require<std::string>(j, "machine", where)};
-  if (c.state.step < 1 || c.recipe.micro_batch < 1 || !c.recipe.options.is_object()) fail_field(where, "step, micro_batch, options", "what a run has", nullptr);
+  c.recipe = {.options = member(j, "options", where),
+              .model = require<std::string>(j, "model", where),
+              .data = require<std::string>(j, "data", where),
+              .micro_batch = require<int64_t>(j, "micro_batch", where),
+              .machine = require<std::string>(j, "machine", where)};
+  if (c.state.step < 1 || c.recipe.micro_batch < 1 || !c.recipe.options.is_object())
+    fail_field(where, "step, micro_batch, options", "what a run has", nullptr);
   return c;
 }
 
 Error unusable(const fs::path& folder, std::string found) {
-  return Error(Fault::bad_input, {.what = "a checkpoint cannot be used", .where = folder.string(), .expected = "the files that its manifest.json names", .found = std::move(found),
+  return Error(Fault::bad_input, {.what = "a checkpoint cannot be used",
+                                  .where = folder.string(),
+                                  .expected = "the files that its manifest.json names",
+                                  .found = std::move(found),
                                   .fix = "name another; or begin anew with its weights, as adapter_name_or_path or model_name_or_path"});
 }
 
@@ -91,7 +131,11 @@ Json effect(const std::string& key, const Json& value) {
 }
 
 Error other_run(const Checkpoint& c, std::string what, std::string expected, std::string found, std::string fix) {
-  return Error(Fault::usage, {.what = std::move(what), .where = c.folder.string(), .expected = std::move(expected), .found = std::move(found), .fix = std::move(fix)});
+  return Error(Fault::usage, {.what = std::move(what),
+                              .where = c.folder.string(),
+                              .expected = std::move(expected),
+                              .found = std::move(found),
+                              .fix = std::move(fix)});
 }
 
 }  // namespace
@@ -123,25 +167,30 @@ void require_same_run(const Checkpoint& c, const Recipe& now, int64_t total_step
   const Json defaults = thimble::to_json(TrainOptions{});
   for (const auto& [key, value] : now.options.items()) {
     if (may_differ(key)) continue;
-    const Json& then = c.recipe.options.contains(key) ? c.recipe.options[key] : defaults[key];  // an option that is newer than the checkpoint
+    const Json& then =
+        c.recipe.options.contains(key) ? c.recipe.options[key] : defaults[key];  // an option that is newer than the checkpoint
     if (effect(key, then) != effect(key, value))
-      throw other_run(c, fmt::format("the checkpoint is of a run with another '{}'", key), fmt::format("{}: {}", key, then.dump()), value.dump(),
-                      fmt::format("{}={}; or begin anew without resume_from_checkpoint", key, then.is_string() ? then.get<std::string>() : then.dump()));
+      throw other_run(c, fmt::format("the checkpoint is of a run with another '{}'", key), fmt::format("{}: {}", key, then.dump()),
+                      value.dump(),
+                      fmt::format("{}={}; or begin anew without resume_from_checkpoint", key,
+                                  then.is_string() ? then.get<std::string>() : then.dump()));
   }
   if (c.recipe.model != now.model)
-    throw other_run(c, "the checkpoint is of a run on another base model", c.recipe.options.value("model_name_or_path", "its base"), now.options.value("model_name_or_path", ""),
-                    "name the base that it was trained on, unchanged");
+    throw other_run(c, "the checkpoint is of a run on another base model", c.recipe.options.value("model_name_or_path", "its base"),
+                    now.options.value("model_name_or_path", ""), "name the base that it was trained on, unchanged");
   if (c.recipe.data != now.data)
-    throw other_run(c, "the checkpoint is of a run on other data", "the same rows, tokens and order", "others", "name the files that it was trained on, unchanged");
+    throw other_run(c, "the checkpoint is of a run on other data", "the same rows, tokens and order", "others",
+                    "name the files that it was trained on, unchanged");
   if (c.state.step > total_steps)
-    throw other_run(c, "the checkpoint is beyond the end of the run", fmt::format("at most {} steps", total_steps), fmt::format("{} steps", c.state.step),
-                    "raise max_steps or num_train_epochs");
+    throw other_run(c, "the checkpoint is beyond the end of the run", fmt::format("at most {} steps", total_steps),
+                    fmt::format("{} steps", c.state.step), "raise max_steps or num_train_epochs");
   for (const char* key : {"max_steps", "num_train_epochs"})
     if (c.recipe.options.contains(key) && c.recipe.options[key] != now.options[key])
-      log_warning("{} was {} and is {}: the learning rate follows the new number of steps from here on", key, c.recipe.options[key].dump(), now.options[key].dump());
+      log_warning("{} was {} and is {}: the learning rate follows the new number of steps from here on", key, c.recipe.options[key].dump(),
+                  now.options[key].dump());
   if (c.recipe.machine != now.machine || c.recipe.micro_batch != now.micro_batch)
-    log_warning("the run began on {} with micro-batches of {}, and goes on on {} with {}: the same numbers but for rounding", c.recipe.machine, c.recipe.micro_batch, now.machine,
-                now.micro_batch);
+    log_warning("the run began on {} with micro-batches of {}, and goes on on {} with {}: the same numbers but for rounding",
+                c.recipe.machine, c.recipe.micro_batch, now.machine, now.micro_batch);
 }
 
 void restore(Trainer& trainer, const Setup& setup, const Checkpoint& c) {
@@ -151,11 +200,14 @@ void restore(Trainer& trainer, const Setup& setup, const Checkpoint& c) {
   const auto read = [](const store::SafetensorsFile& file, const std::string& name, int64_t first, Tensor piece) {
     const store::TensorInfo* info = file.find(name);
     if (!info || first + piece.count() > info->shape.count())
-      throw Error(Fault::bad_input, {.what = "a tensor of a checkpoint is missing or too small", .where = file.where(name), .fix = "resume from another checkpoint"});
+      throw Error(
+          Fault::bad_input,
+          {.what = "a tensor of a checkpoint is missing or too small", .where = file.where(name), .fix = "resume from another checkpoint"});
     file.read(*info, first, piece);
   };
-  trainer.restore(c.state.step, [&](const store::ParamSpec& p, int64_t first, Tensor piece) { read(values, store::name_in_file(p), first, piece); },
-                  [&](const std::string& name, int64_t first, Tensor piece) { read(states, name, first, piece); });
+  trainer.restore(
+      c.state.step, [&](const store::ParamSpec& p, int64_t first, Tensor piece) { read(values, store::name_in_file(p), first, piece); },
+      [&](const std::string& name, int64_t first, Tensor piece) { read(states, name, first, piece); });
 }
 
 Checkpoints::Checkpoints(const TrainOptions& o, const Setup& setup) : options_(o), setup_(setup) {
@@ -185,7 +237,8 @@ bool Checkpoints::save(Trainer& trainer, const RunState& state, const Recipe& re
   const fs::path folder = folder_of(state.step);
   const int64_t needed = bytes_of(trainer, setup_) + disk_margin, free = free_disk_bytes(options_.output_dir);
   if (needed > free) {
-    log_warning("{} is not saved: it wants {} of disk and {} are free; training goes on, with what was saved before", folder.string(), human_bytes(needed), human_bytes(free));
+    log_warning("{} is not saved: it wants {} of disk and {} are free; training goes on, with what was saved before", folder.string(),
+                human_bytes(needed), human_bytes(free));
     return false;
   }
   const auto failed = [&](std::string_view what, std::string_view why) {
@@ -207,7 +260,8 @@ bool Checkpoints::save(Trainer& trainer, const RunState& state, const Recipe& re
   return true;
 }
 
-void Checkpoints::write(store::SealedFolder& sealed, Trainer& trainer, const RunState& state, const Recipe& recipe, const TrainerLog& log, const RunReport& report) {
+void Checkpoints::write(store::SealedFolder& sealed, Trainer& trainer, const RunState& state, const Recipe& recipe, const TrainerLog& log,
+                        const RunReport& report) {
   const fs::path& inside = sealed.inside();
   sealed.add(write_trained(inside, options_, setup_, trainer));
   std::vector<store::SafetensorsWriter::Declared> declared;

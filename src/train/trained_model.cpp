@@ -7,9 +7,13 @@ namespace thimble::train {
 namespace {
 
 std::vector<WrittenFile> write_adapter(const fs::path& folder, const TrainOptions& o, const Setup& setup, Trainer& trainer) {
-  store::AdapterConfig config{.rank = o.lora_rank, .alpha = o.lora_alpha.value_or(2.0 * double(o.lora_rank)), .rslora = o.use_rslora, .base_model = o.model_name_or_path};
+  store::AdapterConfig config{.rank = o.lora_rank,
+                              .alpha = o.lora_alpha.value_or(2.0 * double(o.lora_rank)),
+                              .rslora = o.use_rslora,
+                              .base_model = o.model_name_or_path};
   for (int p = 0; p < nn::layer_param_count; ++p)
-    if (const std::string_view leaf = nn::leaf_names[p]; setup.method.lora.on(p)) config.targets.emplace_back(leaf.substr(leaf.rfind('.') + 1));
+    if (const std::string_view leaf = nn::leaf_names[p]; setup.method.lora.on(p))
+      config.targets.emplace_back(leaf.substr(leaf.rfind('.') + 1));
   return store::write_adapter(folder, config, trainer.model().adapters()->specs(), [&](const auto& put) { trainer.save(put); });
 }
 
@@ -23,7 +27,9 @@ std::vector<WrittenFile> write_model(const fs::path& folder, const TrainOptions&
     if (dtype == DType::f32) return writer.write(piece);
     converted.resize(size_t(piece.count() * size_of(dtype)));
     const Tensor to{converted.data(), dtype, piece.shape};
-    visit_float(dtype, [&]<class T>(T) { for (int64_t i = 0; i < piece.count(); ++i) to.get<T>()[i] = T(piece.get<float>()[i]); });
+    visit_float(dtype, [&]<class T>(T) {
+      for (int64_t i = 0; i < piece.count(); ++i) to.get<T>()[i] = T(piece.get<float>()[i]);
+    });
     writer.write(to);
   });
   return {writer.commit(), copy_atomically(base_folder(o) / "config.json", folder / "config.json")};
@@ -40,7 +46,8 @@ bool loses_bits(const Setup& setup) { return setup.method.trains_weights && (nn:
 
 std::vector<WrittenFile> write_trained(const fs::path& folder, const TrainOptions& o, const Setup& setup, Trainer& trainer) {
   auto files = setup.method.trains_weights ? write_model(folder, o, setup, trainer) : write_adapter(folder, o, setup, trainer);
-  for (const char* name : {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "chat_template.jinja"})
+  for (const char* name :
+       {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "chat_template.jinja"})
     if (fs::exists(base_folder(o) / name)) files.push_back(copy_atomically(base_folder(o) / name, folder / name));
   return files;
 }

@@ -152,7 +152,9 @@ std::vector<WrittenFile> TrainerLog::write_into(const std::filesystem::path& che
   std::string piece(size_t{1} << 16, '\0');
   for (int64_t at = 0; at < written_;) {
     const ssize_t n = ::pread(fd_, piece.data(), size_t(std::min<int64_t>(written_ - at, int64_t(piece.size()))), off_t(at));
-    if (n <= 0) throw Error(Fault::bad_input, {.what = "cannot read a log", .where = (folder_ / log_name).string(), .found = n < 0 ? std::strerror(errno) : "it became shorter"});
+    if (n <= 0)
+      throw Error(Fault::bad_input, {.what = "cannot read a log", .where = (folder_ / log_name).string(),
+                                     .found = n < 0 ? std::strerror(errno) : "it became shorter"});
     lines.write(piece.data(), n);
     at += n;
   }

@@ -1,5 +1,5 @@
-// Runs that end too soon: killed at any moment, also inside a save; stopped by a signal; on a disk that is full; with files that were damaged.
-// Whatever happens, the run that goes on gives the numbers of the run that was never disturbed.
+// Runs that end too soon: killed at any moment, also inside a save; stopped by a signal; on a disk that is full; with files that were
+// damaged. Whatever happens, the run that goes on gives the numbers of the run that was never disturbed.
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/wait.h>
@@ -34,8 +34,10 @@ class Checkpoints : public Program {
     write("rows.jsonl", read("rows.jsonl") + R"({"prompt": "and you", "response": "a needle"})" + "\n");
   }
   static std::string tuning(const std::string& out, const std::string& more) {
-    return "train model_name_or_path=model dataset=rows.jsonl threads=1 cutoff_len=64 vram=64MiB ram=512MiB per_device_train_batch_size=2 gradient_accumulation_steps=2 "
-           "lora_rank=4 learning_rate=1e-2 logging_steps=1 lr_scheduler_type=cosine output_dir=" + out + " " + more;
+    return "train model_name_or_path=model dataset=rows.jsonl threads=1 cutoff_len=64 vram=64MiB ram=512MiB per_device_train_batch_size=2 "
+           "gradient_accumulation_steps=2 "
+           "lora_rank=4 learning_rate=1e-2 logging_steps=1 lr_scheduler_type=cosine output_dir=" +
+           out + " " + more;
   }
   // What does not depend on the clock, of every line.
   std::vector<std::string> numbers(const std::string& out) const {
@@ -104,7 +106,8 @@ class Checkpoints : public Program {
 // THIMBLE_KILLS sets how often; the whole sweep is 50.
 TEST_F(Checkpoints, KilledAtAnyMomentTheRunGivesTheSameNumbers) {
   const int steps = 60;
-  const std::string how = fmt::format("max_steps={} save_steps=1 save_total_limit=2 eval_dataset=rows.jsonl eval_strategy=steps eval_steps=4", steps);
+  const std::string how =
+      fmt::format("max_steps={} save_steps=1 save_total_limit=2 eval_dataset=rows.jsonl eval_strategy=steps eval_steps=4", steps);
   const auto began = std::chrono::steady_clock::now();
   const Answer whole = thimble(tuning("whole", how));
   auto longest = std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now() - began) / 3;
@@ -139,8 +142,10 @@ TEST_F(Checkpoints, KilledAtAnyMomentTheRunGivesTheSameNumbers) {
   EXPECT_FALSE(last.says("passed over")) << last.text;
   expect_same_run("whole", out, steps);
   EXPECT_EQ(folders(out), (std::vector<std::string>{fmt::format("checkpoint-{}", steps - 1), fmt::format("checkpoint-{}", steps)}));
-  for (const auto& entry : fs::directory_iterator(folder / out)) EXPECT_EQ(entry.path().string().find(".tmp-"), std::string::npos) << entry.path();
-  std::printf("%d kills, %d of them inside a save, %d before a first checkpoint or at a start; %d runs came to their end\n", kills, in_a_save, first_steps, finished + 1);
+  for (const auto& entry : fs::directory_iterator(folder / out))
+    EXPECT_EQ(entry.path().string().find(".tmp-"), std::string::npos) << entry.path();
+  std::printf("%d kills, %d of them inside a save, %d before a first checkpoint or at a start; %d runs came to their end\n", kills,
+              in_a_save, first_steps, finished + 1);
 }
 
 TEST_F(Checkpoints, ASignalSavesAndEndsWith75) {
@@ -148,13 +153,15 @@ TEST_F(Checkpoints, ASignalSavesAndEndsWith75) {
   for (const int signal : {SIGTERM, SIGINT}) {
     const std::string out = fmt::format("out-{}", signal);
     const pid_t child = start(tuning(out, how));
-    while (!has_ended(child) && (!fs::exists(folder / out / "trainer_log.jsonl") || fs::file_size(folder / out / "trainer_log.jsonl") == 0)) std::this_thread::sleep_for(1ms);
+    while (!has_ended(child) && (!fs::exists(folder / out / "trainer_log.jsonl") || fs::file_size(folder / out / "trainer_log.jsonl") == 0))
+      std::this_thread::sleep_for(1ms);
     ::kill(child, signal);
     ASSERT_EQ(exit_code(child), 75) << read("output");
     const auto step = int64_t(lines(read(out + "/trainer_log.jsonl")).size());
     EXPECT_LT(step, 4000);
     EXPECT_EQ(folders(out), (std::vector<std::string>{fmt::format("checkpoint-{}", step)}));
-    EXPECT_NE(read("output").find(fmt::format("thimble train {}/args.json resume_from_checkpoint=true", out)), std::string::npos) << read("output");
+    EXPECT_NE(read("output").find(fmt::format("thimble train {}/args.json resume_from_checkpoint=true", out)), std::string::npos)
+        << read("output");
     // The line that it printed, a few steps further: a shorter run with the same rates so far would be another run.
     const pid_t again = start(fmt::format("train {}/args.json resume_from_checkpoint=true", out));
     while (!has_ended(again) && lines(read(out + "/trainer_log.jsonl")).size() < size_t(step) + 5) std::this_thread::sleep_for(1ms);
@@ -168,10 +175,16 @@ TEST_F(Checkpoints, ASignalSavesAndEndsWith75) {
 
 TEST_F(Checkpoints, ASecondSignalEndsAtOnce) {
   std::string many;
-  for (int i = 0; i < 40000; ++i) many += R"({"prompt": "say ab", "response": "ab ab"})" "\n";
+  for (int i = 0; i < 40000; ++i)
+    many += R"({"prompt": "say ab", "response": "ab ab"})"
+            "\n";
   write("many.jsonl", many);
-  const pid_t child = start(tuning("out", "max_steps=4000 save_strategy=no eval_dataset=many.jsonl eval_strategy=steps eval_steps=1"));  // a long way from signal to save
-  const auto until = [&](const std::function<bool()>& seen) { while (!has_ended(child) && !seen()) std::this_thread::sleep_for(1ms); };
+  const pid_t child = start(tuning(
+      "out",
+      "max_steps=4000 save_strategy=no eval_dataset=many.jsonl eval_strategy=steps eval_steps=1"));  // a long way from signal to save
+  const auto until = [&](const std::function<bool()>& seen) {
+    while (!has_ended(child) && !seen()) std::this_thread::sleep_for(1ms);
+  };
   until([&] { return fs::exists(folder / "out/trainer_log.jsonl") && fs::file_size(folder / "out/trainer_log.jsonl") > 0; });
   ::kill(child, SIGINT);
   until([&] { return read("output").find("once more to stop at once") != std::string::npos; });
@@ -183,17 +196,21 @@ TEST_F(Checkpoints, ASecondSignalEndsAtOnce) {
 TEST_F(Checkpoints, AFullDiskKeepsTheLastOneAndTrainingGoesOn) {
   ASSERT_EQ(thimble(tuning("whole", "max_steps=6 save_steps=2")).code, 0);
   // The limit on files lies between the adapter's and the states' size: every save fails in its middle, and the result can be written.
-  const auto states = fs::file_size(folder / "whole/checkpoint-2/training_state.safetensors"), adapter = fs::file_size(folder / "whole/adapter_model.safetensors");
+  const auto states = fs::file_size(folder / "whole/checkpoint-2/training_state.safetensors"),
+             adapter = fs::file_size(folder / "whole/adapter_model.safetensors");
   ASSERT_GT(states, adapter + 4096);
   fs::create_directories(folder / "out");
   fs::copy(folder / "whole/checkpoint-2", folder / "out/checkpoint-2");
-  const std::string command = fmt::format("cd '{}' && ulimit -f {} && '{}' {} > output 2>&1", folder.string(), (states - 1024) / 1024, THIMBLE_BINARY,
-                                          tuning("out", "max_steps=6 save_steps=2 save_total_limit=1 resume_from_checkpoint=true"));
+  const std::string command =
+      fmt::format("cd '{}' && ulimit -f {} && '{}' {} > output 2>&1", folder.string(), (states - 1024) / 1024, THIMBLE_BINARY,
+                  tuning("out", "max_steps=6 save_steps=2 save_total_limit=1 resume_from_checkpoint=true"));
   const int status = std::system(("bash -c \"" + command + "\"").c_str());
   const std::string text = read("output");
   ASSERT_TRUE(WIFEXITED(status));
   EXPECT_EQ(WEXITSTATUS(status), 0) << text;
-  for (const int step : {4, 6}) EXPECT_NE(text.find(fmt::format("warning: out/checkpoint-{} is not saved: cannot write a file (File too large)", step)), text.npos) << text;
+  for (const int step : {4, 6})
+    EXPECT_NE(text.find(fmt::format("warning: out/checkpoint-{} is not saved: cannot write a file (File too large)", step)), text.npos)
+        << text;
   EXPECT_EQ(folders("out"), (std::vector<std::string>{"checkpoint-2"})) << "the last good one stays, and no half one";
   EXPECT_EQ(numbers("out"), numbers("whole"));
   EXPECT_EQ(read("out/adapter_model.safetensors"), read("whole/adapter_model.safetensors"));
@@ -229,7 +246,9 @@ TEST_F(Checkpoints, DamagedOnesAreNamedAndPassedOver) {
 }
 
 TEST_F(Checkpoints, TheNewestAndTheBestAreKept) {
-  const std::string how = "max_steps=9 eval_dataset=rows.jsonl eval_strategy=steps eval_steps=1 learning_rate=0.3 ";  // a rate that makes the loss rise in between
+  const std::string how =
+      "max_steps=9 eval_dataset=rows.jsonl eval_strategy=steps eval_steps=1 learning_rate=0.3 ";  // a rate that makes the loss rise in
+                                                                                                  // between
   ASSERT_EQ(thimble(tuning("all", how + "save_steps=1")).code, 0);
   std::vector<double> losses;
   for (const Json& line : lines(read("all/trainer_log.jsonl")))
@@ -238,7 +257,8 @@ TEST_F(Checkpoints, TheNewestAndTheBestAreKept) {
   const auto best = std::min_element(losses.begin(), losses.end()) - losses.begin() + 1;
   ASSERT_LT(best, 9) << "the last one is not the best, or this shows nothing";
   EXPECT_EQ(folders("all").size(), 9u);
-  Answer a = thimble(tuning("two", how + "save_steps=1 save_total_limit=2 load_best_model_at_end=true metric_for_best_model=eval_loss greater_is_better=false"));
+  Answer a = thimble(tuning(
+      "two", how + "save_steps=1 save_total_limit=2 load_best_model_at_end=true metric_for_best_model=eval_loss greater_is_better=false"));
   ASSERT_EQ(a.code, 0) << a.text;
   EXPECT_EQ(folders("two"), (std::vector<std::string>{fmt::format("checkpoint-{}", best), "checkpoint-9"}));
   EXPECT_EQ(read("two/adapter_model.safetensors"), read(fmt::format("all/checkpoint-{}/adapter_model.safetensors", best)));
@@ -247,7 +267,8 @@ TEST_F(Checkpoints, TheNewestAndTheBestAreKept) {
   a = thimble(tuning("best", how + "save_strategy=best save_total_limit=1"));
   ASSERT_EQ(a.code, 0) << a.text;
   EXPECT_EQ(folders("best"), (std::vector<std::string>{fmt::format("checkpoint-{}", best)}));
-  EXPECT_NE(read("best/adapter_model.safetensors"), read("two/adapter_model.safetensors")) << "the result is the last step where the best is not asked for";
+  EXPECT_NE(read("best/adapter_model.safetensors"), read("two/adapter_model.safetensors"))
+      << "the result is the last step where the best is not asked for";
   a = thimble(tuning("epochs", "num_train_epochs=3 save_strategy=epoch"));
   ASSERT_EQ(a.code, 0) << a.text;
   EXPECT_EQ(folders("epochs"), (std::vector<std::string>{"checkpoint-2", "checkpoint-4", "checkpoint-6"}));
@@ -284,9 +305,16 @@ TEST_F(Checkpoints, AnotherRunIsRefusedAndWhatChangesNoNumberIsNot) {
   const std::string how = "max_steps=4 save_steps=2";
   ASSERT_EQ(thimble(tuning("whole", how)).code, 0);
   const std::string args = read("whole/args.json");
-  const auto resumed = [&](const std::string& more) { return thimble(tuning("whole", how + " resume_from_checkpoint=whole/checkpoint-2 " + more)); };
-  for (const auto& [change, key] : {std::pair{"learning_rate=2e-2", "learning_rate"}, {"lora_alpha=3", "lora_alpha"}, {"seed=7", "seed"}, {"cutoff_len=32", "cutoff_len"},
-                                    {"optim=adamw_8bit", "optim"}, {"lora_rank=8", "lora_rank"}, {"per_device_train_batch_size=1", "per_device_train_batch_size"}}) {
+  const auto resumed = [&](const std::string& more) {
+    return thimble(tuning("whole", how + " resume_from_checkpoint=whole/checkpoint-2 " + more));
+  };
+  for (const auto& [change, key] : {std::pair{"learning_rate=2e-2", "learning_rate"},
+                                    {"lora_alpha=3", "lora_alpha"},
+                                    {"seed=7", "seed"},
+                                    {"cutoff_len=32", "cutoff_len"},
+                                    {"optim=adamw_8bit", "optim"},
+                                    {"lora_rank=8", "lora_rank"},
+                                    {"per_device_train_batch_size=1", "per_device_train_batch_size"}}) {
     const Answer a = resumed(change);
     EXPECT_EQ(a.code, 2) << change << a.text;
     EXPECT_TRUE(a.says(fmt::format("the checkpoint is of a run with another '{}'", key))) << a.text;
@@ -306,7 +334,8 @@ TEST_F(Checkpoints, AnotherRunIsRefusedAndWhatChangesNoNumberIsNot) {
   // A smaller budget, another place for everything, the model and the data under other names.
   fs::rename(folder / "model", folder / "moved");
   fs::rename(folder / "rows.jsonl", folder / "renamed.jsonl");
-  a = thimble(tuning("out", how + " model_name_or_path=moved dataset=renamed.jsonl optim=paged_adamw_32bit vram=700KiB save=recompute resident_layers=0 resume_from_checkpoint=whole/checkpoint-2"));
+  a = thimble(tuning("out", how + " model_name_or_path=moved dataset=renamed.jsonl optim=paged_adamw_32bit vram=700KiB save=recompute "
+                                  "resident_layers=0 resume_from_checkpoint=whole/checkpoint-2"));
   EXPECT_EQ(a.code, 0) << a.text;
   EXPECT_EQ(numbers("out"), numbers("whole"));
 }

@@ -80,9 +80,11 @@ TEST(SealedFolder, DamageIsNamed) {
   EXPECT_EQ(damaged([](const fs::path& f) { fs::remove(f / manifest_name); }), "manifest.json: No such file or directory");
   EXPECT_EQ(damaged([](const fs::path& f) { write_atomically(f / "beside", "notes of a person"); }), "");
   for (const auto& edit : std::vector<std::function<void(Json&)>>{
-           [](Json& m) { m["format"] = 2; }, [](Json& m) { m.erase("serial"); }, [](Json& m) { m["files"] = 3; }, [](Json& m) { m["files"][0] = "values"; },
-           [](Json& m) { m["files"][0]["name"] = "../one/values"; }, [](Json& m) { m["files"][0]["name"] = ""; }, [](Json& m) { m["files"][0]["bytes"] = -1; },
-           [](Json& m) { m["files"][0]["xxh64"] = "12"; }, [](Json& m) { m["files"][0]["xxh64"] = "zzzzzzzzzzzzzzzz"; }, [](Json& m) { m = Json::array(); }})
+           [](Json& m) { m["format"] = 2; }, [](Json& m) { m.erase("serial"); }, [](Json& m) { m["files"] = 3; },
+           [](Json& m) { m["files"][0] = "values"; }, [](Json& m) { m["files"][0]["name"] = "../one/values"; },
+           [](Json& m) { m["files"][0]["name"] = ""; }, [](Json& m) { m["files"][0]["bytes"] = -1; },
+           [](Json& m) { m["files"][0]["xxh64"] = "12"; }, [](Json& m) { m["files"][0]["xxh64"] = "zzzzzzzzzzzzzzzz"; },
+           [](Json& m) { m = Json::array(); }})
     EXPECT_NE(damaged([&](const fs::path& f) { with(f, edit); }), "");
   for (size_t length : {0, 1, 20, 100}) {
     const auto cut = [&](const fs::path& f) { fs::resize_file(f / manifest_name, length); };

@@ -26,7 +26,8 @@ class Run {
     trainer_.load(store::random_weights(trainer_.model().weights().table(), 5, 0.2f).get());
   }
   void step(int64_t s, std::vector<double>& numbers) {
-    const std::vector<data::MicroBatch> window{random_batch(setup_.model, 61, uint64_t(s)), random_batch(setup_.model, 56, uint64_t(s) + 100)};
+    const std::vector<data::MicroBatch> window{random_batch(setup_.model, 61, uint64_t(s)),
+                                               random_batch(setup_.model, 56, uint64_t(s) + 100)};
     const auto r = trainer_.step(window, 1e-2);
     numbers.insert(numbers.end(), {r.loss, r.grad_norm});
   }
@@ -43,8 +44,10 @@ class Run {
     return k;
   }
   void restore(int64_t steps, const Kept& k) {
-    trainer_.restore(steps, [&](const store::ParamSpec& p, int64_t first, Tensor piece) { Kept::take(k.values.at(store::name_in_file(p)), first, piece); },
-                     [&](const std::string& name, int64_t first, Tensor piece) { Kept::take(k.states.at(name), first, piece); });
+    trainer_.restore(
+        steps,
+        [&](const store::ParamSpec& p, int64_t first, Tensor piece) { Kept::take(k.values.at(store::name_in_file(p)), first, piece); },
+        [&](const std::string& name, int64_t first, Tensor piece) { Kept::take(k.states.at(name), first, piece); });
   }
 
  private:
