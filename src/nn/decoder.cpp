@@ -13,7 +13,8 @@
 
 namespace thimble::nn {
 
-Decoder::Decoder(comm::Rank& rank, Model& model, const Execution& execution, int64_t max_tokens) : rank_(rank), model_(model), execution_(execution), rope_(rank, model.spec()) {
+Decoder::Decoder(comm::Rank& rank, Model& model, const Execution& execution, int64_t max_tokens)
+    : rank_(rank), model_(model), execution_(execution), rope_(rank, model.spec()) {
   const auto& spec = model.spec();
   if (execution_.save.empty()) execution_.save.assign(spec.layers.size(), all(Save::keep));
   check(execution_.save.size() == spec.layers.size(), "a plan says of each layer what is saved");

@@ -101,10 +101,13 @@ std::vector<store::ParamSpec> adapter_parameters(const ModelSpec& m, const LoraS
       };
       bool stacked = false;
       each([&](int p, const Shape& w) {
-        specs.push_back({.name = layer_param_name(m.layers[size_t(l)], l, p), .shape = {lora.rank, w[1]}, .role = store::Role::lora_a, .layer = l, .adjoins = stacked});
+        specs.push_back({.name = layer_param_name(m.layers[size_t(l)], l, p), .shape = {lora.rank, w[1]}, .role = store::Role::lora_a, .layer = l,
+                         .adjoins = stacked});
         stacked = true;
       });
-      each([&](int p, const Shape& w) { specs.push_back({.name = layer_param_name(m.layers[size_t(l)], l, p), .shape = {w[0], lora.rank}, .role = store::Role::lora_b, .layer = l}); });
+      each([&](int p, const Shape& w) {
+        specs.push_back({.name = layer_param_name(m.layers[size_t(l)], l, p), .shape = {w[0], lora.rank}, .role = store::Role::lora_b, .layer = l});
+      });
     }
   return specs;
 }

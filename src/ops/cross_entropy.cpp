@@ -11,7 +11,8 @@
 namespace thimble::ops {
 
 // cross_entropy.cu
-void cross_entropy_cuda(CudaContext&, Tensor loss, Tensor correct, Tensor losses, Tensor logits, Tensor targets, Tensor scale, Tensor d, float inverse_cap);
+void cross_entropy_cuda(CudaContext&, Tensor loss, Tensor correct, Tensor losses, Tensor logits, Tensor targets, Tensor scale, Tensor d,
+                        float inverse_cap);
 
 namespace {
 
