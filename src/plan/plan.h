@@ -25,6 +25,7 @@ struct Plan {
   bool unpack_layer = false;    // a layer's matrices once for the window, not each for its product
   std::vector<nn::LayerSave> save;
   int resident_layers = 0;
+  int unpacked_layers = 0;        // of packed ones, where all are resident
   int64_t head_chunk = 256;
   bool paged_optimizer = false;   // states at home in pinned memory
   bool embedding_on_host = false; // the table lies in pinned memory, its rows are gathered from there

@@ -50,17 +50,21 @@ std::vector<std::vector<LayerSave>> save_choices(const Space& space) {
 // Where what is not activations lies: from all on the device to as little as can be, each as slow as the one before or slower. The embedding
 // goes before any layer: its rows of a step are a small part of it, while a streamed layer crosses the link whole, and more than once.
 struct Placement {
-  int resident;
+  int resident, unpacked;
   bool embedding_on_host, paged;
   bool operator==(const Placement&) const = default;
 };
 std::vector<Placement> placements(const Space& space) {
   auto residents = space.resident_layers ? std::vector<int>{*space.resident_layers} : space.can_stream ? shares(space.layers, 4) : std::vector<int>{space.layers};
   std::reverse(residents.begin(), residents.end());
-  std::vector<Placement> all{{residents.front(), false, space.paged_optimizer}};
+  const bool may_unpack = space.packed && residents.front() == space.layers;
+  auto unpacked = may_unpack ? shares(space.layers, 8) : std::vector<int>{0};
+  std::reverse(unpacked.begin(), unpacked.end());
+  std::vector<Placement> all;
+  for (const int n : unpacked) all.push_back({residents.front(), n, false, space.paged_optimizer});
   for (const int resident : residents)
-    if (space.can_host_embedding || resident != residents.front()) all.push_back({resident, space.can_host_embedding, space.paged_optimizer});
-  if (!space.paged_optimizer) all.push_back({residents.back(), space.can_host_embedding, true});
+    if (space.can_host_embedding || resident != residents.front()) all.push_back({resident, 0, space.can_host_embedding, space.paged_optimizer});
+  if (!space.paged_optimizer) all.push_back({residents.back(), 0, space.can_host_embedding, true});
   return all;
 }
 
@@ -73,13 +77,14 @@ struct Group {
   Plan plan(int64_t window, bool unpack, int64_t chunk, const Placement& place) const {
     Plan p = base;
     p.window = window, p.unpack_layer = unpack, p.head_chunk = chunk;
-    p.resident_layers = place.resident, p.embedding_on_host = place.embedding_on_host, p.paged_optimizer = place.paged;
+    p.resident_layers = place.resident, p.unpacked_layers = place.unpacked, p.embedding_on_host = place.embedding_on_host, p.paged_optimizer = place.paged;
     return p;
   }
   // One of these takes the least of the device, one the least of RAM: what moves needs a ring, which may be larger than what it moves.
   std::vector<Placement> extremes() const {
     std::vector<Placement> all;
-    for (const size_t i : {places.size() - 1, places.size() - std::min<size_t>(places.size(), 2), std::min<size_t>(places.size() - 1, 1), size_t{0}})
+    const size_t last = places.size() - 1, packed = size_t(std::find_if(places.begin(), places.end(), [](const Placement& p) { return p.unpacked == 0; }) - places.begin());
+    for (const size_t i : {last, std::max(packed, last - std::min<size_t>(last, 1)), std::min(last, packed + 1), packed})
       if (std::find(all.begin(), all.end(), places[i]) == all.end()) all.push_back(places[i]);
     return all;
   }

@@ -37,6 +37,7 @@ WeightStore::WeightStore(comm::Rank& rank, const ParamTable& table, const Reside
     : rank_(rank), table_(table), residency_(residency) {
   check(residency.layers == int(table.layers.size()) && residency.resident >= 0 && residency.resident <= residency.layers,
         "a residency speaks of the table's layers");
+  check(residency.unpacked == 0 || residency.resident == residency.layers, "layers lie unpacked where all are resident");
   if (residency.embedding_on_host && !rank.device.spec().reads_pinned)
     throw Error(Fault::usage, {.what = "this device does not read pinned memory, where the embedding is to lie", .where = rank.device.spec().name,
                                .fix = "run `thimble plan` on this machine: it plans without"});
@@ -48,7 +49,7 @@ WeightStore::WeightStore(comm::Rank& rank, const ParamTable& table, const Reside
   views_.resize(table.layers.size());
   int64_t largest_streamed = 0;
   for (int l = 0; l < residency.layers; ++l) {
-    const auto& specs = table.layers[size_t(l)];
+    const auto specs = as_held(l);
     const bool resident = residency.is_resident(l);
     rank.ledger.at_layer(l);
     homes_.push_back((resident ? rank.memory : rank.pinned).take(Use::weights, resident ? "resident layer" : "streamed layer", DType::u8, {slab_bytes(specs)}));
@@ -57,6 +58,13 @@ WeightStore::WeightStore(comm::Rank& rank, const ParamTable& table, const Reside
   }
   rank.ledger.at_layer(-1);
   if (largest_streamed > 0) ring_ = std::make_unique<Ring>(rank.stream, rank.memory, "streamed weights", residency.slots, largest_streamed);
+}
+
+std::vector<ParamSpec> WeightStore::as_held(int layer) const {
+  auto specs = table_.layers[size_t(layer)];
+  for (auto& p : specs)
+    if (layer < residency_.unpacked && p.format != quant::FormatId::dense) p.format = quant::FormatId::dense, p.dtype = rank_.compute();
+  return specs;
 }
 
 void WeightStore::load(const WeightSource* source) {
@@ -70,7 +78,7 @@ void WeightStore::load(const WeightSource* source) {
     const auto& specs = table_.layers[size_t(l)];
     const bool resident = residency_.is_resident(l);
     const Tensor slab = resident ? home_of(l) : ring_->acquire_to_fill(l, home_of(l).bytes());
-    const auto weights = lay_out(specs, static_cast<std::byte*>(slab.data));
+    const auto weights = lay_out(as_held(l), static_cast<std::byte*>(slab.data));
     for (size_t i = 0; i < specs.size(); ++i) load_one(source, specs[i], weights[i], staging);
     if (!resident) ring_->release(l, home_of(l));
   }
@@ -95,7 +103,12 @@ void WeightStore::load_one(const WeightSource* source, const ParamSpec& p, const
     if (!rank_.is_phantom()) source->read(p.file_name(), p.shared_row + row, piece);
     rank_.upload("loading", rows, piece);
   }
-  if (!dense) quant::format(p.format).pack(rank_.stream, to, whole);
+  if (dense) return;
+  if (to.format == p.format) return quant::format(p.format).pack(rank_.stream, to, whole);
+  const Tensor packed = rank_.stream.scratch("packed matrix", DType::u8, {quant::bytes_of(p.format, p.shape, p.dtype)});
+  const quant::Weight codes = lay_out({&p, 1}, static_cast<std::byte*>(packed.data)).front();
+  quant::format(p.format).pack(rank_.stream, codes, whole);
+  quant::format(p.format).unpack(rank_.stream, to.dense(), codes);
 }
 
 std::span<const quant::Weight> WeightStore::acquire(int layer, int next) {

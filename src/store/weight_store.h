@@ -1,5 +1,6 @@
 // Where the weights lie: each layer one slab, resident on the device or streamed from pinned memory through a Ring; the caller sees
-// acquire(layer) and release(layer) and cannot tell which. Quantises while loading, one matrix at a time.
+// acquire(layer) and release(layer) and cannot tell which. Quantises while loading, one matrix at a time. Where there is room, a packed layer
+// lies unpacked: the numbers that its codes stand for, in the type of the activations, so that no product unpacks them again.
 #pragma once
 #include <functional>
 #include <memory>
@@ -17,6 +18,7 @@ struct Residency {
   int layers = 0, resident = 0;
   int slots = 2;  // of the ring, where anything is streamed
   bool embedding_on_host = false;  // its rows are gathered straight from pinned memory
+  int unpacked = 0;  // packed layers that lie unpacked, the first ones; only where all are resident
   bool is_resident(int layer) const {
     const int64_t streamed = layers - resident;
     return (layer + 1) * streamed / layers == layer * streamed / layers;
@@ -43,6 +45,7 @@ class WeightStore {
   void for_each(const std::function<void(const ParamSpec&, const quant::Weight&)>& f) const;
 
  private:
+  std::vector<ParamSpec> as_held(int layer) const;  // the table's, or as they lie unpacked
   void load_one(const WeightSource* source, const ParamSpec&, const quant::Weight& to, Tensor staging);
   Tensor home_of(int layer) const { return homes_[size_t(layer)]; }
 

@@ -33,7 +33,8 @@ bool StepResult::finite() const { return std::isfinite(loss) && std::isfinite(gr
 Trainer::Trainer(comm::Rank& rank, const Setup& setup, const plan::Plan& plan)
     : rank_(rank), setup_(setup),
       model_(rank, setup.model, setup.method,
-             {.layers = int(setup.model.layers.size()), .resident = plan.resident_layers, .embedding_on_host = plan.embedding_on_host}),
+             {.layers = int(setup.model.layers.size()), .resident = plan.resident_layers, .embedding_on_host = plan.embedding_on_host,
+              .unpacked = plan.unpacked_layers}),
       decoder_(rank, model_, {.save = plan.save, .head_chunk = plan.head_chunk, .window = plan.window, .unpack_layer = plan.unpack_layer,
                                .longest_document = setup.tokens_per_row},
                data::token_cap(plan.micro_batch, setup.tokens_per_row)),

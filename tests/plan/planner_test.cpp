@@ -55,8 +55,8 @@ World random_world(uint64_t seed) {
 
 // Two plans are the same exactly when their texts are.
 std::string text(const Plan& p) {
-  std::string s = fmt::format("micro {} x {} window {} unpacked {} resident {} chunk {} paged {} embedding on host {}:", p.micro_batch, p.accumulation, p.window,
-                              p.unpack_layer, p.resident_layers, p.head_chunk, p.paged_optimizer, p.embedding_on_host);
+  std::string s = fmt::format("micro {} x {} window {} unpacked {} resident {} unpacked {} chunk {} paged {} embedding on host {}:", p.micro_batch, p.accumulation, p.window,
+                              p.unpack_layer, p.resident_layers, p.unpacked_layers, p.head_chunk, p.paged_optimizer, p.embedding_on_host);
   for (const auto& layer : p.save) {
     s += ' ';
     for (const Save how : layer) s += char('0' + int(how));
@@ -202,6 +202,7 @@ TEST(Planner, WhatTheUserFixedStaysFixed) {
       EXPECT_TRUE(space.can_host_embedding || !p.embedding_on_host);
       EXPECT_EQ(p.window, std::min(space.window.value_or(std::max<int64_t>(1, p.window)), space.can_stream ? p.accumulation : 1));
       EXPECT_TRUE(space.packed || !p.unpack_layer);
+      EXPECT_TRUE(p.unpacked_layers == 0 || (space.packed && p.resident_layers == space.layers));
       EXPECT_EQ(int(p.save.size()), space.layers);
       EXPECT_GE(p.resident_layers, 0);
       EXPECT_LE(p.resident_layers, space.layers);

@@ -41,6 +41,20 @@ TEST(SameNumbers, LoraOfAnOrnateModelInWindows) {
 }
 TEST(SameNumbers, QloraEightBit) { same_everywhere(lora(quant::FormatId::nf4_dq), optim::OptimizerId::adamw_8bit); }
 
+TEST(SameNumbers, LayersThatLieUnpacked) {
+  const train::Setup setup{.model = tiny_model(), .method = lora(quant::FormatId::nf4_dq), .optimizer = optim::OptimizerId::adamw_8bit, .tokens_per_row = 64};
+  for (const int64_t tokens : {61, 8}) {
+    const Trace packed = run(setup, plan_of(setup.model, nn::all(nn::Save::keep), 3, false), tokens, 4);
+    for (const auto save : {nn::Save::keep, nn::Save::recompute})
+      for (const int unpacked : {1, 3})
+        for (const int64_t window : {1, 2}) {
+          auto plan = in_windows(plan_of(setup.model, nn::all(save), 3, false), window, window > 1);
+          plan.unpacked_layers = unpacked;
+          EXPECT_TRUE(run(setup, plan, tokens, 4) == packed) << tokens << " tokens, " << unpacked << " unpacked, window " << window << ", " << int(save);
+        }
+  }
+}
+
 TEST(SameNumbers, AnEmbeddingGatheredFromTheHost) {
   const train::Setup setup{.model = tiny_model(3, false), .method = lora(quant::FormatId::nf4_dq), .optimizer = optim::OptimizerId::adamw_8bit, .tokens_per_row = 64};
   const Trace kept = run(setup, plan_of(setup.model, nn::all(nn::Save::keep), 3, false), 61, 4);
