@@ -62,6 +62,33 @@ void visit_cuda(DType t, F&& f) {
   }
 }
 
+// A kernel that is launched early may begin while the one before it still runs (compute capability 9): what it does before wait_for_earlier() hides
+// behind that one's end, and may read only what no kernel writes. After let_later_begin() the next one may begin likewise.
+__device__ __forceinline__ void wait_for_earlier() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+__device__ __forceinline__ void let_later_begin() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+template <class... P, class... A>
+void launch_early(CudaContext& cuda, const char* name, dim3 blocks, unsigned threads, size_t shared, void (*kernel)(P...), A... args) {
+  cudaLaunchConfig_t config{};
+  config.gridDim = blocks;
+  config.blockDim = threads;
+  config.dynamicSmemBytes = shared;
+  config.stream = cuda.stream;
+  cudaLaunchAttribute early{};
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  config.attrs = &early;
+  config.numAttrs = cuda.capability >= 90 ? 1 : 0;
+  check_cuda(cudaLaunchKernelEx(&config, kernel, P(args)...), name);
+}
+
 template <class T>
 T* at(const Tensor& x) { return static_cast<T*>(x.data); }
 
@@ -71,14 +98,15 @@ constexpr int64_t blocks_of(int64_t n, int64_t size) { return (n + size - 1) / s
 template <class F>
 __global__ void for_each_kernel(F f, int64_t n) {
   const int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  let_later_begin();
+  wait_for_earlier();
   if (i < n) f(i);
 }
 template <class F>
 void for_each(CudaContext& cuda, int64_t n, const F& f) {
   if (n == 0) return;
   constexpr int threads = 256;
-  for_each_kernel<<<unsigned(blocks_of(n, threads)), threads, 0, cuda.stream>>>(f, n);
-  check_cuda(cudaGetLastError(), "an elementwise kernel");
+  launch_early(cuda, "an elementwise kernel", unsigned(blocks_of(n, threads)), threads, 0, for_each_kernel<F>, f, n);
 }
 
 // f(n) with how many values an access takes, as a type: 16 bytes where `count` values and all of `places` divide into such, else one value.

@@ -55,8 +55,7 @@ void Attention::made_qkv(comm::Rank& r, const LayerParams& p, const Context& c, 
     project(r, {to_q, to_k, to_v}, n, p, qkv_group, s);
   }
   const RopeTable& rope = c.rope->of(layer);
-  ops::rope(r.stream, heads(to_q, d), c.positions, rope.inv_freq, rope.factor);
-  ops::rope(r.stream, heads(to_k, d), c.positions, rope.inv_freq, rope.factor);
+  ops::rope(r.stream, {heads(to_q, d), heads(to_k, d)}, c.positions, rope.inv_freq, rope.factor);
 }
 
 void Attention::made_attended(comm::Rank& r, const LayerParams& p, const Context& c, Tensor x, Saved& s) {
@@ -107,8 +106,7 @@ void Attention::backward(comm::Rank& r, const LayerParams& p, const LayerGrads& 
   ops::attention_backward(r.stream, {heads(dqkv.dq, dim), heads(dqkv.dk, dim), heads(dqkv.dv, dim)}, heads(dattended, dim), heads(s[attended], dim), s[lse],
                           heads(s[q], dim), heads(s[k], dim), heads(s[v], dim), attention_shape(c, shapes.layer));
   const RopeTable& rope = c.rope->of(shapes.layer);
-  ops::rope_backward(r.stream, heads(dqkv.dq, dim), c.positions, rope.inv_freq, rope.factor);
-  ops::rope_backward(r.stream, heads(dqkv.dk, dim), c.positions, rope.inv_freq, rope.factor);
+  ops::rope_backward(r.stream, {heads(dqkv.dq, dim), heads(dqkv.dk, dim)}, c.positions, rope.inv_freq, rope.factor);
   Tensor dq = dqkv.dq, dk = dqkv.dk;
   if (shapes.layer.head_norms) {
     const auto through = [&](Tensor dy, SavedName plain, SavedName rstd, LayerParam w) {

@@ -168,7 +168,8 @@ Decoder::Residual Decoder::hidden(const Tokens& t, KvCache* cache) {
   for (int l = 0; l < layers; ++l) {
     rank_.ledger.at_layer(l);
     const Scope scope(rank_.memory);
-    const LayerParams p = model_.acquire(rank_, l, l + 1 < layers ? l + 1 : -1, execution_.unpack_layer);
+    LayerParams p = model_.acquire(rank_, l, l + 1 < layers ? l + 1 : -1, execution_.unpack_layer);
+    p.generating = cache;
     if (cache) c.cache_k = cache->keys(l), c.cache_v = cache->values(l);
     Saved s = saved_of(l, t.count(), all(Save::recompute));
     layer_forward(p, c, y, x, s);
@@ -193,7 +194,7 @@ void Decoder::infer(const Tokens& t, KvCache& cache, Tensor logits) {
   const Tensor normed = last.free.rows(0, n);
   const Tensor rstd = rank_.memory.take(Use::activations, "rstd (head)", DType::f32, {n});
   ops::rms_norm(rank_.stream, normed, rstd, last.value.rows(t.count() - n, n), model_.final_norm().dense(), float(model_.spec().norm_eps), model_.spec().norm_offset);
-  ops::linear(rank_.stream, logits, normed, model_.head());
+  ops::linear_few(rank_.stream, normed, std::array{quant::FewProduct{logits, &model_.head()}});
   if (model_.spec().logit_cap > 0) ops::soft_cap(rank_.stream, logits, model_.spec().logit_cap);
 }
 

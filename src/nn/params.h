@@ -84,6 +84,7 @@ struct LayerParams {
   LayerWeights weight;
   LayerAdapters lora{};                              // in the type of the activations
   float lora_scale = 1;
+  bool generating = false;                           // products of a few tokens read the packed bytes
 };
 struct LayerGrads {
   std::array<Tensor, layer_param_count> weight{};    // f32

@@ -24,11 +24,16 @@ void each_member(const LayerParams& p, LayerGroup group, F&& f) {
 void project(comm::Rank& r, std::initializer_list<Tensor> ys, Tensor x, const LayerParams& p, LayerGroup group, Saved& s, Tensor plus) {
   Tensor xa;
   if (p.lora.a[group]) ops::lora_down(r.stream, xa = s.make(r, xa_of(group)), x, p.lora.a[group]);
+  std::array<quant::FewProduct, quant::most_few_products> few;
   each_member(p, group, [&](size_t param, int i, int64_t row) {
-    const Tensor y = ys.begin()[i], b = p.lora.b[param];
+    const Tensor y = ys.begin()[i], b = p.lora.b[param], c = b ? y : plus;
     if (b) ops::lora_up(r.stream, y, xa.rows(row, b.shape[1]), b, p.lora_scale, plus);
-    ops::linear(r.stream, y, x, p.weight[param], b ? y : plus);
-    if (const Tensor bias = p.weight[bias_of(int(param))].dense()) ops::add_bias(r.stream, y, bias);
+    if (p.generating) few[size_t(i)] = {y, &p.weight[param], c};
+    else ops::linear(r.stream, y, x, p.weight[param], c);
+  });
+  if (p.generating) ops::linear_few(r.stream, x, std::span(few).first(ys.size()));
+  each_member(p, group, [&](size_t param, int i, int64_t) {
+    if (const Tensor bias = p.weight[bias_of(int(param))].dense()) ops::add_bias(r.stream, ys.begin()[i], bias);
   });
 }
 

@@ -6,12 +6,14 @@
 
 #include "base/threads.h"
 #include "ops/attention_cudnn.h"
+#include "ops/attention_few.h"
 #include "ops/attention_rows.h"
 
 namespace thimble::ops {
 
-// attention.cu, attention_backward.cu; CudaContext completes there
+// attention.cu, attention_few.cu, attention_backward.cu; CudaContext completes there
 void attention_cuda(CudaContext&, Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v, const AttentionShape&);
+void attention_few_cuda(CudaContext&, Tensor partial, Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v, const AttentionShape&);
 void attention_backward_cuda(CudaContext&, const AttentionGrad&, Tensor delta, Tensor last, Tensor dy, Tensor y, Tensor lse, Tensor q,
                              Tensor k, Tensor v, const AttentionShape&);
 
@@ -204,7 +206,9 @@ void attention(Stream& s, Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v, co
                   .matrix = s.device.kind() == DeviceKind::cuda};
   const Scope scope(s.arena);
   Tensor workspace;
-  if (attention_may_take_cudnn(s.device.spec(), q, a)) workspace = s.scratch("attention workspace", DType::u8, {attention_cudnn_forward_workspace});
+  const bool few = attention_is_few(s.device.spec(), q, k, a);
+  if (few) workspace = s.scratch("attention of splits", DType::f32, attention_few_partial(q, a));
+  else if (attention_may_take_cudnn(s.device.spec(), q, a)) workspace = s.scratch("attention workspace", DType::u8, {attention_cudnn_forward_workspace});
   launch(
       s, work,
       [&] {
@@ -221,7 +225,8 @@ void attention(Stream& s, Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v, co
         });
       },
       [&](auto& cuda) {
-        if (attention_takes_cudnn(s.device.spec(), q, a)) attention_cudnn(cuda, workspace, y, lse, q, k, v, a);
+        if (few) attention_few_cuda(cuda, workspace, y, lse, q, k, v, a);
+        else if (attention_takes_cudnn(s.device.spec(), q, a)) attention_cudnn(cuda, workspace, y, lse, q, k, v, a);
         else attention_cuda(cuda, y, lse, q, k, v, a);
       });
 }

@@ -3,7 +3,7 @@
 #pragma once
 #include <climits>
 
-#include "device/cuda.cuh"
+#include "device/kernel.cuh"
 #include "device/mma.cuh"
 #include "ops/attention.h"
 
@@ -45,8 +45,6 @@ inline bool takes_tiles(Tensor q, Tensor k, const AttentionShape& a) {
 }
 template <class... T>
 bool aligned_16(T... x) { return ((reinterpret_cast<uintptr_t>(x.data) % 16 == 0) && ...); }
-
-template <class T> T* at(Tensor x) { return static_cast<T*>(x.data); }
 
 template <class... P, class... A>
 void launch_kernel(CudaContext& cuda, const char* name, int64_t blocks, int threads, int shared, void (*kernel)(P...), A... args) {

@@ -1,7 +1,7 @@
 // Which way a product goes is decided by the number of tokens and the format alone, so plan and run decide alike.
 #include "ops/linear.h"
 
-#include "ops/elementwise.h"
+#include <algorithm>
 
 namespace thimble::ops {
 namespace {
@@ -27,15 +27,18 @@ void check_shapes(const Tensor& out, const Tensor& in, const quant::Weight& w) {
 void linear(Stream& s, Tensor y, Tensor x, const quant::Weight& w, Tensor c) {
   check_shapes(y, x, w);
   const Scope scope(s.arena);
-  const auto& format = quant::format(w.format);
-  if (x.shape[0] <= format.few_tokens) {
-    const bool in_place = c && c.data == y.data;
-    const Tensor out = in_place ? s.scratch("linear result", y.dtype, y.shape) : y;
-    format.multiply_few(s, out, x, w);
-    if (c) add(s, y, in_place ? out : c);
-    return;
-  }
   matmul(s, {.y = y, .a = x, .b = unpacked(s, w, x.dtype), .tb = Trans::yes, .c = c, .name = "linear"});
+}
+
+void linear_few(Stream& s, Tensor x, std::span<const quant::FewProduct> products) {
+  while (!products.empty()) {  // those of one format go together
+    const auto& w = *products.front().w;
+    const auto alike = [&](const quant::FewProduct& p) { return p.w->format == w.format && p.w->parts[0].dtype == w.parts[0].dtype; };
+    const auto run = products.first(size_t(std::find_if_not(products.begin(), products.end(), alike) - products.begin()));
+    if (const auto& format = quant::format(w.format); x.shape[0] <= format.few_tokens) format.multiply_few(s, x, run);
+    else for (const auto& p : run) linear(s, p.y, x, *p.w, p.c);
+    products = products.subspan(run.size());
+  }
 }
 
 void linear_backward_input(Stream& s, Tensor dx, Tensor dy, const quant::Weight& w, Tensor c) {

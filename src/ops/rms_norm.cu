@@ -22,6 +22,8 @@ __global__ void forward(X* y, float* rstd, const X* x, const W* w, int64_t chann
   const int64_t t = blockIdx.x;
   const X* row = x + t * channels;
   float squares = 0;
+  let_later_begin();
+  wait_for_earlier();
   for (int64_t c = threadIdx.x * N; c < channels; c += threads * N) {
     const auto a = load_pack<N>(row + c);
     for (int i = 0; i < N; ++i) squares += float(a.at[i]) * float(a.at[i]);
@@ -82,10 +84,8 @@ void visit(Tensor x, Tensor w, F&& f) {
 void rms_norm_cuda(CudaContext& cuda, Tensor y, Tensor rstd, Tensor x, Tensor w, float eps, float offset) {
   if (x.count() == 0) return;
   visit(x, w, [&]<class X, class W, int n>(X, W, std::integral_constant<int, n>) {
-    forward<n><<<unsigned(x.shape[0]), threads, 0, cuda.stream>>>(at<X>(y), at<float>(rstd), at<const X>(x), at<const W>(w), x.shape[1],
-                                                                  eps, offset);
+    launch_early(cuda, "rms_norm", unsigned(x.shape[0]), threads, 0, forward<n, X, W>, at<X>(y), at<float>(rstd), at<const X>(x), at<const W>(w), x.shape[1], eps, offset);
   });
-  check_cuda(cudaGetLastError(), "rms_norm");
 }
 
 void rms_norm_backward_cuda(CudaContext& cuda, Tensor dx, Tensor dw, Tensor partial, Tensor dy, Tensor x, Tensor w, Tensor rstd, float offset) {

@@ -2,13 +2,14 @@
 #include "ops/rope.h"
 
 #include <cmath>
+#include <span>
 
 #include "base/threads.h"
 #include "ops/vector_math.h"
 
 namespace thimble::ops {
 
-void rope_cuda(CudaContext&, Tensor x, Tensor positions, Tensor inv_freq, float factor, float direction);  // rope.cu
+void rope_cuda(CudaContext&, std::span<const Tensor> xs, Tensor positions, Tensor inv_freq, float factor, float direction);  // rope.cu
 
 namespace {
 
@@ -36,35 +37,44 @@ void turn_token(X* x, int64_t heads, int64_t dim, int64_t half, float position, 
   }
 }
 
-void turn(Stream& s, const char* name, Tensor x, Tensor positions, Tensor inv_freq, float factor, float direction) {
-  check(x.shape.rank() == 3 && x.shape[2] % 2 == 0, "rope: x is (T, H, D), D even");
-  check(positions.dtype == DType::i32 && positions.shape == Shape{x.shape[0]}, "rope: positions is (T) i32");
-  check(inv_freq.dtype == DType::f32 && inv_freq.shape.rank() == 1 && 2 * inv_freq.shape[0] <= x.shape[2], "rope: inv_freq is (P) f32, 2P at most D");
-  const int64_t tokens = x.shape[0], heads = x.shape[1], dim = x.shape[2], half = inv_freq.shape[0];
-  const Work work{.name = name, .flops = 3.0 * double(x.count()), .bytes = double(2 * x.bytes() + positions.bytes() + inv_freq.bytes())};
+using Tensors = std::initializer_list<Tensor>;
+
+void turn(Stream& s, const char* name, Tensors xs, Tensor positions, Tensor inv_freq, float factor, float direction) {
+  check(xs.size() == 1 || xs.size() == 2, "rope: one tensor or two");
+  const Tensor& first = *xs.begin();
+  Work work{.name = name, .bytes = double(positions.bytes() + inv_freq.bytes())};
+  for (const Tensor& x : xs) {
+    check(x.shape.rank() == 3 && x.shape[2] % 2 == 0, "rope: x is (T, H, D), D even");
+    check(positions.dtype == DType::i32 && positions.shape == Shape{x.shape[0]}, "rope: positions is (T) i32");
+    check(x.dtype == first.dtype && x.shape[2] == first.shape[2], "rope: what turns together is of one type and head dim");
+    work.flops += 3.0 * double(x.count());
+    work.bytes += double(2 * x.bytes());
+  }
+  check(inv_freq.dtype == DType::f32 && inv_freq.shape.rank() == 1 && 2 * inv_freq.shape[0] <= first.shape[2], "rope: inv_freq is (P) f32, 2P at most D");
   launch(
       s, work,
       [&] {
-        visit_float(x.dtype, [&]<class X>(X) {
-          parallel_for(tokens, std::max<int64_t>(1, 8192 / std::max<int64_t>(1, heads * dim)), [&](int64_t begin, int64_t end) {
-            for (int64_t t = begin; t < end; ++t) {
-              const auto position = float(positions.get<int32_t>()[t]);
-              turn_token(x.get<X>() + t * heads * dim, heads, dim, half, position, inv_freq.get<float>(), factor, direction);
-            }
+        for (const Tensor& x : xs) {
+          const int64_t tokens = x.shape[0], heads = x.shape[1], dim = x.shape[2], half = inv_freq.shape[0];
+          visit_float(x.dtype, [&]<class X>(X) {
+            parallel_for(tokens, std::max<int64_t>(1, 8192 / std::max<int64_t>(1, heads * dim)), [&](int64_t begin, int64_t end) {
+              for (int64_t t = begin; t < end; ++t) {
+                const auto position = float(positions.get<int32_t>()[t]);
+                turn_token(x.get<X>() + t * heads * dim, heads, dim, half, position, inv_freq.get<float>(), factor, direction);
+              }
+            });
           });
-        });
+        }
       },
-      [&](auto& cuda) { rope_cuda(cuda, x, positions, inv_freq, factor, direction); });
+      [&](auto& cuda) { rope_cuda(cuda, std::span(xs.begin(), xs.size()), positions, inv_freq, factor, direction); });
 }
 
 }  // namespace
 
-void rope(Stream& s, Tensor x, Tensor positions, Tensor inv_freq, float attention_factor) {
-  turn(s, "rope", x, positions, inv_freq, attention_factor, 1);
-}
+void rope(Stream& s, Tensors xs, Tensor positions, Tensor inv_freq, float attention_factor) { turn(s, "rope", xs, positions, inv_freq, attention_factor, 1); }
 
-void rope_backward(Stream& s, Tensor dx, Tensor positions, Tensor inv_freq, float attention_factor) {
-  turn(s, "rope_backward", dx, positions, inv_freq, attention_factor, -1);
+void rope_backward(Stream& s, Tensors dxs, Tensor positions, Tensor inv_freq, float attention_factor) {
+  turn(s, "rope_backward", dxs, positions, inv_freq, attention_factor, -1);
 }
 
 }  // namespace thimble::ops

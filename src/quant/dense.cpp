@@ -9,7 +9,7 @@
 
 namespace thimble::quant {
 
-void dense_multiply_few_cuda(CudaContext&, Tensor y, Tensor x, const Weight&);  // dense.cu
+void dense_multiply_few_cuda(CudaContext&, Tensor x, std::span<const FewProduct>);  // dense.cu
 
 namespace {
 
@@ -87,25 +87,26 @@ void dense_unpack(Stream& s, Tensor dense, const Weight& w) {
   launch(s, {.name = "dense unpack", .bytes = double(from.bytes() + dense.bytes())}, [&] { convert(dense, from); }, [&](auto& cuda) { dense_convert_cuda(cuda, dense, from); });
 }
 
-void dense_multiply_few(Stream& s, Tensor y, Tensor x, const Weight& w) {
-  const Work work = few_tokens_work("dense multiply", y, x, w);
+void dense_multiply_few(Stream& s, Tensor x, std::span<const FewProduct> products) {
+  const Work work = few_tokens_work("dense multiply", x, products);
   const Scope scope(s.arena);
   const Tensor x32 = f32_scratch_for(s, x);
   launch(s, work, [&] {
     as_f32(x32, x);
-    const int64_t tokens = x.shape[0], rows = w.shape[0], columns = w.shape[1];
-    visit_float(y.dtype, [&](auto out) {
-      using Y = decltype(out);
-      const auto go = [&]<template <int> class Rows, class W>(const W* values) {
-        multiply_all<Rows>(y.get<Y>(), x32.get<float>(), tokens, rows, columns, Matrix<W>{values, columns});
-      };
-      switch (w.dense().dtype) {
-        case DType::f32: return go.template operator()<RowsF32>(w.dense().get<float>());
-        case DType::bf16: return go.template operator()<RowsBf16>(w.dense().get<bf16>());
-        default: return go.template operator()<RowsF16>(w.dense().get<f16>());
-      }
-    });
-  }, [&](auto& cuda) { dense_multiply_few_cuda(cuda, y, x, w); });
+    for (const auto& [y, w, c] : products)
+      visit_float(y.dtype, [&](auto out) {
+        using Y = decltype(out);
+        const int64_t rows = w->shape[0], columns = w->shape[1];
+        const auto go = [&]<template <int> class Rows, class W>(const W* values) {
+          multiply_all<Rows>(y.get<Y>(), c ? c.get<Y>() : nullptr, x32.get<float>(), x.shape[0], rows, columns, Matrix<W>{values, columns});
+        };
+        switch (w->dense().dtype) {
+          case DType::f32: return go.template operator()<RowsF32>(w->dense().get<float>());
+          case DType::bf16: return go.template operator()<RowsBf16>(w->dense().get<bf16>());
+          default: return go.template operator()<RowsF16>(w->dense().get<f16>());
+        }
+      });
+  }, [&](auto& cuda) { dense_multiply_few_cuda(cuda, x, products); });
 }
 
 Tensor f32_scratch_for(Stream& s, Tensor x) {
@@ -116,14 +117,21 @@ void as_f32(Tensor y, Tensor x) {
   if (y.data != x.data) convert(y, x);
 }
 
-Work few_tokens_work(const char* name, const Tensor& y, const Tensor& x, const Weight& w) {
-  check_parts(w);
-  const int64_t n = w.shape[0], k = w.shape[1];
-  check(x.shape.rank() == 2 && y.shape.rank() == 2, "a product of few tokens: x (T, K) and y (T, N)");
-  const int64_t t = x.shape[0];
-  check(x.shape[1] == k && y.shape == Shape{t, n}, "a product of few tokens: x (T, K), w (N, K), y (T, N)");
-  check(t <= format(w.format).few_tokens, "a product of few tokens has few tokens");
-  return {.name = name, .flops = 2.0 * double(t) * double(n) * double(k), .bytes = double(bytes_of(w) + x.bytes() + y.bytes())};
+Work few_tokens_work(const char* name, const Tensor& x, std::span<const FewProduct> products) {
+  check(!products.empty() && products.size() <= size_t(most_few_products) && x.shape.rank() == 2, "products of a few tokens: one to three, of x (T, K)");
+  const int64_t t = x.shape[0], k = x.shape[1];
+  const FewProduct& first = products.front();
+  check(t <= format(first.w->format).few_tokens, "a product of few tokens has few tokens");
+  Work work{.name = name, .bytes = double(x.bytes())};
+  for (const auto& [y, w, c] : products) {
+    check_parts(*w);
+    check(w->shape[1] == k && y.shape == Shape{t, w->shape[0]}, "a product of few tokens: x (T, K), w (N, K), y (T, N)");
+    check(!c || (c.shape == y.shape && c.dtype == y.dtype), "what is added to a product is like it");
+    check(w->format == first.w->format && w->parts[0].dtype == first.w->parts[0].dtype && y.dtype == first.y.dtype, "products of one op are of one format and type");
+    work.flops += 2.0 * double(t) * double(w->shape[0]) * double(k);
+    work.bytes += double(bytes_of(*w) + y.bytes() * (c ? 2 : 1));
+  }
+  return work;
 }
 
 }  // namespace thimble::quant

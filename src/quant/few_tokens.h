@@ -59,15 +59,15 @@ void multiply_tile(float (&sums)[R][T], Rows rows, const float* x, int64_t colum
     }
 }
 
-// Rows [begin, end) against T tokens; Y is the type of y.
+// Rows [begin, end) against T tokens; Y is the type of y and of c, which may be null.
 template <int T, template <int> class Rows, class Source, class Y>
-void multiply_rows(Y* y, int64_t y_row, const float* x, int64_t columns, const Source& source, int64_t begin, int64_t end) {
+void multiply_rows(Y* y, const Y* c, int64_t y_row, const float* x, int64_t columns, const Source& source, int64_t begin, int64_t end) {
   constexpr int R = T <= 2 ? 4 : 2;  // 16 accumulators at most: half of the registers of AVX-512
   const auto tile = [&]<int r_count>(int64_t row) {
     float sums[r_count][T];
     multiply_tile<r_count, T>(sums, Rows<r_count>(source, row), x, columns);
     for (int r = 0; r < r_count; ++r)
-      for (int t = 0; t < T; ++t) y[t * y_row + row + r] = Y(sums[r][t]);
+      for (int t = 0; t < T; ++t) y[t * y_row + row + r] = Y(sums[r][t] + (c ? float(c[t * y_row + row + r]) : 0.0f));
   };
   int64_t row = begin;
   for (; row + R <= end; row += R) tile.template operator()<R>(row);
@@ -76,19 +76,20 @@ void multiply_rows(Y* y, int64_t y_row, const float* x, int64_t columns, const S
 
 // All N rows and T tokens. Rows go in strips that stay in the cache while groups of at most four tokens pass over them.
 template <template <int> class Rows, class Source, class Y>
-void multiply_all(Y* y, const float* x, int64_t tokens, int64_t rows, int64_t columns, const Source& source) {
+void multiply_all(Y* y, const Y* c, const float* x, int64_t tokens, int64_t rows, int64_t columns, const Source& source) {
   constexpr int64_t strip = 16;
   parallel_for(rows, strip, [&](int64_t first, int64_t last) {
     for (int64_t begin = first; begin < last; begin += strip) {
       const int64_t end = std::min(last, begin + strip);
       for (int64_t t = 0; t < tokens; t += 4) {
         Y* to = y + t * rows;
+        const Y* plus = c ? c + t * rows : nullptr;
         const float* from = x + t * columns;
         switch (std::min<int64_t>(4, tokens - t)) {
-          case 1: multiply_rows<1, Rows>(to, rows, from, columns, source, begin, end); break;
-          case 2: multiply_rows<2, Rows>(to, rows, from, columns, source, begin, end); break;
-          case 3: multiply_rows<3, Rows>(to, rows, from, columns, source, begin, end); break;
-          default: multiply_rows<4, Rows>(to, rows, from, columns, source, begin, end); break;
+          case 1: multiply_rows<1, Rows>(to, plus, rows, from, columns, source, begin, end); break;
+          case 2: multiply_rows<2, Rows>(to, plus, rows, from, columns, source, begin, end); break;
+          case 3: multiply_rows<3, Rows>(to, plus, rows, from, columns, source, begin, end); break;
+          default: multiply_rows<4, Rows>(to, plus, rows, from, columns, source, begin, end); break;
         }
       }
     }
@@ -99,7 +100,7 @@ void multiply_all(Y* y, const float* x, int64_t tokens, int64_t rows, int64_t co
 Tensor f32_scratch_for(Stream&, Tensor x);
 void as_f32(Tensor y, Tensor x);  // cpu, inside launch()
 
-// Shapes of y (T, N), x (T, K) and w agree and T is few; returns the work of the product.
-Work few_tokens_work(const char* name, const Tensor& y, const Tensor& x, const Weight& w);
+// Shapes and formats agree and T is few; returns the work of the products.
+Work few_tokens_work(const char* name, const Tensor& x, std::span<const FewProduct>);
 
 }  // namespace thimble::quant

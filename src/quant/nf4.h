@@ -28,7 +28,7 @@ void nf4_dq_parts(const Shape& matrix, DType dense, std::array<Part, 4>& out, in
 void nf4_pack(Stream&, const Weight& out, Tensor dense);
 void nf4_dq_pack(Stream&, const Weight& out, Tensor dense);
 void nf4_unpack(Stream&, Tensor dense, const Weight&);              // both formats
-void nf4_multiply_few(Stream&, Tensor y, Tensor x, const Weight&);  // both formats
+void nf4_multiply_few(Stream&, Tensor x, std::span<const FewProduct>);  // both formats
 
 // The steps of packing. codes u8 ((n + 1) / 2), the even weight in the high half; absmax f32 (blocks); dense of n weights; overwritten.
 void nf4_quantize(Stream&, Tensor codes, Tensor absmax, Tensor dense);

@@ -4,7 +4,7 @@
 
 namespace thimble::quant {
 
-void nf4_multiply_few_cuda(CudaContext&, Tensor y, Tensor x, const Weight&);  // nf4.cu
+void nf4_multiply_few_cuda(CudaContext&, Tensor x, std::span<const FewProduct>);  // nf4_multiply.cu
 
 namespace {
 
@@ -37,7 +37,7 @@ static_assert(weight_block == nf4_block);
 
 // Rows that begin anywhere within a block, or within a byte: decoded to a small buffer, then multiplied.
 template <class Y>
-void multiply_unaligned(Y* y, const float* x, int64_t tokens, int64_t rows, const Nf4Bytes& w) {
+void multiply_unaligned(Y* y, const Y* c, const float* x, int64_t tokens, int64_t rows, const Nf4Bytes& w) {
   constexpr int64_t most_tokens = 8;
   check(tokens <= most_tokens, "a product of few tokens has few tokens");
   parallel_for(rows, 4, [&](int64_t begin, int64_t end) {
@@ -58,27 +58,28 @@ void multiply_unaligned(Y* y, const float* x, int64_t tokens, int64_t rows, cons
         }
         k += n;
       }
-      for (int64_t t = 0; t < tokens; ++t) y[t * rows + row] = Y(sums[t]);
+      for (int64_t t = 0; t < tokens; ++t) y[t * rows + row] = Y(sums[t] + (c ? float(c[t * rows + row]) : 0.0f));
     }
   });
 }
 
 }  // namespace
 
-void nf4_multiply_few(Stream& s, Tensor y, Tensor x, const Weight& w) {
-  const Work work = few_tokens_work("nf4 multiply", y, x, w);
+void nf4_multiply_few(Stream& s, Tensor x, std::span<const FewProduct> products) {
+  const Work work = few_tokens_work("nf4 multiply", x, products);
   const Scope scope(s.arena);
   const Tensor x32 = f32_scratch_for(s, x);
   launch(s, work, [&] {
     as_f32(x32, x);
-    const Nf4Bytes bytes(w);
-    const int64_t tokens = x.shape[0], rows = w.shape[0];
-    visit_float(y.dtype, [&](auto out) {
-      using Y = decltype(out);
-      if (bytes.columns % nf4_block == 0) multiply_all<Nf4Rows>(y.get<Y>(), x32.get<float>(), tokens, rows, bytes.columns, bytes);
-      else multiply_unaligned(y.get<Y>(), x32.get<float>(), tokens, rows, bytes);
-    });
-  }, [&](auto& cuda) { nf4_multiply_few_cuda(cuda, y, x, w); });
+    for (const auto& [y, w, c] : products)
+      visit_float(y.dtype, [&](auto out) {
+        using Y = decltype(out);
+        const Nf4Bytes bytes(*w);
+        const auto multiply = [&](auto way) { way(y.get<Y>(), c ? c.get<Y>() : nullptr, x32.get<float>(), x.shape[0], w->shape[0]); };
+        if (bytes.columns % nf4_block == 0) multiply([&](auto... a) { multiply_all<Nf4Rows>(a..., bytes.columns, bytes); });
+        else multiply([&](auto... a) { multiply_unaligned(a..., bytes); });
+      });
+  }, [&](auto& cuda) { nf4_multiply_few_cuda(cuda, x, products); });
 }
 
 }  // namespace thimble::quant

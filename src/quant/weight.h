@@ -26,6 +26,14 @@ struct Weight {
   const Tensor& dense() const { return parts[0]; }
 };
 
+// One of the products of a few tokens with matrices that read the same x (T, K): y (T, N) = x . w^T + c, overwritten, f32 sums.
+struct FewProduct {
+  Tensor y;
+  const Weight* w;
+  Tensor c{};  // (T, N) of y's type: y itself, or apart from it; null: nothing is added
+};
+constexpr int most_few_products = 3;
+
 struct Part {
   std::string_view suffix;  // of the file's tensor name: "" for dense, ".absmax" ...
   DType dtype;
@@ -38,9 +46,9 @@ struct Format {
   void (*parts)(const Shape& matrix, DType dense, std::array<Part, 4>& out, int& count);
   void (*pack)(Stream&, const Weight& out, Tensor dense);            // out.parts overwritten; dense (N, K) f32, bf16 or f16
   void (*unpack)(Stream&, Tensor dense, const Weight&);              // dense (N, K) f32, bf16 or f16, overwritten
-  // y (T, N) = x (T, K) . w^T for a few tokens (T <= few_tokens), straight from the packed bytes; y overwritten, f32 sums.
+  // Up to most_few_products products of x (T, K), T <= few_tokens, straight from the packed bytes, as one op. All have this format, the y one type.
   // The sum of one (token, row) has one order, whatever T, N and the thread count are.
-  void (*multiply_few)(Stream&, Tensor y, Tensor x, const Weight&);
+  void (*multiply_few)(Stream&, Tensor x, std::span<const FewProduct>);
   int64_t few_tokens;
 };
 

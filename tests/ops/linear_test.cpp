@@ -68,10 +68,13 @@ TEST(Linear, AgreesWithFloat64OfTheUnpackedWeight) {
       const Held w = hold(world, id, {c.out, c.in}, dense);
       const Tensor x = world.normal(t, {c.tokens, c.in}, 2), y = world.normal(t, {c.tokens, c.out}, 3);
       const Numbers product = reference(world.read(x), w.values, c), expected = add ? plus(product, world.read(y)) : product;
+      const Tensor again = world.from(t, y.shape, world.read(y));
       const int64_t used = world.stream().arena.used();
       linear(world, y, x, w.weight, add ? y : Tensor{});
+      linear_few(world, x, std::array{quant::FewProduct{again, &w.weight, add ? again : Tensor{}}});
       EXPECT_EQ(world.stream().arena.used(), used);
       EXPECT_LE(relative_error(world.read(y), expected), tolerance(t));
+      EXPECT_LE(relative_error(world.read(again), expected), tolerance(t));
     }
   });
 }
@@ -85,11 +88,18 @@ TEST(Linear, AddsWhatLiesElsewhere) {
       const Tensor x = world.normal(t, {c.tokens, backward ? c.out : c.in}, 2), other = world.normal(t, {c.tokens, backward ? c.in : c.out}, 3);
       const Tensor in_place = world.from(t, other.shape, world.read(other)), apart = world.empty(t, other.shape);
       const auto before = world.bytes(other);
-      const auto run = [&](Tensor y, Tensor to) { backward ? linear_backward_input(world, y, x, w.weight, to) : linear(world, y, x, w.weight, to); };
-      run(in_place, in_place);
-      run(apart, other);
-      EXPECT_LE(relative_error(world.read(apart), world.read(in_place)), tolerance(t));
-      EXPECT_EQ(world.bytes(other), before);
+      for (const bool few : {false, true}) {
+        const auto run = [&](Tensor y, Tensor to) {
+          if (backward) linear_backward_input(world, y, x, w.weight, to);
+          else if (few) linear_few(world, x, std::array{quant::FewProduct{y, &w.weight, to}});
+          else linear(world, y, x, w.weight, to);
+        };
+        world.write(in_place, world.read(other));
+        run(in_place, in_place);
+        run(apart, other);
+        EXPECT_LE(relative_error(world.read(apart), world.read(in_place)), tolerance(t));
+        EXPECT_EQ(world.bytes(other), before);
+      }
     }
   });
 }
@@ -100,7 +110,7 @@ TEST(Linear, LogitsOfBf16TokensAreF32) {
     const Case c{tokens, 65, 33};
     const Held w = hold(world, FormatId::dense, {c.out, c.in}, DType::bf16);
     const Tensor x = world.normal(DType::bf16, {c.tokens, c.in}, 2), y = world.empty(DType::f32, {c.tokens, c.out});
-    linear(world, y, x, w.weight);
+    linear_few(world, x, std::array{quant::FewProduct{y, &w.weight}});
     EXPECT_LE(relative_error(world.read(y), reference(world.read(x), w.values, c)), tolerance(DType::f32));
   }
 }
@@ -152,8 +162,9 @@ TEST(Linear, AFewTokensAreTheSameTogetherAndAlone) {
     World world(device_under_test(), small);
     const Held w = hold(world, id, {33, 130}, DType::bf16);
     const Tensor x = world.normal(DType::f32, {8, 130}, 2), together = world.empty(DType::f32, {8, 33}), alone = world.empty(DType::f32, {8, 33});
-    linear(world, together, x, w.weight);
-    for (int64_t t = 0; t < 8; ++t) linear(world, alone.rows(t, 1), x.rows(t, 1), w.weight);
+    const auto few = [&](Tensor y, Tensor from) { linear_few(world, from, std::array{quant::FewProduct{y, &w.weight}}); };
+    few(together, x);
+    for (int64_t t = 0; t < 8; ++t) few(alone.rows(t, 1), x.rows(t, 1));
     EXPECT_EQ(world.bytes(together), world.bytes(alone));
   }
 }
@@ -163,7 +174,7 @@ std::vector<Tensor> all_of(World& world, FormatId id, DType t, int64_t tokens) {
   const Tensor x = world.normal(t, {tokens, 37}, 2), y = world.normal(t, {tokens, 33}, 3), dx = world.normal(t, x.shape, 4);
   const Tensor dw = world.normal(DType::f32, {33, 37}, 5);
   linear(world, y, x, w.weight, y);
-  linear(world, y, x, w.weight);
+  linear_few(world, x, std::array{quant::FewProduct{y, &w.weight}, quant::FewProduct{y, &w.weight, y}});
   linear_backward_input(world, dx, y, w.weight, dx);
   linear_backward_weight(world, dw, y, x);
   return {y, dx, dw};

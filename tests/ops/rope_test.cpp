@@ -44,10 +44,10 @@ TEST(Rope, AgreesWithFloat64) {
       World world;
       const Tensors v = inputs(world, c, t);
       const Numbers x = world.read(v.x), positions = world.read(v.positions), inv_freq = world.read(v.inv_freq);
-      rope(world, v.x, v.positions, v.inv_freq, c.factor);
+      rope(world, {v.x}, v.positions, v.inv_freq, c.factor);
       EXPECT_LE(relative_error(world.read(v.x), reference(x, positions, inv_freq, c, 1)), tolerance(t));
       world.write(v.x, x);
-      rope_backward(world, v.x, v.positions, v.inv_freq, c.factor);
+      rope_backward(world, {v.x}, v.positions, v.inv_freq, c.factor);
       EXPECT_LE(relative_error(world.read(v.x), reference(x, positions, inv_freq, c, -1)), tolerance(t));
     }
 }
@@ -61,17 +61,30 @@ TEST(Rope, GradientIsThatOfCentralDifferences) {
     const Tensor d = world.normal(DType::f32, v.x.shape, 9);
     const Numbers dy = world.read(d);
     const Numbers dx = central_differences(x, [&] { return dot(dy, reference(x, positions, inv_freq, c, 1)); });
-    rope_backward(world, d, v.positions, v.inv_freq, c.factor);
+    rope_backward(world, {d}, v.positions, v.inv_freq, c.factor);
     EXPECT_LE(relative_error(world.read(d), dx), 2e-6);
+  }
+}
+
+TEST(Rope, TwoTensorsTurnAsEachAlone) {
+  for (const DType t : {DType::f32, DType::bf16}) {
+    World world;
+    const Tensors q = inputs(world, {7, 9, 64, 1}, t), k = inputs(world, {7, 2, 64, 1}, t);
+    const Tensor q2 = world.from(t, q.x.shape, world.read(q.x)), k2 = world.from(t, k.x.shape, world.read(k.x));
+    rope(world, {q.x}, q.positions, q.inv_freq);
+    rope(world, {k.x}, q.positions, q.inv_freq);
+    rope(world, {q2, k2}, q.positions, q.inv_freq);
+    EXPECT_EQ(world.bytes(q2), world.bytes(q.x));
+    EXPECT_EQ(world.bytes(k2), world.bytes(k.x));
   }
 }
 
 TEST(Rope, PhantomAndThreads) {
   const auto run = [](World& world) {
     const Tensors v = inputs(world, {130, 9, 64, 1}, DType::bf16);
-    rope(world, v.x, v.positions, v.inv_freq);
+    rope(world, {v.x}, v.positions, v.inv_freq);
     const Tensors back = inputs(world, {130, 3, 6, 1}, DType::f32);
-    rope_backward(world, back.x, back.positions, back.inv_freq);
+    rope_backward(world, {back.x}, back.positions, back.inv_freq);
     return std::vector<Tensor>{v.x, back.x};
   };
   expect_phantom_agrees(run);
@@ -80,8 +93,8 @@ TEST(Rope, PhantomAndThreads) {
 
 TEST(Rope, RefusesAnOddHeadAndMorePairsThanChannels) {
   World world(phantom_device({}));
-  EXPECT_THROW(rope(world, world.empty(DType::f32, {2, 1, 5}), world.empty(DType::i32, {2}), world.empty(DType::f32, {2})), Error);
-  EXPECT_THROW(rope(world, world.empty(DType::f32, {2, 1, 6}), world.empty(DType::i32, {2}), world.empty(DType::f32, {4})), Error);
+  EXPECT_THROW(rope(world, {world.empty(DType::f32, {2, 1, 5})}, world.empty(DType::i32, {2}), world.empty(DType::f32, {2})), Error);
+  EXPECT_THROW(rope(world, {world.empty(DType::f32, {2, 1, 6})}, world.empty(DType::i32, {2}), world.empty(DType::f32, {4})), Error);
 }
 
 }  // namespace

@@ -108,6 +108,8 @@ TEST(Dense, ConvertsBothWays) {
     }
 }
 
+void multiply_few(Rig& rig, Tensor y, Tensor x, const Weight& w) { format(w.format).multiply_few(rig.stream, x, std::array{FewProduct{y, &w}}); }
+
 // y is the double-precision product of the unpacked weight, within the rounding of f32 sums.
 TEST(MultiplyFew, IsUnpackAndMultiply) {
   for (const Case& c : cases)
@@ -121,7 +123,7 @@ TEST(MultiplyFew, IsUnpackAndMultiply) {
           const Weight w = rig.take_weight(c.id, {n, k}, c.dense);
           format(c.id).pack(rig.stream, w, dense);
           format(c.id).unpack(rig.stream, dense, w);
-          format(c.id).multiply_few(rig.stream, y, x, w);
+          multiply_few(rig, y, x, w);
           const auto a = testing::as_doubles(x), b = testing::as_doubles(dense);
           for (int64_t i = 0; i < t; ++i)
             for (int64_t j = 0; j < n; ++j) {
@@ -139,6 +141,37 @@ TEST(MultiplyFew, IsUnpackAndMultiply) {
         }
 }
 
+// Several products of one x, added to what lies there or elsewhere, are each as it is alone.
+TEST(MultiplyFew, ProductsThatShareTheirTokens) {
+  for (const Case& c : cases)
+    for (const int64_t k : {128, 4096, 200})
+      for (const int64_t t : {1, 3, 8}) {
+        Rig rig;
+        const Tensor x = rig.take(DType::bf16, {t, k});
+        testing::fill_normal(x, 2);
+        std::array<Weight, most_few_products> w;
+        std::array<FewProduct, most_few_products> products;
+        std::vector<std::vector<double>> expected;
+        for (size_t i = 0; i < w.size(); ++i) {
+          const int64_t n = std::array{40, 7, 33}[i];
+          const Tensor dense = rig.take(DType::f32, {n, k}), alone = rig.take(DType::f32, {t, n}), plus = rig.take(DType::f32, {t, n});
+          testing::fill_normal(dense, 3 + i, 0.05f);
+          testing::fill_normal(plus, 7 + i);
+          w[i] = rig.take_weight(c.id, {n, k}, c.dense);
+          format(c.id).pack(rig.stream, w[i], dense);
+          multiply_few(rig, alone, x, w[i]);
+          const Tensor y = i == 1 ? plus : rig.take(DType::f32, {t, n});
+          products[i] = {y, &w[i], i == 2 ? Tensor{} : plus};
+          auto sums = testing::as_doubles(alone);
+          if (i < 2)
+            for (size_t j = 0; j < sums.size(); ++j) sums[j] = double(float(sums[j]) + plus.get<float>()[j]);
+          expected.push_back(sums);
+        }
+        format(c.id).multiply_few(rig.stream, x, products);
+        for (size_t i = 0; i < w.size(); ++i) EXPECT_EQ(testing::as_doubles(products[i].y), expected[i]) << format(c.id).name << " " << k << " product " << i;
+      }
+}
+
 // A token's numbers depend neither on its company, nor on the rows beside, nor on the threads; narrower outputs are the rounded sums.
 TEST(MultiplyFew, OneOrderOfSums) {
   const int threads = thread_count();
@@ -152,20 +185,20 @@ TEST(MultiplyFew, OneOrderOfSums) {
       const Weight w = rig.take_weight(c.id, {n, k}, c.dense);
       format(c.id).pack(rig.stream, w, dense);
       set_thread_count(1);
-      format(c.id).multiply_few(rig.stream, y, x, w);
+      multiply_few(rig, y, x, w);
       const auto all = testing::as_doubles(y);
       for (const int count : {2, 3}) {
         set_thread_count(count);
-        format(c.id).multiply_few(rig.stream, y, x, w);
+        multiply_few(rig, y, x, w);
         EXPECT_EQ(testing::as_doubles(y), all) << count << " threads";
       }
       for (int64_t first = 0; first < t; ++first)
         for (int64_t m = 1; first + m <= t; ++m) {
-          format(c.id).multiply_few(rig.stream, y.rows(0, m), x.rows(first, m), w);
+          multiply_few(rig, y.rows(0, m), x.rows(first, m), w);
           for (int64_t i = 0; i < m * n; ++i) ASSERT_EQ(double(y.get<float>()[i]), all[size_t(first * n + i)]) << m << " tokens";
         }
       const Tensor narrow = rig.take(DType::bf16, {t, n});
-      format(c.id).multiply_few(rig.stream, narrow, x, w);
+      multiply_few(rig, narrow, x, w);
       for (int64_t i = 0; i < t * n; ++i) ASSERT_EQ(narrow.get<bf16>()[i].bits, bf16(float(all[size_t(i)])).bits);
     }
   set_thread_count(threads);
@@ -175,7 +208,7 @@ TEST(MultiplyFew, ShapesAreChecked) {
   Rig rig(true);
   const Weight w = rig.take_weight(FormatId::nf4, {10, 64});
   const auto product = [&](Shape y, Shape x) {
-    format(FormatId::nf4).multiply_few(rig.stream, rig.take(DType::f32, y), rig.take(DType::f32, x), w);
+    multiply_few(rig, rig.take(DType::f32, y), rig.take(DType::f32, x), w);
   };
   EXPECT_NO_THROW(product({8, 10}, {8, 64}));
   EXPECT_THROW(product({9, 10}, {9, 64}), Error);
@@ -194,7 +227,7 @@ TEST(Formats, PhantomRunsTheSameAndTouchesNothing) {
         const Weight w = rig.take_weight(c.id, s, c.dense);
         format(c.id).pack(rig.stream, w, dense);
         format(c.id).unpack(rig.stream, dense, w);
-        format(c.id).multiply_few(rig.stream, y, x, w);
+        multiply_few(rig, y, x, w);
       }
   };
   Rig real, phantom(true);

@@ -1,0 +1,154 @@
+// Attention of a few queries over a long cache: the keys are split among blocks, so that even one token keeps the whole card reading. Each block
+// leaves its share of the softmax's sums (Dao et al. 2023, "Flash-Decoding"); the last one of a head's adds them up in order, so bits repeat.
+#include "ops/attention_cuda.cuh"
+#include "ops/attention_few.h"
+
+namespace thimble::ops {
+namespace {
+
+using bf16_t = __nv_bfloat16;
+constexpr int warps = 4, channels = 8, at_once = 4;  // of a lane; keys whose loads are under way together
+
+__device__ unsigned arrived[1 << 16];  // blocks that are done, by token and chunk of heads; back at 0 after each kernel
+
+// The sums of a set of keys for one query: of exp2(score - most), and of these times v. Sets are merged in a fixed order.
+struct Sums {
+  float most = -INFINITY, total = 0;
+  __device__ float shrink_to(float now) const { return most == -INFINITY ? 0.0f : power_of_two(most - now); }
+};
+
+// G queries of one token that share a key/value head; D channels of a head, 8 to a lane.
+template <int D, int G>
+__global__ void __launch_bounds__(32 * warps) attend_few(AttentionRun a, bf16_t* y, float* lse, float* partial, const bf16_t* q, const bf16_t* k, const bf16_t* v) {
+  constexpr int lanes = D / channels, of_warp = 32 / lanes, slots = warps * of_warp, row = D + 2;
+  __shared__ float sums[slots][G][row];
+  let_later_begin();
+  const int splits = int(gridDim.x), split = int(blockIdx.x), chunks = (a.per_group + G - 1) / G, token = int(blockIdx.z);
+  const int group = int(blockIdx.y) / chunks, head = group * a.per_group + int(blockIdx.y) % chunks * G, heads = min(G, (group + 1) * a.per_group - head);
+  const int lane = int(threadIdx.x) % lanes, slot = int(threadIdx.x) / lanes;
+  wait_for_earlier();
+  const int low = a.low(token), end = a.first + token + 1, share = ((end - low + splits - 1) / splits + slots - 1) / slots * slots;
+  const int begin = low + split * share, stop = min(end, begin + share);
+
+  float query[G][channels], value[G][channels] = {};
+  Sums of[G];
+#pragma unroll
+  for (int g = 0; g < G; ++g) {
+    const auto from = load_pack<channels>(q + (int64_t{token} * a.heads + head + min(g, heads - 1)) * D + lane * channels);
+#pragma unroll
+    for (int c = 0; c < channels; ++c) query[g][c] = float(from.at[c]) * a.scale * (a.cap > 0 ? 1.0f : log2_e);
+  }
+  for (int key = begin + slot; key < stop; key += at_once * slots) {
+    Pack<bf16_t, channels> keys[at_once], values[at_once];
+#pragma unroll
+    for (int u = 0; u < at_once; ++u) {
+      const int64_t at = a.key(group, min(key + u * slots, stop - 1)) + lane * channels;
+      keys[u] = load_pack<channels>(k + at), values[u] = load_pack<channels>(v + at);
+    }
+#pragma unroll
+    for (int g = 0; g < G; ++g) {
+      float score[at_once], now = of[g].most;
+#pragma unroll
+      for (int u = 0; u < at_once; ++u) {
+        score[u] = 0;
+#pragma unroll
+        for (int c = 0; c < channels; ++c) score[u] = fmaf(query[g][c], float(keys[u].at[c]), score[u]);
+#pragma unroll
+        for (int d = lanes / 2; d > 0; d /= 2) score[u] += __shfl_xor_sync(~0u, score[u], d);
+        if (a.cap > 0) score[u] = a.cap * tanhf(score[u] / a.cap) * log2_e;
+        if (key + u * slots >= stop) score[u] = -INFINITY;
+        now = fmaxf(now, score[u]);
+      }
+      const float shrink = of[g].shrink_to(now);
+      of[g].most = now;
+      of[g].total *= shrink;
+#pragma unroll
+      for (int c = 0; c < channels; ++c) value[g][c] *= shrink;
+#pragma unroll
+      for (int u = 0; u < at_once; ++u) {
+        const float p = power_of_two(score[u] - now);
+        of[g].total += p;
+#pragma unroll
+        for (int c = 0; c < channels; ++c) value[g][c] = fmaf(p, float(values[u].at[c]), value[g][c]);
+      }
+    }
+  }
+#pragma unroll
+  for (int g = 0; g < G; ++g) {
+#pragma unroll
+    for (int c = 0; c < channels; ++c) sums[slot][g][lane * channels + c] = value[g][c];
+    if (lane == 0) sums[slot][g][D] = of[g].most, sums[slot][g][D + 1] = of[g].total;
+  }
+  __syncthreads();
+
+  // What n sets that lie one after the other say of one query's channel c.
+  const auto merged = [&](const float* set, int64_t stride, int n, int c, Sums& s) {
+    for (int i = 0; i < n; ++i) s.most = fmaxf(s.most, set[i * stride + D]);
+    float sum = 0;
+    for (int i = 0; i < n; ++i) {
+      const Sums one{set[i * stride + D], set[i * stride + D + 1]};
+      const float shrink = one.shrink_to(s.most);
+      s.total += one.total * shrink;
+      sum += set[i * stride + c] * shrink;
+    }
+    return sum;
+  };
+  const auto finish = [&](int g, int c, const Sums& s, float sum) {
+    y[(int64_t{token} * a.heads + head + g) * D + c] = bf16_t(sum / s.total);
+    if (lse && c == 0) lse[int64_t{head + g} * a.tokens + token] = s.most / log2_e + logf(s.total);
+  };
+  const auto place = [&](int g) { return partial + (int64_t{token} * a.heads + head + g) * splits * row; };
+  for (int i = int(threadIdx.x); i < heads * D; i += 32 * warps) {
+    const int g = i / D, c = i % D;
+    Sums s;
+    const float sum = merged(&sums[0][g][0], G * row, slots, c, s);
+    if (splits == 1) {
+      finish(g, c, s, sum);
+      continue;
+    }
+    float* mine = place(g) + split * row;
+    mine[c] = sum;
+    if (c == 0) mine[D] = s.most, mine[D + 1] = s.total;
+  }
+  if (splits == 1) return;
+  __threadfence();
+  __syncthreads();
+  __shared__ bool last;
+  unsigned& count = arrived[blockIdx.z * gridDim.y + blockIdx.y];
+  if (threadIdx.x == 0) last = atomicAdd(&count, 1) + 1 == unsigned(splits);
+  __syncthreads();
+  if (!last) return;
+  __threadfence();
+  if (threadIdx.x == 0) count = 0;
+  for (int i = int(threadIdx.x); i < heads * D; i += 32 * warps) {
+    Sums s;
+    const float sum = merged(place(i / D), row, splits, i % D, s);
+    finish(i / D, i % D, s, sum);
+  }
+}
+
+template <int D>
+void run(CudaContext& cuda, Tensor partial, Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v, const AttentionShape& shape) {
+  const AttentionRun a = attention_run(q, k, shape);
+  const auto go = [&](auto kernel, int at_a_time) {
+    const dim3 grid(unsigned(attention_few_splits(a.first + a.tokens)), unsigned(a.groups * ((a.per_group + at_a_time - 1) / at_a_time)), unsigned(a.tokens));
+    check(int64_t{grid.y} * grid.z <= int64_t(std::size(arrived)), "attention: a counter to each token and chunk of heads");
+    launch_early(cuda, "attention", grid, 32 * warps, 0, kernel, a, at<bf16_t>(y), at<float>(lse), at<float>(partial), at<const bf16_t>(q), at<const bf16_t>(k), at<const bf16_t>(v));
+  };
+  if (a.per_group == 1) go(attend_few<D, 1>, 1);
+  else if (a.per_group <= 4) go(attend_few<D, 4>, 4);
+  else go(attend_few<D, 8>, 8);
+}
+
+}  // namespace
+
+void attention_few_cuda(CudaContext& cuda, Tensor partial, Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v, const AttentionShape& shape) {
+  check(aligned_16(q, k, v), "attention: vectors of heads are aligned");
+  switch (q.shape[2]) {
+    case 64: return run<64>(cuda, partial, y, lse, q, k, v, shape);
+    case 128: return run<128>(cuda, partial, y, lse, q, k, v, shape);
+    default: return run<256>(cuda, partial, y, lse, q, k, v, shape);
+  }
+}
+
+}  // namespace thimble::ops

@@ -1,0 +1,202 @@
+// NF4 against a few tokens on cuda, at the speed at which codes arrive from memory: tensor cores multiply, and bytes become weights by a look-up.
+#include <algorithm>
+
+#include "device/mma.cuh"
+#include "quant/nf4.cuh"
+
+namespace thimble::quant {
+namespace {
+
+constexpr int most_tokens = 8;
+constexpr int tile_rows = 16, split = 8, each = 4;  // rows of a tile; warps that share its columns; blocks of 64 weights that a warp loads at once
+constexpr int row_threads = 256;
+
+// Products that share their tokens, as one list of tiles. c: null, or what is added.
+template <class Y>
+struct Products {
+  struct Product { Y* y; const Y* c; Bytes4 w; int64_t rows; int first; };  // first: of its tiles
+  Product of[most_few_products];
+  int count = 0, tiles = 0;
+
+  Products(std::span<const FewProduct> products, int rows_of_tile) {
+    for (const auto& [y, w, c] : products) {
+      of[count++] = {at<Y>(y), at<const Y>(c), Bytes4(*w), w->shape[0], tiles};
+      tiles += int(blocks_of(w->shape[0], rows_of_tile));
+    }
+  }
+  __device__ __forceinline__ const Product& with_tile(int tile) const {
+    int p = 0;
+    while (p + 1 < count && tile >= of[p + 1].first) ++p;
+    return of[p];
+  }
+};
+
+// The scales of `each` neighbouring blocks as they are stored, so that many loads are under way before one is used. quads: blocks come in fours
+// that share a nested scale.
+template <bool nested, bool quads> struct Scales;
+template <>
+struct Scales<false, true> {
+  Pack<float, each> all;
+  __device__ void load(const Bytes4& w, int64_t block, int) { all = load_pack<each>(w.absmax + block); }
+  __device__ float at(int u, const float*, float) const { return all.at[u]; }
+};
+template <>
+struct Scales<true, true> {
+  uint32_t codes;
+  float scale;
+  __device__ void load(const Bytes4& w, int64_t block, int) {
+    codes = *reinterpret_cast<const uint32_t*>(w.nested_codes + block);
+    scale = w.nested_absmax[block / nested_block];
+  }
+  __device__ float at(int u, const float* map, float offset) const { return __fadd_rn(__fmul_rn(map[codes >> 8 * u & 255], scale), offset); }
+};
+template <bool nested>
+struct Scales<nested, false> {
+  float all[each];
+  __device__ void load(const Bytes4& w, int64_t block, int there) {
+    for (int u = 0; u < each; ++u) all[u] = w.scale(block + min(u, there - 1));
+  }
+  __device__ float at(int u, const float*, float) const { return all[u]; }
+};
+
+// Up to eight tokens, where rows are whole blocks. A byte is looked up as the two weights that it stands for: the 256 pairs lie 32 times in shared
+// memory, a copy to a bank, so that no lane waits for another. A block's scale is applied to its sum of 64 products.
+template <bool nested, bool quads, class Y>
+__global__ void __launch_bounds__(split * 32, 3) multiply_tiles(const __grid_constant__ Products<Y> products, const __nv_bfloat16* x, int tokens, int64_t columns) {
+  __shared__ __align__(16) uint32_t pairs[256 * 32];
+  __shared__ float map[256], sums[2][split][tile_rows][most_tokens];
+  static_assert(split * 32 == 256);  // a thread to each byte
+  let_later_begin();
+  const int lane = int(threadIdx.x) % 32, part = int(threadIdx.x) / 32, g = lane / 4, t = lane % 4;
+  const int blocks = int(columns / nf4_block), steps = (blocks + split * each - 1) / (split * each);
+
+  struct Piece {
+    Pack<uint32_t, 2> codes[each][2];  // words: taken apart into bytes they would fill eight registers
+    Scales<nested, quads> scales[2];
+    float offset;
+  };
+  const auto load = [&](int tile, int step) {
+    const auto& p = products.with_tile(tile);
+    const int first = min((step * split + part) * each, (blocks - 1) / each * each);
+    Piece piece;
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const int64_t block = min(int64_t{tile - p.first} * tile_rows + g + 8 * h, p.rows - 1) * blocks + first;
+#pragma unroll
+      for (int u = 0; u < each; ++u) {
+        const int64_t k = quads ? u : min(u, blocks - 1 - first);
+        piece.codes[u][h] = load_pack<2>(reinterpret_cast<const uint32_t*>(p.w.codes + (block + k) * (nf4_block / 2)) + 2 * t);
+      }
+      piece.scales[h].load(p.w, block, blocks - first);
+    }
+    piece.offset = nested && quads ? *p.w.offset : 0.0f;
+    return piece;
+  };
+
+  int tile = int(blockIdx.x), step = 0, turn = 0;
+  Piece next = load(tile, 0);
+  const uint32_t pair = pack_bf16(book[threadIdx.x >> 4], book[threadIdx.x & 15]);
+#pragma unroll
+  for (int i = 0; i < 8; ++i) store_pack(pairs + threadIdx.x * 32 + (i + threadIdx.x) % 8 * 4, Pack<uint32_t, 4>{pair, pair, pair, pair});
+  if (nested) map[threadIdx.x] = products.of[0].w.map[threadIdx.x];
+  __syncthreads();
+  wait_for_earlier();  // weights are nobody's result, x is
+
+  float total[4] = {};
+  while (tile < products.tiles) {
+    const Piece piece = next;
+    const int now = tile, first = (step * split + part) * each;
+    if (++step == steps) step = 0, tile += int(gridDim.x);
+    if (tile < products.tiles) next = load(tile, step);
+#pragma unroll
+    for (int u = 0; u < each; ++u) {
+      const int k = min(first + u, blocks - 1);
+      Pack<uint32_t, 4> b[2] = {};
+      if (g < tokens) {
+        const auto* from = reinterpret_cast<const uint32_t*>(x + g * columns + k * nf4_block + t * 16);
+        b[0] = load_pack<4>(from);
+        b[1] = load_pack<4>(from + 4);
+      }
+      float c[4] = {};
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        const auto weights = [&](int h, int byte) { return pairs[(piece.codes[u][h].at[byte / 4] >> byte % 4 * 8 & 255) * 32 + lane]; };
+        const uint32_t a[4] = {weights(0, 2 * j), weights(1, 2 * j), weights(0, 2 * j + 1), weights(1, 2 * j + 1)};
+        multiply_add(c, a, b[j / 2].at[j % 2 * 2], b[j / 2].at[j % 2 * 2 + 1]);
+      }
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const float scale = first + u < blocks ? piece.scales[h].at(u, map, piece.offset) : 0.0f;
+        total[2 * h] += scale * c[2 * h];
+        total[2 * h + 1] += scale * c[2 * h + 1];
+      }
+    }
+    if (step != 0) continue;
+    auto& mine = sums[turn ^= 1];
+    for (int i = 0; i < 4; ++i) mine[part][g + i / 2 * 8][t * 2 + i % 2] = total[i], total[i] = 0;
+    __syncthreads();
+    const int r = int(threadIdx.x) % tile_rows, token = int(threadIdx.x) / tile_rows;
+    if (token >= tokens) continue;
+    float sum = 0;
+#pragma unroll
+    for (int i = 0; i < split; ++i) sum += mine[i][r][token];
+    const auto& p = products.with_tile(now);
+    const int64_t row = int64_t{now - p.first} * tile_rows + r;
+    if (row < p.rows) p.y[token * p.rows + row] = Y(sum + (p.c ? float(p.c[token * p.rows + row]) : 0.0f));
+  }
+}
+
+// Any rows and types, without tensor cores: a warp to a row, a scale to each weight.
+template <class Y, class X>
+__global__ void multiply_rows(const __grid_constant__ Products<Y> products, const X* x, int tokens, int64_t columns) {
+  __shared__ float values[16];
+  let_later_begin();
+  if (threadIdx.x < 16) values[threadIdx.x] = book[threadIdx.x];
+  __syncthreads();
+  wait_for_earlier();
+  const auto& p = products.with_tile(int(blockIdx.x));
+  const int64_t row = int64_t{int(blockIdx.x) - p.first} * (row_threads / 32) + threadIdx.x / 32;
+  if (row >= p.rows) return;
+  float sums[most_tokens] = {};
+  for (int64_t k = threadIdx.x % 32; k < columns; k += 32) {
+    const int64_t i = row * columns + k;
+    const float weight = values[p.w.code(i)] * p.w.scale(i / nf4_block);
+#pragma unroll
+    for (int t = 0; t < most_tokens; ++t)
+      if (t < tokens) sums[t] += weight * float(x[t * columns + k]);
+  }
+#pragma unroll
+  for (int t = 0; t < most_tokens; ++t) {
+    if (t >= tokens) break;
+    const float sum = warp_reduce(sums[t], Add{});
+    if (threadIdx.x % 32 == 0) p.y[t * p.rows + row] = Y(sum + (p.c ? float(p.c[t * p.rows + row]) : 0.0f));
+  }
+}
+
+bool aligned(const Tensor& t, uintptr_t bytes) { return reinterpret_cast<uintptr_t>(t.data) % bytes == 0; }
+
+}  // namespace
+
+void nf4_multiply_few_cuda(CudaContext& cuda, Tensor x, std::span<const FewProduct> given) {
+  const int64_t columns = x.shape[1];
+  const auto tokens = int(x.shape[0]);
+  if (tokens == 0) return;
+  bool tiles = x.dtype == DType::bf16 && columns % nf4_block == 0 && columns > 0 && cuda.capability >= 80 && aligned(x, 16);
+  for (const auto& [y, w, c] : given) tiles = tiles && aligned(w->parts[0], 16) && aligned(w->parts[1], 16);
+  visit_cuda(given.front().y.dtype, [&]<class Y>(Y) {
+    const Products<Y> products(given, tiles ? tile_rows : row_threads / 32);
+    if (products.tiles == 0) return;
+    if (!tiles)
+      return visit_cuda(x.dtype, [&]<class X>(X) {
+        launch_early(cuda, "nf4 multiply", unsigned(products.tiles), row_threads, 0, multiply_rows<Y, X>, products, at<const X>(x), tokens, columns);
+      });
+    // Three blocks fit a multiprocessor. Where each would have several tiles, two leave room for the next kernel's first ones.
+    const int grid = products.tiles <= 3 * cuda.processors ? products.tiles : 2 * cuda.processors;
+    const auto run = [&](auto kernel) { launch_early(cuda, "nf4 multiply", unsigned(grid), split * 32, 0, kernel, products, at<const __nv_bfloat16>(x), tokens, columns); };
+    const bool nested = given.front().w->format == FormatId::nf4_dq, quads = columns % (each * nf4_block) == 0;
+    if (nested) quads ? run(multiply_tiles<true, true, Y>) : run(multiply_tiles<true, false, Y>);
+    else quads ? run(multiply_tiles<false, true, Y>) : run(multiply_tiles<false, false, Y>);
+  });
+}
+
+}  // namespace thimble::quant
