@@ -38,7 +38,8 @@ __global__ void __launch_bounds__(32 * warps) attend_few(AttentionRun a, bf16_t*
 #pragma unroll
     for (int c = 0; c < channels; ++c) query[g][c] = float(from.at[c]) * a.scale * (a.cap > 0 ? 1.0f : log2_e);
   }
-  for (int key = begin + slot; key < stop; key += at_once * slots) {
+  for (int first = begin; first < stop; first += at_once * slots) {  // as often for every lane: they add up scores together
+    const int key = first + slot;
     Pack<bf16_t, channels> keys[at_once], values[at_once];
 #pragma unroll
     for (int u = 0; u < at_once; ++u) {
@@ -59,14 +60,14 @@ __global__ void __launch_bounds__(32 * warps) attend_few(AttentionRun a, bf16_t*
         if (key + u * slots >= stop) score[u] = -INFINITY;
         now = fmaxf(now, score[u]);
       }
-      const float shrink = of[g].shrink_to(now);
+      const float shrink = of[g].shrink_to(now), shift = now == -INFINITY ? 0.0f : now;
       of[g].most = now;
       of[g].total *= shrink;
 #pragma unroll
       for (int c = 0; c < channels; ++c) value[g][c] *= shrink;
 #pragma unroll
       for (int u = 0; u < at_once; ++u) {
-        const float p = power_of_two(score[u] - now);
+        const float p = power_of_two(score[u] - shift);
         of[g].total += p;
 #pragma unroll
         for (int c = 0; c < channels; ++c) value[g][c] = fmaf(p, float(values[u].at[c]), value[g][c]);
