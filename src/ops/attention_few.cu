@@ -7,7 +7,8 @@ namespace thimble::ops {
 namespace {
 
 using bf16_t = __nv_bfloat16;
-constexpr int warps = 4, channels = 8, at_once = 4;  // of a lane; keys whose loads are under way together
+constexpr int channels = 8, at_once = 4;  // of a lane; keys whose loads are under way together
+template <int G> constexpr int warps = G == 8 ? 4 : 8;  // as their sums fit shared memory
 
 __device__ unsigned arrived[1 << 16];  // blocks that are done, by token and chunk of heads; back at 0 after each kernel
 
@@ -19,8 +20,8 @@ struct Sums {
 
 // G queries of one token that share a key/value head; D channels of a head, 8 to a lane.
 template <int D, int G>
-__global__ void __launch_bounds__(32 * warps) attend_few(AttentionRun a, bf16_t* y, float* lse, float* partial, const bf16_t* q, const bf16_t* k, const bf16_t* v) {
-  constexpr int lanes = D / channels, of_warp = 32 / lanes, slots = warps * of_warp, row = D + 2;
+__global__ void __launch_bounds__(32 * warps<G>) attend_few(AttentionRun a, bf16_t* y, float* lse, float* partial, const bf16_t* q, const bf16_t* k, const bf16_t* v) {
+  constexpr int lanes = D / channels, of_warp = 32 / lanes, slots = warps<G> * of_warp, row = D + 2;
   __shared__ float sums[slots][G][row];
   let_later_begin();
   const int splits = int(gridDim.x), split = int(blockIdx.x), chunks = (a.per_group + G - 1) / G, token = int(blockIdx.z);
@@ -84,8 +85,10 @@ __global__ void __launch_bounds__(32 * warps) attend_few(AttentionRun a, bf16_t*
 
   // What n sets that lie one after the other say of one query's channel c.
   const auto merged = [&](const float* set, int64_t stride, int n, int c, Sums& s) {
+#pragma unroll 8
     for (int i = 0; i < n; ++i) s.most = fmaxf(s.most, set[i * stride + D]);
     float sum = 0;
+#pragma unroll 8
     for (int i = 0; i < n; ++i) {
       const Sums one{set[i * stride + D], set[i * stride + D + 1]};
       const float shrink = one.shrink_to(s.most);
@@ -99,7 +102,7 @@ __global__ void __launch_bounds__(32 * warps) attend_few(AttentionRun a, bf16_t*
     if (lse && c == 0) lse[int64_t{head + g} * a.tokens + token] = s.most / log2_e + logf(s.total);
   };
   const auto place = [&](int g) { return partial + (int64_t{token} * a.heads + head + g) * splits * row; };
-  for (int i = int(threadIdx.x); i < heads * D; i += 32 * warps) {
+  for (int i = int(threadIdx.x); i < heads * D; i += 32 * warps<G>) {
     const int g = i / D, c = i % D;
     Sums s;
     const float sum = merged(&sums[0][g][0], G * row, slots, c, s);
@@ -121,7 +124,7 @@ __global__ void __launch_bounds__(32 * warps) attend_few(AttentionRun a, bf16_t*
   if (!last) return;
   __threadfence();
   if (threadIdx.x == 0) count = 0;
-  for (int i = int(threadIdx.x); i < heads * D; i += 32 * warps) {
+  for (int i = int(threadIdx.x); i < heads * D; i += 32 * warps<G>) {
     Sums s;
     const float sum = merged(place(i / D), row, splits, i % D, s);
     finish(i / D, i % D, s, sum);
@@ -131,14 +134,14 @@ __global__ void __launch_bounds__(32 * warps) attend_few(AttentionRun a, bf16_t*
 template <int D>
 void run(CudaContext& cuda, Tensor partial, Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v, const AttentionShape& shape) {
   const AttentionRun a = attention_run(q, k, shape);
-  const auto go = [&](auto kernel, int at_a_time) {
-    const dim3 grid(unsigned(attention_few_splits(a.first + a.tokens)), unsigned(a.groups * ((a.per_group + at_a_time - 1) / at_a_time)), unsigned(a.tokens));
+  const auto go = [&]<int G>(std::integral_constant<int, G>) {
+    const dim3 grid(unsigned(attention_few_splits(a.first + a.tokens)), unsigned(a.groups * ((a.per_group + G - 1) / G)), unsigned(a.tokens));
     check(int64_t{grid.y} * grid.z <= int64_t(std::size(arrived)), "attention: a counter to each token and chunk of heads");
-    launch_early(cuda, "attention", grid, 32 * warps, 0, kernel, a, at<bf16_t>(y), at<float>(lse), at<float>(partial), at<const bf16_t>(q), at<const bf16_t>(k), at<const bf16_t>(v));
+    launch_early(cuda, "attention", grid, 32 * warps<G>, 0, attend_few<D, G>, a, at<bf16_t>(y), at<float>(lse), at<float>(partial), at<const bf16_t>(q), at<const bf16_t>(k), at<const bf16_t>(v));
   };
-  if (a.per_group == 1) go(attend_few<D, 1>, 1);
-  else if (a.per_group <= 4) go(attend_few<D, 4>, 4);
-  else go(attend_few<D, 8>, 8);
+  if (a.per_group == 1) go(std::integral_constant<int, 1>{});
+  else if (a.per_group <= 4) go(std::integral_constant<int, 4>{});
+  else go(std::integral_constant<int, 8>{});
 }
 
 }  // namespace

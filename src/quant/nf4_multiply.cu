@@ -1,5 +1,6 @@
 // NF4 against a few tokens on cuda, at the speed at which codes arrive from memory: tensor cores multiply, and bytes become weights by a look-up.
 #include <algorithm>
+#include <climits>
 
 #include "device/mma.cuh"
 #include "quant/nf4.cuh"
@@ -62,13 +63,13 @@ struct Scales<nested, false> {
 // Up to eight tokens, where rows are whole blocks. A byte is looked up as the two weights that it stands for: the 256 pairs lie 32 times in shared
 // memory, a copy to a bank, so that no lane waits for another. A block's scale is applied to its sum of 64 products.
 template <bool nested, bool quads, class Y>
-__global__ void __launch_bounds__(split * 32, 3) multiply_tiles(const __grid_constant__ Products<Y> products, const __nv_bfloat16* x, int tokens, int64_t columns) {
-  __shared__ __align__(16) uint32_t pairs[256 * 32];
+__global__ void __launch_bounds__(split * 32, 3) multiply_tiles(const __grid_constant__ Products<Y> products, const __nv_bfloat16* x, int tokens, int columns) {
+  __shared__ __align__(128) uint32_t pairs[256 * 32];
   __shared__ float map[256], sums[2][split][tile_rows][most_tokens];
   static_assert(split * 32 == 256);  // a thread to each byte
   let_later_begin();
   const int lane = int(threadIdx.x) % 32, part = int(threadIdx.x) / 32, g = lane / 4, t = lane % 4;
-  const int blocks = int(columns / nf4_block), steps = (blocks + split * each - 1) / (split * each);
+  const int blocks = columns / nf4_block, steps = (blocks + split * each - 1) / (split * each), last = (blocks - 1) / each * each;
 
   struct Piece {
     Pack<uint32_t, 2> codes[each][2];  // words: taken apart into bytes they would fill eight registers
@@ -77,16 +78,14 @@ __global__ void __launch_bounds__(split * 32, 3) multiply_tiles(const __grid_con
   };
   const auto load = [&](int tile, int step) {
     const auto& p = products.with_tile(tile);
-    const int first = min((step * split + part) * each, (blocks - 1) / each * each);
+    const int first = min((step * split + part) * each, last);
     Piece piece;
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      const int64_t block = min(int64_t{tile - p.first} * tile_rows + g + 8 * h, p.rows - 1) * blocks + first;
+      const int block = min((tile - p.first) * tile_rows + g + 8 * h, int(p.rows) - 1) * blocks + first;
+      const auto* from = reinterpret_cast<const uint32_t*>(p.w.codes + int64_t{block} * (nf4_block / 2)) + 2 * t;
 #pragma unroll
-      for (int u = 0; u < each; ++u) {
-        const int64_t k = quads ? u : min(u, blocks - 1 - first);
-        piece.codes[u][h] = load_pack<2>(reinterpret_cast<const uint32_t*>(p.w.codes + (block + k) * (nf4_block / 2)) + 2 * t);
-      }
+      for (int u = 0; u < each; ++u) piece.codes[u][h] = load_pack<2>(from + (quads ? u : min(u, blocks - 1 - first)) * (nf4_block / 8));
       piece.scales[h].load(p.w, block, blocks - first);
     }
     piece.offset = nested && quads ? *p.w.offset : 0.0f;
@@ -102,37 +101,44 @@ __global__ void __launch_bounds__(split * 32, 3) multiply_tiles(const __grid_con
   __syncthreads();
   wait_for_earlier();  // weights are nobody's result, x is
 
+  const uint32_t own = uint32_t(lane) * 4, byte_mask = 255 * 128;
+  // The weights of a byte of `word`: the byte times 128, and this lane's bank.
+  const auto weights = [&](uint32_t word, int byte) {
+    const uint32_t offset = ((byte == 0 ? word << 7 : word >> (8 * byte - 7)) & byte_mask) | own;
+    return *reinterpret_cast<const uint32_t*>(reinterpret_cast<const char*>(pairs) + offset);
+  };
   float total[4] = {};
   while (tile < products.tiles) {
     const Piece piece = next;
     const int now = tile, first = (step * split + part) * each;
     if (++step == steps) step = 0, tile += int(gridDim.x);
     if (tile < products.tiles) next = load(tile, step);
+    if (first < blocks) {
+      const auto* from = reinterpret_cast<const uint32_t*>(x + g * columns + first * nf4_block + t * 16);
 #pragma unroll
-    for (int u = 0; u < each; ++u) {
-      const int k = min(first + u, blocks - 1);
-      Pack<uint32_t, 4> b[2] = {};
-      if (g < tokens) {
-        const auto* from = reinterpret_cast<const uint32_t*>(x + g * columns + k * nf4_block + t * 16);
-        b[0] = load_pack<4>(from);
-        b[1] = load_pack<4>(from + 4);
-      }
-      float c[4] = {};
+      for (int u = 0; u < each; ++u) {
+        if (!quads && first + u >= blocks) break;
+        Pack<uint32_t, 4> b[2] = {};
+        if (g < tokens) b[0] = load_pack<4>(from + u * (nf4_block / 2)), b[1] = load_pack<4>(from + u * (nf4_block / 2) + 4);
+        float c[4] = {};
 #pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        const auto weights = [&](int h, int byte) { return pairs[(piece.codes[u][h].at[byte / 4] >> byte % 4 * 8 & 255) * 32 + lane]; };
-        const uint32_t a[4] = {weights(0, 2 * j), weights(1, 2 * j), weights(0, 2 * j + 1), weights(1, 2 * j + 1)};
-        multiply_add(c, a, b[j / 2].at[j % 2 * 2], b[j / 2].at[j % 2 * 2 + 1]);
-      }
+        for (int j = 0; j < 4; ++j) {
+          const uint32_t top = piece.codes[u][0].at[j / 2], bottom = piece.codes[u][1].at[j / 2];
+          const int byte = j % 2 * 2;
+          const uint32_t a[4] = {weights(top, byte), weights(bottom, byte), weights(top, byte + 1), weights(bottom, byte + 1)};
+          multiply_add(c, a, b[j / 2].at[j % 2 * 2], b[j / 2].at[j % 2 * 2 + 1]);
+        }
 #pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        const float scale = first + u < blocks ? piece.scales[h].at(u, map, piece.offset) : 0.0f;
-        total[2 * h] += scale * c[2 * h];
-        total[2 * h + 1] += scale * c[2 * h + 1];
+        for (int h = 0; h < 2; ++h) {
+          const float scale = piece.scales[h].at(u, map, piece.offset);
+          total[2 * h] = fmaf(scale, c[2 * h], total[2 * h]);
+          total[2 * h + 1] = fmaf(scale, c[2 * h + 1], total[2 * h + 1]);
+        }
       }
     }
     if (step != 0) continue;
     auto& mine = sums[turn ^= 1];
+#pragma unroll
     for (int i = 0; i < 4; ++i) mine[part][g + i / 2 * 8][t * 2 + i % 2] = total[i], total[i] = 0;
     __syncthreads();
     const int r = int(threadIdx.x) % tile_rows, token = int(threadIdx.x) / tile_rows;
@@ -182,7 +188,7 @@ void nf4_multiply_few_cuda(CudaContext& cuda, Tensor x, std::span<const FewProdu
   const auto tokens = int(x.shape[0]);
   if (tokens == 0) return;
   bool tiles = x.dtype == DType::bf16 && columns % nf4_block == 0 && columns > 0 && cuda.capability >= 80 && aligned(x, 16);
-  for (const auto& [y, w, c] : given) tiles = tiles && aligned(w->parts[0], 16) && aligned(w->parts[1], 16);
+  for (const auto& [y, w, c] : given) tiles = tiles && aligned(w->parts[0], 16) && aligned(w->parts[1], 16) && nf4_blocks(w->shape.count()) < INT_MAX;
   visit_cuda(given.front().y.dtype, [&]<class Y>(Y) {
     const Products<Y> products(given, tiles ? tile_rows : row_threads / 32);
     if (products.tiles == 0) return;
@@ -192,7 +198,7 @@ void nf4_multiply_few_cuda(CudaContext& cuda, Tensor x, std::span<const FewProdu
       });
     // Three blocks fit a multiprocessor. Where each would have several tiles, two leave room for the next kernel's first ones.
     const int grid = products.tiles <= 3 * cuda.processors ? products.tiles : 2 * cuda.processors;
-    const auto run = [&](auto kernel) { launch_early(cuda, "nf4 multiply", unsigned(grid), split * 32, 0, kernel, products, at<const __nv_bfloat16>(x), tokens, columns); };
+    const auto run = [&](auto kernel) { launch_early(cuda, "nf4 multiply", unsigned(grid), split * 32, 0, kernel, products, at<const __nv_bfloat16>(x), tokens, int(columns)); };
     const bool nested = given.front().w->format == FormatId::nf4_dq, quads = columns % (each * nf4_block) == 0;
     if (nested) quads ? run(multiply_tiles<true, true, Y>) : run(multiply_tiles<true, false, Y>);
     else quads ? run(multiply_tiles<false, true, Y>) : run(multiply_tiles<false, false, Y>);

@@ -174,10 +174,11 @@ std::vector<Tensor> all_of(World& world, FormatId id, DType t, int64_t tokens) {
   const Tensor x = world.normal(t, {tokens, 37}, 2), y = world.normal(t, {tokens, 33}, 3), dx = world.normal(t, x.shape, 4);
   const Tensor dw = world.normal(DType::f32, {33, 37}, 5);
   linear(world, y, x, w.weight, y);
-  linear_few(world, x, std::array{quant::FewProduct{y, &w.weight}, quant::FewProduct{y, &w.weight, y}});
+  const Tensor few = world.empty(t, y.shape);
+  linear_few(world, x, std::array{quant::FewProduct{y, &w.weight, y}, quant::FewProduct{few, &w.weight}});
   linear_backward_input(world, dx, y, w.weight, dx);
   linear_backward_weight(world, dw, y, x);
-  return {y, dx, dw};
+  return {y, few, dx, dw};
 }
 
 TEST(Linear, PhantomAndThreads) {
