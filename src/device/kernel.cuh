@@ -76,6 +76,7 @@ __device__ __forceinline__ void let_later_begin() {
 }
 template <class... P, class... A>
 void launch_early(CudaContext& cuda, const char* name, dim3 blocks, unsigned threads, size_t shared, void (*kernel)(P...), A... args) {
+  if (shared > 48 << 10) check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared)), name);
   cudaLaunchConfig_t config{};
   config.gridDim = blocks;
   config.blockDim = threads;

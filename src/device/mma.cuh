@@ -40,6 +40,10 @@ __device__ inline void copy_16(uint32_t to, const void* from, bool there) {
 __device__ inline void copy_4(uint32_t to, const void* from) {
   THIMBLE_ASM("cp.async.ca.shared.global [%0], [%1], 4;\n" ::"r"(to), "l"(__cvta_generic_to_global(from)) : "memory");
 }
+// The copies of this thread since the last call are one group; waits for all groups but the last n.
+__device__ inline void commit_copies() { THIMBLE_ASM("cp.async.commit_group;\n" ::: "memory"); }
+template <int n>
+__device__ inline void wait_for_copies_but() { THIMBLE_ASM("cp.async.wait_group %0;\n" ::"n"(n) : "memory"); }
 // Waits for all copies of this thread.
 __device__ inline void wait_for_copies() { THIMBLE_ASM("cp.async.wait_all;\n" ::: "memory"); }
 

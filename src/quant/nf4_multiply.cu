@@ -9,7 +9,7 @@ namespace thimble::quant {
 namespace {
 
 constexpr int most_tokens = 8;
-constexpr int tile_rows = 16, split = 8, each = 4;  // rows of a tile; warps that share its columns; blocks of 64 weights that a warp loads at once
+constexpr int tile_rows = 16, split = 8, each = 4, stages = 3;  // rows of a tile; warps that share its columns; blocks of 64 weights of a warp's step; steps under way
 constexpr int row_threads = 256;
 
 // Products that share their tokens, as one list of tiles. c: null, or what is added.
@@ -60,44 +60,67 @@ struct Scales<nested, false> {
   __device__ float at(int u, const float*, float) const { return all[u]; }
 };
 
-// Up to eight tokens, where rows are whole blocks. A byte is looked up as the two weights that it stands for: the 256 pairs lie 32 times in shared
-// memory, a copy to a bank, so that no lane waits for another. A block's scale is applied to its sum of 64 products.
+// What a block keeps in shared memory.
+struct TileMemory {
+  uint32_t pairs[256 * 32];                               // the two weights of each byte, 32 times: a copy to a bank, so that no lane waits for another
+  unsigned char codes[split][stages][tile_rows * each * nf4_block / 2];
+  float sums[2][split][tile_rows][most_tokens], map[256];
+};
+// Where a row's chunk of 16 bytes lies among a stage's codes: no two of the chunks that half a warp reads lie in the same banks.
+__device__ __forceinline__ int place_of(int row, int chunk) { return row * (each * nf4_block / 2) + (chunk ^ (row & 3) << 1) * 16; }
+
+// Up to eight tokens, where rows are whole blocks. Codes come to shared memory while earlier ones are multiplied, each warp for itself. A byte is
+// looked up as the two weights that it stands for; a block's scale is applied to its sum of 64 products.
 template <bool nested, bool quads, class Y>
-__global__ void __launch_bounds__(split * 32, 3) multiply_tiles(const __grid_constant__ Products<Y> products, const __nv_bfloat16* x, int tokens, int columns) {
-  __shared__ __align__(128) uint32_t pairs[256 * 32];
-  __shared__ float map[256], sums[2][split][tile_rows][most_tokens];
+__global__ void __launch_bounds__(split * 32, 2) multiply_tiles(const __grid_constant__ Products<Y> products, const __nv_bfloat16* x, int tokens, int columns) {
+  extern __shared__ __align__(128) unsigned char shared[];
+  auto& memory = *reinterpret_cast<TileMemory*>(shared);
   static_assert(split * 32 == 256);  // a thread to each byte
   let_later_begin();
   const int lane = int(threadIdx.x) % 32, part = int(threadIdx.x) / 32, g = lane / 4, t = lane % 4;
-  const int blocks = columns / nf4_block, steps = (blocks + split * each - 1) / (split * each), last = (blocks - 1) / each * each;
+  const int blocks = columns / nf4_block, steps = (blocks + split * each - 1) / (split * each);
 
-  struct Piece {
-    Pack<uint32_t, 2> codes[each][2];  // words: taken apart into bytes they would fill eight registers
-    Scales<nested, quads> scales[2];
-    float offset;
-  };
-  const auto load = [&](int tile, int step) {
-    const auto& p = products.with_tile(tile);
-    const int first = min((step * split + part) * each, last);
-    Piece piece;
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      const int block = min((tile - p.first) * tile_rows + g + 8 * h, int(p.rows) - 1) * blocks + first;
-      const auto* from = reinterpret_cast<const uint32_t*>(p.w.codes + int64_t{block} * (nf4_block / 2)) + 2 * t;
-#pragma unroll
-      for (int u = 0; u < each; ++u) piece.codes[u][h] = load_pack<2>(from + (quads ? u : min(u, blocks - 1 - first)) * (nf4_block / 8));
-      piece.scales[h].load(p.w, block, blocks - first);
+  struct Place {  // a step of a tile
+    int tile, step;
+    __device__ void advance(int steps) {
+      if (++step == steps) step = 0, tile += int(gridDim.x);
     }
-    piece.offset = nested && quads ? *p.w.offset : 0.0f;
-    return piece;
+  };
+  struct Steps { Scales<nested, quads> scales[2]; float offset; };
+  const auto first_of = [&](const Place& p) { return (p.step * split + part) * each; };
+  const auto row_of = [&](int tile, const auto& product, int row) { return min((tile - product.first) * tile_rows + row, int(product.rows) - 1); };
+  const auto fetch = [&](const Place& at, int slot) {
+    const int first = first_of(at);
+    if (at.tile < products.tiles && first < blocks) {
+      const auto& p = products.with_tile(at.tile);
+      const int chunk = lane % 8;
+#pragma unroll
+      for (int i = 0; i < tile_rows / 4; ++i) {
+        const int row = 4 * i + lane / 8;
+        const auto* from = p.w.codes + (int64_t{row_of(at.tile, p, row)} * blocks + first) * (nf4_block / 2) + chunk * 16;
+        copy_16(shared_address(memory.codes[part][slot]) + place_of(row, chunk), from, quads || first + chunk / 2 < blocks);
+      }
+    }
+    commit_copies();
+  };
+  const auto load_scales = [&](const Place& at) {
+    Steps s{};
+    const int first = first_of(at);
+    if (at.tile >= products.tiles || first >= blocks) return s;
+    const auto& p = products.with_tile(at.tile);
+#pragma unroll
+    for (int h = 0; h < 2; ++h) s.scales[h].load(p.w, int64_t{row_of(at.tile, p, g + 8 * h)} * blocks + first, blocks - first);
+    s.offset = nested && quads ? *p.w.offset : 0.0f;
+    return s;
   };
 
-  int tile = int(blockIdx.x), step = 0, turn = 0;
-  Piece next = load(tile, 0);
+  Place now{int(blockIdx.x), 0}, ahead = now;
+  for (int i = 0; i + 1 < stages; ++i, ahead.advance(steps)) fetch(ahead, i);
+  Steps next = load_scales(now);
   const uint32_t pair = pack_bf16(book[threadIdx.x >> 4], book[threadIdx.x & 15]);
 #pragma unroll
-  for (int i = 0; i < 8; ++i) store_pack(pairs + threadIdx.x * 32 + (i + threadIdx.x) % 8 * 4, Pack<uint32_t, 4>{pair, pair, pair, pair});
-  if (nested) map[threadIdx.x] = products.of[0].w.map[threadIdx.x];
+  for (int i = 0; i < 8; ++i) store_pack(memory.pairs + threadIdx.x * 32 + (i + threadIdx.x) % 8 * 4, Pack<uint32_t, 4>{pair, pair, pair, pair});
+  if (nested) memory.map[threadIdx.x] = products.of[0].w.map[threadIdx.x];
   __syncthreads();
   wait_for_earlier();  // weights are nobody's result, x is
 
@@ -105,39 +128,45 @@ __global__ void __launch_bounds__(split * 32, 3) multiply_tiles(const __grid_con
   // The weights of a byte of `word`: the byte times 128, and this lane's bank.
   const auto weights = [&](uint32_t word, int byte) {
     const uint32_t offset = ((byte == 0 ? word << 7 : word >> (8 * byte - 7)) & byte_mask) | own;
-    return *reinterpret_cast<const uint32_t*>(reinterpret_cast<const char*>(pairs) + offset);
+    return *reinterpret_cast<const uint32_t*>(reinterpret_cast<const char*>(memory.pairs) + offset);
   };
   float total[4] = {};
-  while (tile < products.tiles) {
-    const Piece piece = next;
-    const int now = tile, first = (step * split + part) * each;
-    if (++step == steps) step = 0, tile += int(gridDim.x);
-    if (tile < products.tiles) next = load(tile, step);
-    if (first < blocks) {
+  for (int slot = 0, turn = 0; now.tile < products.tiles; slot = slot + 1 == stages ? 0 : slot + 1) {
+    wait_for_copies_but<stages - 2>();
+    __syncwarp();  // the codes have come to all lanes, and all have read those before
+    fetch(ahead, slot == 0 ? stages - 1 : slot - 1);
+    ahead.advance(steps);
+    const Place here = now;
+    const Steps scales = next;
+    now.advance(steps);
+    next = load_scales(now);
+    if (const int first = first_of(here); first < blocks) {
       const auto* from = reinterpret_cast<const uint32_t*>(x + g * columns + first * nf4_block + t * 16);
+      const unsigned char* codes = memory.codes[part][slot] + t % 2 * 8;
 #pragma unroll
       for (int u = 0; u < each; ++u) {
         if (!quads && first + u >= blocks) break;
         Pack<uint32_t, 4> b[2] = {};
         if (g < tokens) b[0] = load_pack<4>(from + u * (nf4_block / 2)), b[1] = load_pack<4>(from + u * (nf4_block / 2) + 4);
+        const auto top = load_pack<2>(reinterpret_cast<const uint32_t*>(codes + place_of(g, 2 * u + t / 2)));
+        const auto bottom = load_pack<2>(reinterpret_cast<const uint32_t*>(codes + place_of(g + 8, 2 * u + t / 2)));
         float c[4] = {};
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
-          const uint32_t top = piece.codes[u][0].at[j / 2], bottom = piece.codes[u][1].at[j / 2];
-          const int byte = j % 2 * 2;
-          const uint32_t a[4] = {weights(top, byte), weights(bottom, byte), weights(top, byte + 1), weights(bottom, byte + 1)};
+          const int word = j / 2, byte = j % 2 * 2;
+          const uint32_t a[4] = {weights(top.at[word], byte), weights(bottom.at[word], byte), weights(top.at[word], byte + 1), weights(bottom.at[word], byte + 1)};
           multiply_add(c, a, b[j / 2].at[j % 2 * 2], b[j / 2].at[j % 2 * 2 + 1]);
         }
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
-          const float scale = piece.scales[h].at(u, map, piece.offset);
+          const float scale = scales.scales[h].at(u, memory.map, scales.offset);
           total[2 * h] = fmaf(scale, c[2 * h], total[2 * h]);
           total[2 * h + 1] = fmaf(scale, c[2 * h + 1], total[2 * h + 1]);
         }
       }
     }
-    if (step != 0) continue;
-    auto& mine = sums[turn ^= 1];
+    if (now.step != 0) continue;
+    auto& mine = memory.sums[turn ^= 1];
 #pragma unroll
     for (int i = 0; i < 4; ++i) mine[part][g + i / 2 * 8][t * 2 + i % 2] = total[i], total[i] = 0;
     __syncthreads();
@@ -146,8 +175,8 @@ __global__ void __launch_bounds__(split * 32, 3) multiply_tiles(const __grid_con
     float sum = 0;
 #pragma unroll
     for (int i = 0; i < split; ++i) sum += mine[i][r][token];
-    const auto& p = products.with_tile(now);
-    const int64_t row = int64_t{now - p.first} * tile_rows + r;
+    const auto& p = products.with_tile(here.tile);
+    const int64_t row = int64_t{here.tile - p.first} * tile_rows + r;
     if (row < p.rows) p.y[token * p.rows + row] = Y(sum + (p.c ? float(p.c[token * p.rows + row]) : 0.0f));
   }
 }
@@ -196,9 +225,8 @@ void nf4_multiply_few_cuda(CudaContext& cuda, Tensor x, std::span<const FewProdu
       return visit_cuda(x.dtype, [&]<class X>(X) {
         launch_early(cuda, "nf4 multiply", unsigned(products.tiles), row_threads, 0, multiply_rows<Y, X>, products, at<const X>(x), tokens, columns);
       });
-    // Three blocks fit a multiprocessor. Where each would have several tiles, two leave room for the next kernel's first ones.
-    const int grid = products.tiles <= 3 * cuda.processors ? products.tiles : 2 * cuda.processors;
-    const auto run = [&](auto kernel) { launch_early(cuda, "nf4 multiply", unsigned(grid), split * 32, 0, kernel, products, at<const __nv_bfloat16>(x), tokens, int(columns)); };
+    const int grid = std::min(products.tiles, 2 * cuda.processors);  // two blocks fit a multiprocessor
+    const auto run = [&](auto kernel) { launch_early(cuda, "nf4 multiply", unsigned(grid), split * 32, sizeof(TileMemory), kernel, products, at<const __nv_bfloat16>(x), tokens, int(columns)); };
     const bool nested = given.front().w->format == FormatId::nf4_dq, quads = columns % (each * nf4_block) == 0;
     if (nested) quads ? run(multiply_tiles<true, true, Y>) : run(multiply_tiles<true, false, Y>);
     else quads ? run(multiply_tiles<false, true, Y>) : run(multiply_tiles<false, false, Y>);
