@@ -143,27 +143,35 @@ __global__ void __launch_bounds__(split * 32, 2) multiply_tiles(const __grid_con
     if (const int first = first_of(here); first < blocks) {
       const auto* from = reinterpret_cast<const uint32_t*>(x + g * columns + first * nf4_block + t * 16);
       const unsigned char* codes = memory.codes[part][slot] + t % 2 * 8;
+      Pack<uint32_t, 2> words[each][2];
 #pragma unroll
-      for (int u = 0; u < each; ++u) {
-        if (!quads && first + u >= blocks) break;
-        Pack<uint32_t, 4> b[2] = {};
-        if (g < tokens) b[0] = load_pack<4>(from + u * (nf4_block / 2)), b[1] = load_pack<4>(from + u * (nf4_block / 2) + 4);
-        const auto top = load_pack<2>(reinterpret_cast<const uint32_t*>(codes + place_of(g, 2 * u + t / 2)));
-        const auto bottom = load_pack<2>(reinterpret_cast<const uint32_t*>(codes + place_of(g + 8, 2 * u + t / 2)));
-        float c[4] = {};
+      for (int u = 0; u < each; ++u)
 #pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          const int word = j / 2, byte = j % 2 * 2;
-          const uint32_t a[4] = {weights(top.at[word], byte), weights(bottom.at[word], byte), weights(top.at[word], byte + 1), weights(bottom.at[word], byte + 1)};
-          multiply_add(c, a, b[j / 2].at[j % 2 * 2], b[j / 2].at[j % 2 * 2 + 1]);
-        }
+        for (int h = 0; h < 2; ++h) words[u][h] = load_pack<2>(reinterpret_cast<const uint32_t*>(codes + place_of(g + 8 * h, 2 * u + t / 2)));
+      float c[each][4] = {};  // of all blocks together, half of each after the other: their sums do not wait for each other
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        Pack<uint32_t, 4> b[each] = {};
+#pragma unroll
+        for (int u = 0; u < each; ++u)
+          if (g < tokens && (quads || first + u < blocks)) b[u] = load_pack<4>(from + u * (nf4_block / 2) + half * 4);
+#pragma unroll
+        for (int j = 0; j < 2; ++j)
+#pragma unroll
+          for (int u = 0; u < each; ++u) {
+            const uint32_t top = words[u][0].at[half], bottom = words[u][1].at[half];
+            const uint32_t a[4] = {weights(top, 2 * j), weights(bottom, 2 * j), weights(top, 2 * j + 1), weights(bottom, 2 * j + 1)};
+            multiply_add(c[u], a, b[u].at[2 * j], b[u].at[2 * j + 1]);
+          }
+      }
+#pragma unroll
+      for (int u = 0; u < each; ++u)
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
           const float scale = scales.scales[h].at(u, memory.map, scales.offset);
-          total[2 * h] = fmaf(scale, c[2 * h], total[2 * h]);
-          total[2 * h + 1] = fmaf(scale, c[2 * h + 1], total[2 * h + 1]);
+          total[2 * h] = fmaf(scale, c[u][2 * h], total[2 * h]);
+          total[2 * h + 1] = fmaf(scale, c[u][2 * h + 1], total[2 * h + 1]);
         }
-      }
     }
     if (now.step != 0) continue;
     auto& mine = memory.sums[turn ^= 1];
