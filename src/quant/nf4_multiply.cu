@@ -38,14 +38,14 @@ template <bool nested, bool quads> struct Scales;
 template <>
 struct Scales<false, true> {
   Pack<float, each> all;
-  __device__ void load(const Bytes4& w, int64_t block, int) { all = load_pack<each>(w.absmax + block); }
+  __device__ void load(const Bytes4& w, int block, int) { all = load_pack<each>(w.absmax + block); }
   __device__ float at(int u, const float*, float) const { return all.at[u]; }
 };
 template <>
 struct Scales<true, true> {
   uint32_t codes;
   float scale;
-  __device__ void load(const Bytes4& w, int64_t block, int) {
+  __device__ void load(const Bytes4& w, int block, int) {
     codes = *reinterpret_cast<const uint32_t*>(w.nested_codes + block);
     scale = w.nested_absmax[block / nested_block];
   }
@@ -54,8 +54,8 @@ struct Scales<true, true> {
 template <bool nested>
 struct Scales<nested, false> {
   float all[each];
-  __device__ void load(const Bytes4& w, int64_t block, int there) {
-    for (int u = 0; u < each; ++u) all[u] = w.scale(block + min(u, there - 1));
+  __device__ void load(const Bytes4& w, int block, int there) {
+    for (int u = 0; u < each; ++u) all[u] = w.scale(int64_t{block} + min(u, there - 1));
   }
   __device__ float at(int u, const float*, float) const { return all[u]; }
 };
@@ -80,42 +80,60 @@ __global__ void __launch_bounds__(split * 32, 2) multiply_tiles(const __grid_con
   const int lane = int(threadIdx.x) % 32, part = int(threadIdx.x) / 32, g = lane / 4, t = lane % 4;
   const int blocks = columns / nf4_block, steps = (blocks + split * each - 1) / (split * each);
 
-  struct Place {  // a step of a tile
-    int tile, step;
-    __device__ void advance(int steps) {
-      if (++step == steps) step = 0, tile += int(gridDim.x);
-    }
+  // Where a walk over steps and tiles stands. A tile's first row is found once for it, a step's place by adding to that.
+  struct Walk {
+    int tile, step = 0, row = 0, rows = 0;  // of the tile's first row in its matrix, and the rows there
+    const Bytes4* w = nullptr;
   };
-  struct Steps { Scales<nested, quads> scales[2]; float offset; };
-  const auto first_of = [&](const Place& p) { return (p.step * split + part) * each; };
-  const auto row_of = [&](int tile, const auto& product, int row) { return min((tile - product.first) * tile_rows + row, int(product.rows) - 1); };
-  const auto fetch = [&](const Place& at, int slot) {
-    const int first = first_of(at);
-    if (at.tile < products.tiles && first < blocks) {
-      const auto& p = products.with_tile(at.tile);
-      const int chunk = lane % 8;
+  const auto enter = [&](Walk& at) {
+    if (at.tile >= products.tiles) return;
+    const auto& p = products.with_tile(at.tile);
+    at.row = (at.tile - p.first) * tile_rows, at.rows = int(p.rows) - at.row, at.w = &p.w;
+  };
+  const auto advance = [&](Walk& at) {
+    if (++at.step < steps) return false;
+    at.step = 0, at.tile += int(gridDim.x);
+    enter(at);
+    return true;
+  };
+  const auto first_of = [&](const Walk& at) { return (at.step * split + part) * each; };
+
+  const int copied_row = lane / 8, chunk = lane % 8, row_bytes = blocks * (nf4_block / 2);
+  const uint32_t to = shared_address(memory.codes[part][0]) + place_of(copied_row, chunk);
+  Walk fetched{int(blockIdx.x)};
+  enter(fetched);
+  const uint8_t* from = nullptr;
+  const auto begin_tile = [&] {
+    if (fetched.tile < products.tiles) from = fetched.w->codes + int64_t{fetched.row + copied_row} * row_bytes + part * each * (nf4_block / 2) + chunk * 16;
+  };
+  begin_tile();
+  const auto fetch = [&](int slot) {
+    const int first = first_of(fetched);
+    if (fetched.tile < products.tiles && first < blocks) {
+      const bool there = quads || first + chunk / 2 < blocks;
 #pragma unroll
-      for (int i = 0; i < tile_rows / 4; ++i) {
-        const int row = 4 * i + lane / 8;
-        const auto* from = p.w.codes + (int64_t{row_of(at.tile, p, row)} * blocks + first) * (nf4_block / 2) + chunk * 16;
-        copy_16(shared_address(memory.codes[part][slot]) + place_of(row, chunk), from, quads || first + chunk / 2 < blocks);
-      }
+      for (int i = 0; i < tile_rows / 4; ++i)  // four rows on, a chunk lies in the same bank
+        copy_16(to + slot * int(sizeof memory.codes[0][0]) + i * 4 * each * (nf4_block / 2), from + i * 4 * row_bytes, there && copied_row + 4 * i < fetched.rows);
     }
     commit_copies();
+    from += split * each * (nf4_block / 2);
+    if (advance(fetched)) begin_tile();
   };
-  const auto load_scales = [&](const Place& at) {
+
+  struct Steps { Scales<nested, quads> scales[2]; float offset; };
+  const auto load_scales = [&](const Walk& at) {
     Steps s{};
     const int first = first_of(at);
     if (at.tile >= products.tiles || first >= blocks) return s;
-    const auto& p = products.with_tile(at.tile);
 #pragma unroll
-    for (int h = 0; h < 2; ++h) s.scales[h].load(p.w, int64_t{row_of(at.tile, p, g + 8 * h)} * blocks + first, blocks - first);
-    s.offset = nested && quads ? *p.w.offset : 0.0f;
+    for (int h = 0; h < 2; ++h) s.scales[h].load(*at.w, (at.row + min(g + 8 * h, at.rows - 1)) * blocks + first, blocks - first);
+    s.offset = nested && quads ? *at.w->offset : 0.0f;
     return s;
   };
 
-  Place now{int(blockIdx.x), 0}, ahead = now;
-  for (int i = 0; i + 1 < stages; ++i, ahead.advance(steps)) fetch(ahead, i);
+  for (int i = 0; i + 1 < stages; ++i) fetch(i);
+  Walk now{int(blockIdx.x)};
+  enter(now);
   Steps next = load_scales(now);
   const uint32_t pair = pack_bf16(book[threadIdx.x >> 4], book[threadIdx.x & 15]);
 #pragma unroll
@@ -134,14 +152,13 @@ __global__ void __launch_bounds__(split * 32, 2) multiply_tiles(const __grid_con
   for (int slot = 0, turn = 0; now.tile < products.tiles; slot = slot + 1 == stages ? 0 : slot + 1) {
     wait_for_copies_but<stages - 2>();
     __syncwarp();  // the codes have come to all lanes, and all have read those before
-    fetch(ahead, slot == 0 ? stages - 1 : slot - 1);
-    ahead.advance(steps);
-    const Place here = now;
+    fetch(slot == 0 ? stages - 1 : slot - 1);
+    const Walk here = now;
     const Steps scales = next;
-    now.advance(steps);
+    const bool ends = advance(now);
     next = load_scales(now);
     if (const int first = first_of(here); first < blocks) {
-      const auto* from = reinterpret_cast<const uint32_t*>(x + g * columns + first * nf4_block + t * 16);
+      const auto* tokens_at = reinterpret_cast<const uint32_t*>(x + g * columns + first * nf4_block + t * 16);
       const unsigned char* codes = memory.codes[part][slot] + t % 2 * 8;
       Pack<uint32_t, 2> words[each][2];
 #pragma unroll
@@ -154,7 +171,7 @@ __global__ void __launch_bounds__(split * 32, 2) multiply_tiles(const __grid_con
         Pack<uint32_t, 4> b[each] = {};
 #pragma unroll
         for (int u = 0; u < each; ++u)
-          if (g < tokens && (quads || first + u < blocks)) b[u] = load_pack<4>(from + u * (nf4_block / 2) + half * 4);
+          if (g < tokens && (quads || first + u < blocks)) b[u] = load_pack<4>(tokens_at + u * (nf4_block / 2) + half * 4);
 #pragma unroll
         for (int j = 0; j < 2; ++j)
 #pragma unroll
@@ -173,7 +190,7 @@ __global__ void __launch_bounds__(split * 32, 2) multiply_tiles(const __grid_con
           total[2 * h + 1] = fmaf(scale, c[u][2 * h + 1], total[2 * h + 1]);
         }
     }
-    if (now.step != 0) continue;
+    if (!ends) continue;
     auto& mine = memory.sums[turn ^= 1];
 #pragma unroll
     for (int i = 0; i < 4; ++i) mine[part][g + i / 2 * 8][t * 2 + i % 2] = total[i], total[i] = 0;
