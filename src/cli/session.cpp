@@ -35,6 +35,7 @@ Session::Session(const SessionOptions& o) {
   tokenizer_ = data::Tokenizer::open(o.model);
   chat_ = data::Chat::open(o.model, *tokenizer_);
   ends_ = models::end_tokens(o.model);
+  sampling_ = serve::read_sampling(o.model);
   for (const auto& id : {tokenizer_->eos(), chat_->end_of_turn()})
     if (id && std::find(ends_.begin(), ends_.end(), *id) == ends_.end()) ends_.push_back(*id);
   device_ = open_device(spec);

@@ -11,6 +11,7 @@ import torch
 
 import families
 import llama_odd
+import sampling
 import stories
 import template_goldens
 import token_goldens
@@ -23,6 +24,7 @@ GOLDENS = {                                       # in an order in which each fi
     "families": lambda a: families.make_families(a.out),
     "stories": lambda a: stories.make_stories(a.out, a.stories),
     "peft-stories": lambda a: stories.make_peft_stories(a.out, a.stories),
+    "sampling": lambda a: sampling.make_sampling(a.out),
     "jinja": lambda a: template_goldens.make_language(a.out),
     "templates": lambda a: template_goldens.make_templates(a.out, {"trl": a.trl, "llama.cpp": a.llama_cpp}),
     "tokens": lambda a: token_goldens.make_tokens(a.out, a.stories),
