@@ -84,7 +84,7 @@ Json tokenizer_config(int max_position) {
           {"clean_up_tokenization_spaces", false},
           {"model_max_length", max_position},
           {"chat_template",
-           "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}{% endfor %}"
+           "{{ bos_token }}{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}{% endfor %}"
            "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"}};
 }
 

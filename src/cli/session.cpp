@@ -33,8 +33,9 @@ Session::Session(const SessionOptions& o) {
                                       .found = fmt::format("{} and {}", human_bytes(outcome_.device()), human_bytes(outcome_.ram())),
                                       .fix = "a shorter --context, or --quantization nf4_dq"});
   tokenizer_ = data::Tokenizer::open(o.model);
-  chat_ = std::make_unique<data::Chat>(*tokenizer_);
+  chat_ = data::Chat::open(o.model, *tokenizer_);
   ends_ = models::end_tokens(o.model);
+  sampling_ = serve::read_sampling(o.model);
   for (const auto& id : {tokenizer_->eos(), chat_->end_of_turn()})
     if (id && std::find(ends_.begin(), ends_.end(), *id) == ends_.end()) ends_.push_back(*id);
   device_ = open_device(spec);

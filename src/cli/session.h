@@ -23,6 +23,7 @@ class Session {
   const data::Chat& chat() const { return *chat_; }
   serve::Engine& engine() { return *engine_; }
   const std::vector<int32_t>& ends() const { return ends_; }
+  const serve::Sampling& sampling() const { return sampling_; }  // what the model's folder says
   int64_t context() const { return shape_.context; }
   const plan::Outcome& outcome() const { return outcome_; }
 
@@ -35,6 +36,7 @@ class Session {
   std::unique_ptr<comm::Rank> rank_;
   std::unique_ptr<serve::Engine> engine_;
   std::vector<int32_t> ends_;
+  serve::Sampling sampling_;
 };
 
 }  // namespace thimble::cli

@@ -23,7 +23,8 @@ RunData read_data(const train::TrainOptions& o, const data::Tokenizer& tokenizer
   if (tokenizer.vocab_size() > vocab)
     throw Error(Fault::bad_input, {.what = "the tokenizer has more tokens than the model has rows", .where = o.model_name_or_path,
                                    .expected = fmt::format("at most {}", vocab), .found = std::to_string(tokenizer.vocab_size())});
-  const data::Chat chat(tokenizer);
+  const auto chat_of_folder = data::Chat::open(o.model_name_or_path, tokenizer);
+  const data::Chat& chat = *chat_of_folder;
   const bool packing = o.packing.value_or(false) || o.neat_packing;
   const bool joined = o.stage == train::Stage::pt && packing && !o.neat_packing;  // texts run on into each other, as LLaMA-Factory packs for pt
   const data::DatasetOptions how{.stage = o.stage == train::Stage::pt ? data::Stage::pretrain : data::Stage::sft, .cutoff_len = o.cutoff_len, .packing = joined,

@@ -96,7 +96,7 @@ int32_t TokenFinder::longest_at(std::string_view text, size_t at, size_t& length
   return best;
 }
 
-std::vector<Section> TokenFinder::cut(std::string_view text, bool with_special) const {
+std::vector<Section> TokenFinder::cut(std::string_view text, bool with_special, const SpecialRule* rule) const {
   std::vector<Section> sections;
   size_t done = 0;
   for (size_t at = 0; at < text.size() && !tokens_.empty();) {
@@ -109,7 +109,7 @@ std::vector<Section> TokenFinder::cut(std::string_view text, bool with_special) 
     const AddedToken& t = tokens_[size_t(found)];
     size_t begin = at, end = at + length;
     at = end;
-    if (t.special && !with_special) continue;
+    if (t.special && (!with_special || (rule && !(*rule)({begin, end})))) continue;
     if (t.single_word && (word_before(text, begin) || word_after(text, end))) continue;
     if (t.lstrip) begin = blanks_before(text, begin, done);
     if (t.rstrip) end = blanks_after(text, end);

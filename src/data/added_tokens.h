@@ -3,6 +3,7 @@
 #pragma once
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -21,6 +22,9 @@ struct AddedToken {
 
 std::vector<AddedToken> read_added_tokens(const Json& list, std::string_view where);
 
+// Whether a special token may stand in a stretch of a text.
+using SpecialRule = std::function<bool(Span)>;
+
 // A stretch of text: a token, or (token == -1) text between tokens.
 struct Section {
   int32_t token = -1;
@@ -33,7 +37,7 @@ class TokenFinder {
   TokenFinder() = default;
   // Of `tokens` those whose `normalized` is as given; they are sought in normalised text by their normalised content.
   TokenFinder(const std::vector<AddedToken>& tokens, bool normalized, const Normalizer&);
-  std::vector<Section> cut(std::string_view text, bool with_special) const;
+  std::vector<Section> cut(std::string_view text, bool with_special, const SpecialRule* rule = nullptr) const;
 
  private:
   int32_t longest_at(std::string_view text, size_t at, size_t& length) const;  // index into tokens_, -1 for none

@@ -156,6 +156,38 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text, bool add_special, 
   return ids;
 }
 
+std::vector<int32_t> Tokenizer::encode_parts(std::string_view text, const SpecialRule& may_be_special, std::span<const size_t> cuts,
+                                             std::vector<size_t>& ids_before) const {
+  std::vector<int32_t> ids;
+  Bpe::Scratch scratch;
+  size_t cut = 0;
+  for (const Section& s : raw_.cut(text, true, &may_be_special)) {
+    const size_t before = ids.size();
+    const auto section = [&](size_t end, std::vector<int32_t>& out) {
+      encode_text(text.substr(s.span.begin, end - s.span.begin), s.span.begin == 0, may_be_special({s.span.begin, end}), out, scratch);
+    };
+    if (s.token >= 0) ids.push_back(s.token);
+    else section(s.span.end, ids);
+    for (; cut < cuts.size() && cuts[cut] < s.span.end; ++cut) {
+      size_t same = 0;
+      if (s.token < 0 && cuts[cut] > s.span.begin) {  // tokens that the text up to the cut has too
+        std::vector<int32_t> part;
+        section(cuts[cut], part);
+        while (same < part.size() && before + same < ids.size() && part[same] == ids[before + same]) ++same;
+      }
+      ids_before.push_back(before + same);
+    }
+  }
+  ids_before.resize(cuts.size(), ids.size());
+  return ids;
+}
+
+std::vector<Section> Tokenizer::special_tokens(std::string_view text) const {
+  auto sections = raw_.cut(text, true);
+  std::erase_if(sections, [&](const Section& s) { return !is_special(s.token); });
+  return sections;
+}
+
 void Tokenizer::encode_text(std::string_view text, bool at_start, bool parse_special, std::vector<int32_t>& ids,
                             Bpe::Scratch& scratch) const {
   const std::string normal = normalizer_.empty() ? std::string() : normalizer_.apply(text);

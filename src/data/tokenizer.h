@@ -30,6 +30,10 @@ class Tokenizer {
   // add_special: <s> and the like, as the model expects a text to begin and end. parse_special: "<|im_end|>" in the text becomes
   // that token; with false, text can become no special token whatever it says. Throws Error (bad_input) on invalid UTF-8.
   std::vector<int32_t> encode(std::string_view text, bool add_special = true, bool parse_special = true) const;
+  // A text of several authors, as it is tokenised whole: a special token stands only where `may_be_special` says so of its bytes; none are added.
+  // ids_before receives, for each offset of `cuts` (ascending), the tokens that end there or before.
+  std::vector<int32_t> encode_parts(std::string_view text, const SpecialRule& may_be_special, std::span<const size_t> cuts, std::vector<size_t>& ids_before) const;
+  std::vector<Section> special_tokens(std::string_view text) const;  // those that a text would have, in order
   // Ids that are no token give no text. The result is valid UTF-8; bytes that are no text become U+FFFD.
   std::string decode(std::span<const int32_t> ids, bool skip_special = true) const;
 

@@ -90,6 +90,7 @@ Generated Engine::generate(const std::vector<int32_t>& prompt, int64_t limit, co
   cache_.cut_to(int64_t(shared));
   in_cache_.resize(shared);
   append(std::span(prompt).subspan(shared));
+  sampler.begin(prompt);
   Generated g;
   for (int64_t i = 0; i < limit; ++i) {
     const int32_t id = sampler.next({host_logits_.get<float>(), size_t(shape_.model.vocab)});

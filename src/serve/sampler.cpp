@@ -1,33 +1,90 @@
-// Sorting is over the kept candidates only; the draw walks the cumulative probabilities in double.
+// Ties at the edge of top-k all stay, and top-p keeps the token that crosses it, both as in transformers.
 #include "serve/sampler.h"
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
-#include <vector>
+
+#include "base/json.h"
 
 namespace thimble::serve {
 
-int32_t Sampler::next(std::span<const float> logits) {
-  const auto best = int32_t(std::max_element(logits.begin(), logits.end()) - logits.begin());
-  if (how_.temperature <= 0) return best;
-  std::vector<int32_t> order(logits.size());
-  std::iota(order.begin(), order.end(), 0);
-  size_t kept = how_.top_k > 0 ? std::min(size_t(how_.top_k), order.size()) : order.size();
-  const auto more = [&](int32_t a, int32_t b) { return logits[size_t(a)] > logits[size_t(b)] || (logits[size_t(a)] == logits[size_t(b)] && a < b); };
-  std::partial_sort(order.begin(), order.begin() + std::ptrdiff_t(kept), order.end(), more);
-  std::vector<double> weight(kept);
-  double sum = 0;
-  for (size_t i = 0; i < kept; ++i) sum += weight[i] = std::exp((double(logits[size_t(order[i])]) - double(logits[size_t(best)])) / how_.temperature);
-  double cumulative = 0;
-  for (size_t i = 0; i < kept; ++i) {
-    cumulative += weight[i];
-    if (cumulative >= how_.top_p * sum) kept = i + 1;
+Sampling read_sampling(const fs::path& folder) {
+  Sampling s;
+  const auto file = folder / "generation_config.json";
+  if (!fs::exists(file)) return s;
+  const std::string where = file.string();
+  const Json c = parse_json(read_text(file, int64_t{16} << 20), where);
+  if (!c.is_object()) fail_field(where, "generation_config.json", "an object", &c);
+  const auto number = [&](const char* key, double otherwise, double least, double most) {
+    const double v = value_or<double>(c, key, otherwise, where);
+    if (!(v >= least && v <= most)) fail_field(where, key, fmt::format("a number from {} to {}", least, most), &c[key]);
+    return v;
+  };
+  s.repetition_penalty = number("repetition_penalty", 1, 1e-6, 1e6);
+  const double temperature = number("temperature", 1, 0, 1e6);
+  s.top_k = int64_t(number("top_k", 50, 0, 1 << 24));  // transformers' own default
+  s.top_p = number("top_p", 1, 0, 1);
+  s.min_p = number("min_p", 0, 0, 1);
+  if (value_or(c, "do_sample", false, where)) s.temperature = temperature;
+  return s;
+}
+
+void Sampler::begin(std::span<const int32_t> prompt) {
+  seen_.clear();
+  for (const int32_t id : prompt) seen_[id].in_prompt = true;
+}
+
+std::vector<std::pair<int32_t, double>> Sampler::candidates(std::span<const float> logits) const {
+  std::vector<double> score(logits.begin(), logits.end());
+  for (const auto& [id, seen] : seen_) {
+    if (id < 0 || size_t(id) >= score.size()) continue;
+    double& x = score[size_t(id)];
+    x = x > 0 ? x / how_.repetition_penalty : x * how_.repetition_penalty;
+    x -= how_.presence_penalty * double(seen.in_answer > 0) + how_.frequency_penalty * double(seen.in_answer);
   }
-  double at = double(draws_.uniform()) * std::min(cumulative, std::accumulate(weight.begin(), weight.begin() + std::ptrdiff_t(kept), 0.0));
-  for (size_t i = 0; i < kept; ++i)
-    if ((at -= weight[i]) < 0) return order[i];
-  return order[kept - 1];
+  const auto best = std::max_element(score.begin(), score.end());
+  if (how_.temperature <= 0) return {{int32_t(best - score.begin()), 1.0}};
+  std::vector<int32_t> order(score.size());
+  std::iota(order.begin(), order.end(), 0);
+  const auto more = [&](int32_t a, int32_t b) { return score[size_t(a)] > score[size_t(b)] || (score[size_t(a)] == score[size_t(b)] && a < b); };
+  if (how_.top_k > 0 && size_t(how_.top_k) < order.size()) {
+    std::nth_element(order.begin(), order.begin() + std::ptrdiff_t(how_.top_k) - 1, order.end(), more);
+    const double edge = score[size_t(order[size_t(how_.top_k) - 1])];
+    std::erase_if(order, [&](int32_t id) { return score[size_t(id)] < edge; });
+  }
+  std::sort(order.begin(), order.end(), more);
+  std::vector<std::pair<int32_t, double>> kept;
+  double sum = 0;
+  for (const int32_t id : order) kept.emplace_back(id, std::exp((score[size_t(id)] - *best) / how_.temperature)), sum += kept.back().second;
+  if (how_.top_p < 1) {
+    double cumulative = 0, all = sum;
+    size_t n = 0;
+    while (n < kept.size() && (n == 0 || cumulative < how_.top_p * all)) cumulative += kept[n++].second;
+    kept.resize(n);
+    sum = cumulative;
+  }
+  const double least = how_.min_p * kept.front().second;
+  while (kept.back().second < least) sum -= kept.back().second, kept.pop_back();
+  for (auto& [id, p] : kept) p /= sum;
+  return kept;
+}
+
+int32_t Sampler::next(std::span<const float> logits) {
+  const auto from = candidates(logits);
+  int32_t id = from.back().first;
+  if (from.size() > 1) {
+    double at = double(draws_.uniform());
+    for (const auto& [candidate, p] : from) {
+      if ((at -= p) < 0) {
+        id = candidate;
+        break;
+      }
+    }
+  }
+  ++seen_[id].in_answer;
+  return id;
 }
 
 }  // namespace thimble::serve

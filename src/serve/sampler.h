@@ -1,27 +1,43 @@
-// From logits to the next token: greedy, or a seeded draw after temperature, top-k and top-p. Runs on the host, on one row.
+// From logits to the next token, as transformers' logits processors and warpers do, in their order: penalties, temperature, top-k, top-p,
+// min-p, then a seeded draw. Runs on the host, on one row, in double.
 #pragma once
 #include <cstdint>
 #include <span>
+#include <unordered_map>
+#include <utility>
+#include <vector>
 
+#include "base/file.h"
 #include "base/philox.h"
 
 namespace thimble::serve {
 
 struct Sampling {
-  double temperature = 0;  // 0: the arg max
+  double temperature = 0;  // 0: the likeliest
   int64_t top_k = 0;       // 0: all
   double top_p = 1;
+  double min_p = 0;                // of the likeliest one's probability
+  double repetition_penalty = 1;   // of tokens in prompt and answer: logits > 0 are divided by it, others multiplied (Keskar et al. 2019)
+  double presence_penalty = 0;     // taken from the logits of tokens in the answer, once
+  double frequency_penalty = 0;    // and for each time
   uint64_t seed = 0;
 };
+// What generation_config.json of a model folder says; greedy where it is absent or says do_sample: false. Throws Error (bad_input).
+Sampling read_sampling(const fs::path& folder);
 
 class Sampler {
  public:
   explicit Sampler(const Sampling& how) : how_(how), draws_{how.seed, 0x5a3b1e, 0} {}
-  int32_t next(std::span<const float> logits);
+  void begin(std::span<const int32_t> prompt);     // a new answer
+  int32_t next(std::span<const float> logits);     // and remembers it
+  // What next() would draw from, likeliest first, with probabilities; one entry where it is greedy.
+  std::vector<std::pair<int32_t, double>> candidates(std::span<const float> logits) const;
 
  private:
+  struct Seen { bool in_prompt = false; int64_t in_answer = 0; };
   Sampling how_;
   Draws draws_;
+  std::unordered_map<int32_t, Seen> seen_;
 };
 
 }  // namespace thimble::serve

@@ -11,7 +11,9 @@ import torch
 
 import families
 import llama_odd
+import sampling
 import stories
+import template_goldens
 import token_goldens
 from golden_io import HERE
 
@@ -22,6 +24,9 @@ GOLDENS = {                                       # in an order in which each fi
     "families": lambda a: families.make_families(a.out),
     "stories": lambda a: stories.make_stories(a.out, a.stories),
     "peft-stories": lambda a: stories.make_peft_stories(a.out, a.stories),
+    "sampling": lambda a: sampling.make_sampling(a.out),
+    "jinja": lambda a: template_goldens.make_language(a.out),
+    "templates": lambda a: template_goldens.make_templates(a.out, {"trl": a.trl, "llama.cpp": a.llama_cpp}),
     "tokens": lambda a: token_goldens.make_tokens(a.out, a.stories),
 }
 
@@ -31,10 +36,14 @@ def main() -> None:
     parser.add_argument("golden", choices=[*GOLDENS, "all"])
     parser.add_argument("--out", type=Path, default=HERE, help="folder to write to")
     parser.add_argument("--stories", type=Path, help="the stories260K folder: for stories, peft-stories, tokens")
+    parser.add_argument("--trl", type=Path, help="trl/chat_templates of TRL's package: for templates")
+    parser.add_argument("--llama-cpp", type=Path, help="vendor/llama.cpp/models/templates of llama-cpp-python's source package: for templates")
     args = parser.parse_args()
     args.out = args.out.resolve()
     if args.golden in ("stories", "peft-stories", "tokens", "all") and args.stories is None:
         parser.error(f"{args.golden} needs --stories")
+    if args.golden in ("templates", "all") and not (args.trl and args.llama_cpp):
+        parser.error(f"{args.golden} needs --trl and --llama-cpp")
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     for name, make in GOLDENS.items():

@@ -1,0 +1,110 @@
+// What may be drawn, and how likely, beside transformers' logits processors in float64; the draw itself; and stop strings at any cut.
+#include "serve/sampler.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <filesystem>
+#include <map>
+
+#include "base/json.h"
+#include "golden_folder.h"
+#include "serve/stop_strings.h"
+
+namespace thimble::serve {
+namespace {
+
+Sampling sampling_of(const Json& c) {
+  return {.temperature = c.value("temperature", 1.0), .top_k = c.value("top_k", int64_t{0}), .top_p = c.value("top_p", 1.0), .min_p = c.value("min_p", 0.0),
+          .repetition_penalty = c.value("repetition_penalty", 1.0)};
+}
+
+TEST(Sampler, DrawsFromWhatTransformersLeaves) {
+  const Json golden = parse_json(read_text(golden_folder() / "sampling.json", 1 << 20), "sampling.json");
+  const auto logits = golden["logits"].get<std::vector<std::vector<float>>>();
+  const auto prompt = golden["prompt"].get<std::vector<int32_t>>();
+  ASSERT_GE(golden["cases"].size(), 10u);
+  for (const Json& c : golden["cases"]) {
+    Sampler sampler(sampling_of(c["how"]));
+    sampler.begin(prompt);
+    for (size_t row = 0; row < logits.size(); ++row) {
+      std::map<int32_t, double> ours;
+      for (const auto& [id, p] : sampler.candidates(logits[row])) ours[id] = p;
+      const Json& expected = c["kept"][row];
+      ASSERT_EQ(ours.size(), expected.size()) << c["how"].dump() << " row " << row;
+      double least = 1;
+      for (const auto& [id, p] : ours) least = std::min(least, p);
+      for (const Json& e : expected) {  // of equals at the edge of top-p, which one stays is a matter of sorting
+        const auto it = ours.find(e[0].get<int32_t>());
+        EXPECT_NEAR(it == ours.end() ? least : it->second, e[1].get<double>(), 1e-6) << c["how"].dump();
+      }
+    }
+  }
+}
+
+TEST(Sampler, PenaltiesOfTheAnswerAlone) {
+  const std::vector<float> logits{2, 2, 1};
+  Sampler s({.presence_penalty = 0.5, .frequency_penalty = 0.25});
+  s.begin(std::vector<int32_t>{0, 1});  // a prompt does not count
+  std::vector<int32_t> ids;
+  for (int i = 0; i < 5; ++i) ids.push_back(s.next(logits));
+  // 2 2 1; 1.25 2 1; 1.25 1.25 1; 1 1.25 1; 1 1 1
+  EXPECT_EQ(ids, (std::vector<int32_t>{0, 1, 0, 1, 0}));
+  EXPECT_EQ(s.next(logits), 1);
+}
+
+TEST(Sampler, DrawsAreAsLikelyAsTheySayAndFollowTheSeed) {
+  const std::vector<float> logits{0, std::log(2.0f), std::log(5.0f), -100};
+  std::map<int32_t, int> count;
+  Sampler a({.temperature = 1, .seed = 3}), b({.temperature = 1, .seed = 3}), c({.temperature = 1, .seed = 4});
+  int differ = 0;
+  for (int i = 0; i < 8000; ++i) {
+    const int32_t id = a.next(logits);
+    ++count[id];
+    EXPECT_EQ(id, b.next(logits));
+    differ += id != c.next(logits);
+  }
+  EXPECT_NEAR(count[0], 1000, 120);  // four standard deviations
+  EXPECT_NEAR(count[1], 2000, 160);
+  EXPECT_NEAR(count[2], 5000, 175);
+  EXPECT_EQ(count[3], 0);
+  EXPECT_GT(differ, 1000);
+}
+
+TEST(Sampler, DefaultsOfAModelFolder) {
+  const fs::path folder = fs::path(testing::TempDir()) / "thimble_sampling";
+  fs::create_directories(folder);
+  EXPECT_EQ(read_sampling(folder / "absent").temperature, 0);
+  const auto with = [&](std::string_view text) { return write_atomically(folder / "generation_config.json", text), read_sampling(folder); };
+  const Sampling s = with(R"({"do_sample": true, "temperature": 0.6, "top_p": 0.95, "top_k": 20, "repetition_penalty": 1.05})");
+  EXPECT_EQ(s.temperature, 0.6);
+  EXPECT_EQ(s.top_k, 20);
+  EXPECT_EQ(s.top_p, 0.95);
+  EXPECT_EQ(s.repetition_penalty, 1.05);
+  EXPECT_EQ(with(R"({"temperature": 0.6})").temperature, 0);
+  for (const char* bad : {R"({"temperature": -1})", R"({"top_p": 2})", R"({"top_k": "a"})", "[]", R"({"repetition_penalty": 0})"}) EXPECT_THROW(with(bad), Error) << bad;
+}
+
+TEST(StopStrings, EndATextWhereverItIsCut) {
+  const std::string text = "one STO two </s STOP three";
+  for (size_t cut = 0; cut <= text.size(); ++cut)
+    for (size_t second = cut; second <= text.size(); ++second) {
+      StopStrings stop({"STOP", "</s>"});
+      std::string out = stop.push(text.substr(0, cut));
+      EXPECT_EQ(out.find("STOP"), out.npos);
+      out += stop.push(text.substr(cut, second - cut));
+      out += stop.push(text.substr(second));
+      EXPECT_TRUE(stop.stopped());
+      EXPECT_EQ(out + stop.finish(), "one STO two </s ");
+    }
+  StopStrings stop({"aab", "abc"});
+  EXPECT_EQ(stop.push("xaa"), "x");
+  EXPECT_EQ(stop.push("a"), "a");
+  EXPECT_EQ(stop.push("c"), "aac");
+  EXPECT_EQ(stop.push("ab"), "");
+  EXPECT_EQ(stop.finish(), "ab");
+  EXPECT_FALSE(stop.stopped());
+}
+
+}  // namespace
+}  // namespace thimble::serve
