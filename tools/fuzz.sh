@@ -4,7 +4,7 @@
 # usage: fuzz.sh [TARGET ...]     (SECONDS_EACH=60; JOBS=n: parallel compilations)
 set -euo pipefail
 cd "$(dirname "$0")/.."
-tools/setup.sh clang libclang-rt-14-dev libomp-dev
+tools/setup.sh clang-16 libclang-rt-16-dev libomp-16-dev  # the first of Debian 12 that has std::source_location
 cmake --preset fuzz -Wno-dev --log-level=WARNING
 targets=("$@")
 if [ ${#targets[@]} -eq 0 ]; then mapfile -t targets < <(cd tests/fuzz/seeds && ls); fi

@@ -34,7 +34,7 @@ Chat::Chat(const Tokenizer& t, ChatForm form) : tokenizer_(t), form_(form), end_
 
 std::vector<Segment> Chat::segments(std::span<const Message> messages, const ChatOptions& o) const {
   std::vector<Segment> out;
-  for (const int32_t id : tokenizer_.before()) out.push_back({*tokenizer_.token(id), true, false});
+  for (const int32_t id : tokenizer_.before()) out.push_back({std::string(*tokenizer_.token(id)), true, false});
   size_t last_answer = messages.size();
   for (size_t i = 0; i < messages.size(); ++i)
     if (messages[i].role == "assistant") last_answer = i;
@@ -47,7 +47,7 @@ std::vector<Segment> Chat::segments(std::span<const Message> messages, const Cha
       continue;
     }
     out.push_back({m.content, false, learned});
-    if (m.role == "assistant" && end_) out.push_back({*tokenizer_.token(*end_), true, learned});
+    if (m.role == "assistant" && end_) out.push_back({std::string(*tokenizer_.token(*end_)), true, learned});
   }
   if (o.generation_prompt && form_ == ChatForm::chatml) {
     out.push_back({opening, true, false});

@@ -2,6 +2,7 @@
 #include <chrono>
 
 #include "base/philox.h"
+#include "data/byte_level.h"
 #include "data/stream_decoder.h"
 #include "data/utf8.h"
 #include "files.h"
@@ -25,12 +26,15 @@ std::string tiny(const std::string& more = "", const std::string& merges = "", c
 // The pieces a pre-tokenizer cuts, by way of a vocabulary that knows only letters: ids of each piece come out in order, so the
 // pieces are read from the class itself.
 std::vector<std::string> pieces(const std::string& spec, std::string_view text) {
-  const Pieces p = PreTokenizer::read(parse_json(spec, "spec"), "spec").apply(text, true);
+  const auto cutter = PreTokenizer::read(parse_json(spec, "spec"), "spec");
+  Pieces p;
+  PreTokenizer::Scratch scratch;
+  cutter.apply(text, true, p, scratch);
   std::vector<std::string> all;
-  for (size_t i = 0; i < p.count(); ++i) all.emplace_back(p[i]);
+  for (size_t i = 0; i < p.count(); ++i) all.emplace_back(cutter.byte_level_is_left() ? to_byte_level(p[i]) : std::string(p[i]));
   return all;
 }
-using Strings = std::vector<std::string>;
+using Texts = std::vector<std::string>;
 
 std::string split(const char* behavior) {
   return fmt::format(R"({{"type": "Split", "pattern": {{"String": "-"}}, "behavior": "{}", "invert": false}})", behavior);
@@ -40,27 +44,27 @@ std::string split(const char* behavior) {
 
 // Expected pieces are those printed in the documentation of the reference tokenizers for this very text.
 TEST(PreTokenizer, Behaviors) {
-  EXPECT_EQ(pieces(split("Removed"), "the-final--countdown"), (Strings{"the", "final", "countdown"}));
-  EXPECT_EQ(pieces(split("Isolated"), "the-final--countdown"), (Strings{"the", "-", "final", "-", "-", "countdown"}));
-  EXPECT_EQ(pieces(split("MergedWithPrevious"), "the-final--countdown"), (Strings{"the-", "final-", "-", "countdown"}));
-  EXPECT_EQ(pieces(split("MergedWithNext"), "the-final--countdown"), (Strings{"the", "-final", "-", "-countdown"}));
-  EXPECT_EQ(pieces(split("Contiguous"), "the-final--countdown"), (Strings{"the", "-", "final", "--", "countdown"}));
+  EXPECT_EQ(pieces(split("Removed"), "the-final--countdown"), (Texts{"the", "final", "countdown"}));
+  EXPECT_EQ(pieces(split("Isolated"), "the-final--countdown"), (Texts{"the", "-", "final", "-", "-", "countdown"}));
+  EXPECT_EQ(pieces(split("MergedWithPrevious"), "the-final--countdown"), (Texts{"the-", "final-", "-", "countdown"}));
+  EXPECT_EQ(pieces(split("MergedWithNext"), "the-final--countdown"), (Texts{"the", "-final", "-", "-countdown"}));
+  EXPECT_EQ(pieces(split("Contiguous"), "the-final--countdown"), (Texts{"the", "-", "final", "--", "countdown"}));
 }
 
 TEST(PreTokenizer, Kinds) {
-  EXPECT_EQ(pieces(R"({"type": "Digits", "individual_digits": true})", "a12b3"), (Strings{"a", "1", "2", "b", "3"}));
-  EXPECT_EQ(pieces(R"({"type": "Digits", "individual_digits": false})", "a12b3"), (Strings{"a", "12", "b", "3"}));
-  EXPECT_EQ(pieces(R"({"type": "Whitespace"})", "Hi, you_2 \t x!?"), (Strings{"Hi", ",", "you_2", "x", "!?"}));
-  EXPECT_EQ(pieces(R"({"type": "WhitespaceSplit"})", "Hi, you \t x!?"), (Strings{"Hi,", "you", "x!?"}));
-  EXPECT_EQ(pieces(R"({"type": "Punctuation"})", "a,b!!"), (Strings{"a", ",", "b", "!", "!"}));
+  EXPECT_EQ(pieces(R"({"type": "Digits", "individual_digits": true})", "a12b3"), (Texts{"a", "1", "2", "b", "3"}));
+  EXPECT_EQ(pieces(R"({"type": "Digits", "individual_digits": false})", "a12b3"), (Texts{"a", "12", "b", "3"}));
+  EXPECT_EQ(pieces(R"({"type": "Whitespace"})", "Hi, you_2 \t x!?"), (Texts{"Hi", ",", "you_2", "x", "!?"}));
+  EXPECT_EQ(pieces(R"({"type": "WhitespaceSplit"})", "Hi, you \t x!?"), (Texts{"Hi,", "you", "x!?"}));
+  EXPECT_EQ(pieces(R"({"type": "Punctuation"})", "a,b!!"), (Texts{"a", ",", "b", "!", "!"}));
   EXPECT_EQ(pieces(R"({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true})", "a bc  d"),
-            (Strings{"▁a", "▁bc", "▁", "▁d"}));
-  EXPECT_EQ(pieces(R"({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "never", "split": false})", "a b"), (Strings{"a▁b"}));
-  EXPECT_EQ(pieces(R"({"type": "ByteLevel", "add_prefix_space": true, "use_regex": true})", "a é"), (Strings{"Ġa", "ĠÃ©"}));
+            (Texts{"▁a", "▁bc", "▁", "▁d"}));
+  EXPECT_EQ(pieces(R"({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "never", "split": false})", "a b"), (Texts{"a▁b"}));
+  EXPECT_EQ(pieces(R"({"type": "ByteLevel", "add_prefix_space": true, "use_regex": true})", "a é"), (Texts{"Ġa", "ĠÃ©"}));
   EXPECT_EQ(pieces(R"({"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, {"type": "Digits"}]})", "a1 2"),
-            (Strings{"a", "1", "2"}));
+            (Texts{"a", "1", "2"}));
   EXPECT_EQ(pieces(R"({"type": "Split", "pattern": {"Regex": "[0-9]"}, "behavior": "Removed", "invert": true})", "a1b22"),
-            (Strings{"1", "2", "2"}));
+            (Texts{"1", "2", "2"}));
 }
 
 TEST(Normalizer, Kinds) {
@@ -236,7 +240,15 @@ TEST(HostileTokenizer, IsRefusedByName) {
   expect("[]", "an object");
   expect("{}", "model");
   expect("{\"model\": 3}", "model");
-  expect(R"({"model": {"type": "Unigram", "vocab": [["a", -1.0]]}})", "Unigram");
+  expect(R"({"model": {"type": "Unigram", "vocab": {"a": 0}}})", "score");
+  expect(R"({"model": {"type": "BPE", "vocab": [["a", -1.0]]}})", "ids by token");
+  expect(R"({"model": {"type": "Unigram", "vocab": [["a", -1.0, 2]]}})", "score");
+  expect(R"({"model": {"type": "Unigram", "vocab": [["a"]]}})", "score");
+  expect(R"({"model": {"type": "Unigram", "vocab": [[1.0, "a"]]}})", "score");
+  expect(R"({"model": {"type": "Unigram", "vocab": [["", 1.0]]}})", "Unigram token");
+  expect(R"({"model": {"type": "Unigram", "vocab": [["a", 0], ["a", 1]]}})", "twice");
+  expect(R"({"model": {"type": "Unigram", "vocab": [["a", 0]], "unk_id": 1}})", "unk_id");
+  expect(R"({"model": {"type": "Unigram", "vocab": [["a", 0]], "byte_fallback": true}})", "<0x00>");
   expect(R"({"model": {"type": "WordPiece", "vocab": {"a": 0}}})", "WordPiece");
   expect(R"({"model": {"vocab": {"a": 0, "b": 0}, "merges": []}})", "one id");
   expect(R"({"model": {"vocab": {"a": 0, "a": 1}, "merges": []}})", "twice");
