@@ -269,7 +269,9 @@ TEST(HostileTokenizer, IsRefusedByName) {
   expect(tiny("", "", "", R"(, "unk_token": "<unk>")"), "unknown token");
   expect(tiny("", "", "", R"(, "dropout": 0.1)"), "dropout");
   expect(tiny("", "", "", R"(, "end_of_word_suffix": "</w>")"), "end_of_word_suffix");
-  expect(tiny("", "", R"(, "normalizer": {"type": "Precompiled"})"), "Precompiled");
+  expect(tiny("", "", R"(, "normalizer": {"type": "Precompiled"})"), "precompiled_charsmap");
+  expect(tiny("", "", R"(, "normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"})"), "table of replacements");
+  expect(tiny("", "", R"(, "normalizer": {"type": "BertNormalizer"})"), "BertNormalizer");
   expect(tiny("", "", R"(, "pre_tokenizer": {"type": "UnicodeScripts"})"), "UnicodeScripts");
   expect(tiny("", "", R"(, "decoder": {"type": "CTC"})"), "CTC");
   expect(tiny("", "", R"(, "post_processor": {"type": "BertProcessing"})"), "BertProcessing");
