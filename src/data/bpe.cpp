@@ -151,6 +151,7 @@ void Bpe::merge(Scratch& s) const {
     std::push_heap(heap.begin(), heap.end(), std::greater<>());
   };
   while (!heap.empty()) {
+    ++s.pops;
     std::pop_heap(heap.begin(), heap.end(), std::greater<>());
     const auto at = int32_t(heap.back() & 0xffffffffu);
     const auto rank = uint32_t(heap.back() >> 32);

@@ -39,6 +39,7 @@ class Bpe {
     };
     std::vector<Symbol> symbols;
     std::vector<uint64_t> heap;
+    int64_t pops = 0;  // of the heap, since the scratch was made: what encoding cost, each pop a logarithm
   };
 
   // `special`: ids that text never yields, whatever merges the file has; special tokens are cut out before.

@@ -24,10 +24,11 @@ void add_implied_merges(TokenizerFile& file, FirstHalves first) {
   for (const size_t i : order) {
     const std::string_view word = file.words[i];
     if (word.size() > longest_token || file.merges.size() > 2 * most_merges)
-      throw Error(Fault::bad_input, {.what = "a vocabulary is out of bounds",
-                                     .where = file.where,
-                                     .expected = fmt::format("tokens of at most {} bytes, put together in {} ways", longest_token, most_merges),
-                                     .found = fmt::format("\"{}...\" of {} bytes", word.substr(0, 80), word.size())});
+      throw Error(Fault::bad_input,
+                  {.what = "a vocabulary is out of bounds",
+                   .where = file.where,
+                   .expected = fmt::format("tokens of at most {} bytes, put together in {} ways", longest_token, most_merges),
+                   .found = fmt::format("\"{}...\" of {} bytes", word.substr(0, 80), word.size())});
     halves.clear();
     for (size_t at = 1; at < word.size(); ++at) {
       if ((word[at] & 0xc0) == 0x80) continue;

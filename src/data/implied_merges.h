@@ -9,7 +9,8 @@ namespace thimble::data {
 // Of several halves of one token: those with the lowest ids first (tiktoken), or the shortest left half (SentencePiece).
 enum class FirstHalves { lowest, shortest };
 
-// Fills file.merges from file.words and file.ids. Throws Error (bad_input) where a token or id stands twice or a token is longer than 1 KiB.
+// Fills file.merges from file.words and file.ids. Throws Error (bad_input) where a token or id stands twice or a token is longer than 1
+// KiB.
 void add_implied_merges(TokenizerFile& file, FirstHalves);
 
 }  // namespace thimble::data

@@ -131,8 +131,8 @@ void run(const rewrite::PrefixSpace&, Work& w) { w.write(w.piece.starts_with(' '
 void run(const rewrite::ByteLevel&, Work& w) { w.write(to_byte_level(w.piece)); }
 
 template <class Step>
-constexpr bool rewrites = std::is_same_v<Step, rewrite::Metaspace> || std::is_same_v<Step, rewrite::PrefixSpace> ||
-                          std::is_same_v<Step, rewrite::ByteLevel>;
+constexpr bool rewrites =
+    std::is_same_v<Step, rewrite::Metaspace> || std::is_same_v<Step, rewrite::PrefixSpace> || std::is_same_v<Step, rewrite::ByteLevel>;
 
 Behavior read_behavior(const Json& spec, std::string_view where, std::string_view otherwise) {
   const auto name = value_or<std::string>(spec, "behavior", std::string(otherwise), where);

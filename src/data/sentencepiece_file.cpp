@@ -25,11 +25,20 @@ class Fields {
     bytes_ = {};
     value_ = 0;
     switch (tag & 7) {
-      case 0: value_ = varint(); break;
-      case 1: bytes_ = take(8); break;
-      case 2: bytes_ = take(varint()); break;
-      case 5: bytes_ = take(4); break;
-      default: fail("a field of a known kind", fmt::format("kind {}", tag & 7));
+      case 0:
+        value_ = varint();
+        break;
+      case 1:
+        bytes_ = take(8);
+        break;
+      case 2:
+        bytes_ = take(varint());
+        break;
+      case 5:
+        bytes_ = take(4);
+        break;
+      default:
+        fail("a field of a known kind", fmt::format("kind {}", tag & 7));
     }
     return true;
   }
@@ -81,12 +90,12 @@ class Fields {
   uint64_t number_ = 0, value_ = 0;
 };
 
-enum class Kind : int64_t { normal = 1, unknown, control, user_defined, unused, byte };
+enum class Kind : int64_t { normal = 1, unknown, control, user_defined };
 
-struct Model {  // with the defaults of the schema
+struct Model {       // with the defaults of the schema
   int64_t type = 1;  // 1 Unigram, 2 BPE
   int64_t unknown = 0, bos = 1, eos = 2;
-  std::string bos_piece = "<s>", eos_piece = "</s>", unknown_piece = "<unk>";
+  std::string bos_piece = "<s>", eos_piece = "</s>";
   bool byte_fallback = false, dummy_prefix = true, fewer_blanks = true, blanks_behind = false;
   std::string charsmap;
   Json added = Json::array();
@@ -111,33 +120,31 @@ void read_piece(std::string_view bytes, TokenizerFile& file, Model& model) {
 }
 
 void read_trainer(std::string_view bytes, const std::string& where, Model& m) {
-  for (Fields f(bytes, where); f.next();) switch (f.number()) {
-      case 3: m.type = f.integer(); break;
-      case 24: m.blanks_behind = f.flag(); break;
-      case 35: m.byte_fallback = f.flag(); break;
-      case 40: m.unknown = f.integer(); break;
-      case 41: m.bos = f.integer(); break;
-      case 42: m.eos = f.integer(); break;
-      case 45: m.unknown_piece = f.text(); break;
-      case 46: m.bos_piece = f.text(); break;
-      case 47: m.eos_piece = f.text(); break;
-      default: break;
-    }
+  for (Fields f(bytes, where); f.next();) {
+    if (f.number() == 3) m.type = f.integer();
+    if (f.number() == 24) m.blanks_behind = f.flag();
+    if (f.number() == 35) m.byte_fallback = f.flag();
+    if (f.number() == 40) m.unknown = f.integer();
+    if (f.number() == 41) m.bos = f.integer();
+    if (f.number() == 42) m.eos = f.integer();
+    if (f.number() == 46) m.bos_piece = f.text();
+    if (f.number() == 47) m.eos_piece = f.text();
+  }
 }
 
 void read_normalizer(std::string_view bytes, const std::string& where, Model& m) {
-  for (Fields f(bytes, where); f.next();) switch (f.number()) {
-      case 2: m.charsmap = f.bytes(); break;
-      case 3: m.dummy_prefix = f.flag(); break;
-      case 4: m.fewer_blanks = f.flag(); break;
-      default: break;
-    }
+  for (Fields f(bytes, where); f.next();) {
+    if (f.number() == 2) m.charsmap = f.bytes();
+    if (f.number() == 3) m.dummy_prefix = f.flag();
+    if (f.number() == 4) m.fewer_blanks = f.flag();
+  }
 }
 
 Json normalizer_of(const Model& m) {
   Json steps = Json::array();
   if (!m.charsmap.empty())
-    steps.push_back({{"type", "Precompiled"}, {"precompiled_charsmap", Json::binary(std::vector<uint8_t>(m.charsmap.begin(), m.charsmap.end()))}});
+    steps.push_back(
+        {{"type", "Precompiled"}, {"precompiled_charsmap", Json::binary(std::vector<uint8_t>(m.charsmap.begin(), m.charsmap.end()))}});
   if (m.fewer_blanks) {
     steps.push_back({{"type", "Strip"}, {"strip_left", false}, {"strip_right", true}});
     steps.push_back({{"type", "Replace"}, {"pattern", {{"Regex", " {2,}"}}}, {"content", blank}});
@@ -183,13 +190,19 @@ TokenizerFile parse_sentencepiece(std::string_view bytes, std::string where, Jso
   file.rest = {{"added_tokens", m.added},
                {"normalizer", normalizer_of(m)},
                {"pre_tokenizer",
-                {{"type", "Metaspace"}, {"replacement", blank}, {"prepend_scheme", !prefix ? "never" : after_special ? "always" : "first"}, {"split", unigram}}},
+                {{"type", "Metaspace"},
+                 {"replacement", blank},
+                 {"prepend_scheme", !prefix         ? "never"
+                                    : after_special ? "always"
+                                                    : "first"},
+                 {"split", unigram}}},
                {"decoder", decoder_of(m, prefix)}};
   if (unigram) {
     file.rest["model"] = {{"type", "Unigram"}, {"unk_id", m.unknown}, {"byte_fallback", m.byte_fallback}};
   } else {
     file.scores.clear();
-    file.rest["model"] = {{"type", "BPE"}, {"unk_token", std::string(file.words[size_t(m.unknown)])}, {"fuse_unk", true}, {"byte_fallback", m.byte_fallback}};
+    file.rest["model"] = {
+        {"type", "BPE"}, {"unk_token", std::string(file.words[size_t(m.unknown)])}, {"fuse_unk", true}, {"byte_fallback", m.byte_fallback}};
     add_implied_merges(file, FirstHalves::shortest);
   }
   return file;

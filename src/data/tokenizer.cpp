@@ -208,8 +208,7 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text, bool add_special, 
   return ids;
 }
 
-void Tokenizer::encode_text(std::string_view text, bool at_start, bool parse_special, std::vector<int32_t>& ids,
-                            Scratch& scratch) const {
+void Tokenizer::encode_text(std::string_view text, bool at_start, bool parse_special, std::vector<int32_t>& ids, Scratch& scratch) const {
   const std::string normal = normalizer_.empty() ? std::string() : normalizer_.apply(text);
   const std::string_view now = normalizer_.empty() ? text : std::string_view(normal);
   for (const Section& s : normalized_.cut(now, parse_special)) {

@@ -25,8 +25,8 @@ namespace thimble::data {
 
 class Tokenizer {
  public:
-  // Reads tokenizer.json, or without it a SentencePiece tokenizer.model or a tiktoken file; and, where they are there, tokenizer_config.json for bos, eos and the add_bos_token of old files, and
-  // config.json for bos and eos where the former names none.
+  // Reads tokenizer.json, or without it a SentencePiece tokenizer.model or a tiktoken file; and, where they are there,
+  // tokenizer_config.json for bos, eos and the add_bos_token of old files, and config.json for bos and eos where the former names none.
   static std::unique_ptr<Tokenizer> open(const fs::path& folder);
   // `config`: the object of tokenizer_config.json, or null.
   Tokenizer(TokenizerFile file, const Json& config);

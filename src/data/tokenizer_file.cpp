@@ -6,6 +6,7 @@ namespace {
 
 constexpr size_t max_depth = 64;
 constexpr size_t max_keys = 4096;      // of one object outside the vocabulary
+constexpr size_t max_items = 1 << 17;  // of one list outside the vocabulary and the merges: added tokens
 constexpr size_t max_vocab = 1 << 22;  // the largest vocabularies have 262k entries
 constexpr size_t max_merges = 1 << 22;
 constexpr int64_t max_bytes = int64_t{256} << 20;
@@ -79,7 +80,7 @@ class Reader {
                                    .found = std::string(found)});
   }
   std::string_view inside() const {
-    return in_ == In::vocab                            ? "model.vocab: ids by token"
+    return in_ == In::vocab                        ? "model.vocab: ids by token"
            : in_ == In::pieces || in_ == In::piece ? "model.vocab: pairs of a token and its score"
                                                    : "model.merges: pairs of tokens";
   }
@@ -89,6 +90,7 @@ class Reader {
 
   Json& place(Json v) {
     if (open_.empty()) return file_.rest = std::move(v);
+    if (open_.back()->is_array() && open_.back()->size() >= max_items) fail(fmt::format("at most {} items in a list", max_items), "more");
     if (open_.back()->is_array()) return open_.back()->emplace_back(std::move(v));
     return open_.back()->at(keys_.back()) = std::move(v);
   }

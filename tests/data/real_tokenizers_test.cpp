@@ -1,4 +1,5 @@
-// Ids of real tokenizer files beside those of the reference, line by line. The files are not committed: tests/golden/real_tokenizers.py fetches them.
+// Ids of real tokenizer files beside those of the reference, line by line. The files are not committed: tests/golden/real_tokenizers.py
+// fetches them.
 #include <cstdlib>
 #include <vector>
 
@@ -29,7 +30,9 @@ std::string text_of(const Json& line) {
 }
 
 // Byte-level without a normalizer that changes text: what was encoded comes back as it was.
-bool is_lossless(std::string_view name) { return !name.starts_with("claude") && !name.starts_with("mistral") && !name.starts_with("unigram"); }
+bool is_lossless(std::string_view name) {
+  return !name.starts_with("claude") && !name.starts_with("mistral") && !name.starts_with("unigram");
+}
 
 void expect_equal(const fs::path& folder, const std::string& name, const Json& corpus, const Json& golden) {
   SCOPED_TRACE(folder.filename().string());

@@ -9,6 +9,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     Json config;
     auto file = data::parse_sentencepiece(fuzz::text(data, size), "tokenizer.model", config);
     const data::Tokenizer tokenizer(std::move(file), config);
-    for (const bool special : {true, false}) tokenizer.decode(tokenizer.encode("Hi  wörld\t① ﷺ e\u0301 ▁<s>🙂\n ", special, special), special);
+    for (const bool special : {true, false})
+      tokenizer.decode(tokenizer.encode("Hi  wörld\t① ﷺ e\u0301 ▁<s>🙂\n ", special, special), special);
   });
 }
