@@ -4,13 +4,13 @@
 #include <algorithm>
 #include <set>
 
+#include "data/strings.h"
 #include "data/utf8.h"
 
 namespace thimble::data {
 namespace {
 
 constexpr size_t longest_content = 1024;
-constexpr size_t most_tokens = 1 << 20;
 
 bool word_before(std::string_view text, size_t at) {
   size_t begin = at;
@@ -43,8 +43,7 @@ size_t blanks_after(std::string_view text, size_t at) {
 std::vector<AddedToken> read_added_tokens(const Json& list, std::string_view where) {
   std::vector<AddedToken> tokens;
   if (list.is_null()) return tokens;
-  if (!list.is_array() || list.size() > most_tokens)
-    fail_field(where, "added_tokens", fmt::format("a list of at most {} tokens", most_tokens), &list);
+  if (!list.is_array()) fail_field(where, "added_tokens", "a list", &list);
   std::set<int64_t> ids;
   std::set<std::string_view> contents;
   tokens.reserve(list.size());  // `contents` looks into it
@@ -68,32 +67,19 @@ std::vector<AddedToken> read_added_tokens(const Json& list, std::string_view whe
   return tokens;
 }
 
-TokenFinder::TokenFinder(const std::vector<AddedToken>& tokens, bool normalized, const Normalizer& normalizer) : ends_{-1} {
+TokenFinder::TokenFinder(const std::vector<AddedToken>& tokens, bool normalized, const Normalizer& normalizer) {
+  Strings sought;
   for (const AddedToken& t : tokens) {
     if (t.normalized != normalized) continue;
-    const std::string sought = normalized ? normalizer.apply(t.content) : t.content;
-    if (sought.empty()) continue;
-    begins_[static_cast<unsigned char>(sought[0])] = true;
-    int32_t node = 0;
-    for (const char c : sought) {
-      const auto [step, is_new] = steps_.try_emplace(uint64_t(node) << 8 | static_cast<unsigned char>(c), int32_t(ends_.size()));
-      if (is_new) ends_.push_back(-1);
-      node = step->second;
-    }
-    ends_[size_t(node)] = int32_t(tokens_.size());
+    const std::string content = normalized ? normalizer.apply(t.content) : t.content;
+    if (content.empty()) continue;
+    begins_[static_cast<unsigned char>(content[0])] = true;
+    sought.add(content);
     tokens_.push_back(t);
   }
-}
-
-int32_t TokenFinder::longest_at(std::string_view text, size_t at, size_t& length) const {
-  int32_t best = -1, node = 0;
-  for (size_t i = at; i < text.size(); ++i) {
-    const auto step = steps_.find(uint64_t(node) << 8 | static_cast<unsigned char>(text[i]));
-    if (step == steps_.end()) break;
-    node = step->second;
-    if (ends_[size_t(node)] >= 0) best = ends_[size_t(node)], length = i + 1 - at;
-  }
-  return best;
+  std::vector<Trie::Word> words;
+  for (size_t i = 0; i < sought.size(); ++i) words.emplace_back(sought[i], int32_t(i));
+  trie_ = Trie(std::move(words));
 }
 
 std::vector<Section> TokenFinder::cut(std::string_view text, bool with_special, const SpecialRule* rule) const {
@@ -101,7 +87,9 @@ std::vector<Section> TokenFinder::cut(std::string_view text, bool with_special, 
   size_t done = 0;
   for (size_t at = 0; at < text.size() && !tokens_.empty();) {
     size_t length = 0;
-    const int32_t found = begins_[static_cast<unsigned char>(text[at])] ? longest_at(text, at, length) : -1;
+    int32_t found = -1;
+    if (begins_[static_cast<unsigned char>(text[at])])
+      trie_.prefixes(text.substr(at), [&](int32_t token, size_t bytes) { found = token, length = bytes; });
     if (found < 0) {
       ++at;
       continue;

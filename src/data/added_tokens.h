@@ -6,11 +6,11 @@
 #include <functional>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <vector>
 
 #include "data/normalizer.h"
 #include "data/pattern.h"
+#include "data/trie.h"
 
 namespace thimble::data {
 
@@ -40,11 +40,9 @@ class TokenFinder {
   std::vector<Section> cut(std::string_view text, bool with_special, const SpecialRule* rule = nullptr) const;
 
  private:
-  int32_t longest_at(std::string_view text, size_t at, size_t& length) const;  // index into tokens_, -1 for none
   std::vector<AddedToken> tokens_;
-  std::array<bool, 256> begins_{};               // some token begins with this byte
-  std::unordered_map<uint64_t, int32_t> steps_;  // the trie: node << 8 | byte -> node
-  std::vector<int32_t> ends_;                    // by node: the token that ends there, -1 for none
+  std::array<bool, 256> begins_{};  // some token begins with this byte
+  Trie trie_;                       // of what is sought, to the index in tokens_
 };
 
 }  // namespace thimble::data

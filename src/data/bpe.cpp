@@ -5,11 +5,14 @@
 #include <bit>
 #include <functional>
 #include <limits>
+#include <utility>
 
 #include "data/utf8.h"
 
 namespace thimble::data {
 namespace {
+
+constexpr std::string_view blank = "▁";
 
 [[noreturn]] void refuse(const std::string& where, std::string what, std::string expected, std::string found, std::string fix = "") {
   throw Error(Fault::bad_input,
@@ -19,8 +22,6 @@ namespace {
 uint64_t pair_of(int32_t left, int32_t right) { return uint64_t(uint32_t(left)) << 32 | uint32_t(right); }
 
 void check_model(const Json& model, const std::string& where) {
-  const auto type = value_or<std::string>(model, "type", "BPE", where);  // files before 2020 do not say
-  if (type != "BPE") refuse(where, "this tokenizer's model is not supported", "a model of type BPE", type);
   for (const auto* key : {"continuing_subword_prefix", "end_of_word_suffix"})
     if (const auto affix = value_or<std::string>(model, key, "", where); !affix.empty())
       fail_field(where, key, "null or an empty string", &model[key]);
@@ -48,10 +49,9 @@ const MergeTable::Merge* MergeTable::find(int32_t left, int32_t right) const {
 
 Bpe::Bpe(TokenizerFile& file, const std::vector<int32_t>& special) : where_(file.where) {
   const Json& model = file.rest["model"];
-  if (!model.is_object()) fail_field(where_, "model", "an object", &model);
   check_model(model, where_);
-  const int64_t limit = 2 * int64_t(file.vocab.size()) + (1 << 16);  // gaps are left for added tokens; wide ones are a damaged file
-  vocabulary_ = Vocabulary(std::move(file.vocab), where_, limit);
+  const int64_t limit = 2 * int64_t(file.ids.size()) + (1 << 16);  // gaps are left for added tokens; wide ones are a damaged file
+  vocabulary_ = Vocabulary(std::move(file.words), std::exchange(file.ids, {}), where_, limit);
   if (vocabulary_.size() == 0) refuse(where_, "the tokenizer has no vocabulary", "tokens in model.vocab", "none");
   byte_fallback_ = value_or(model, "byte_fallback", false, where_);
   fuse_unknown_ = value_or(model, "fuse_unk", false, where_);
@@ -64,27 +64,33 @@ Bpe::Bpe(TokenizerFile& file, const std::vector<int32_t>& special) : where_(file
   for (const int32_t id : special)
     if (id < vocabulary_.size()) special_[size_t(id)] = true;
   for (size_t c = 0; c < letters_.size(); ++c) letters_[c] = vocabulary_.find(to_utf8(char32_t(c))).value_or(-1);
-  for (size_t b = 0; b < bytes_.size(); ++b) {
-    const std::string token = fmt::format("<0x{:02X}>", b);
-    bytes_[b] = vocabulary_.find(token).value_or(-1);
-    if (byte_fallback_ && bytes_[b] < 0)
-      refuse(where_, "byte_fallback is true, but a byte has no token", token + " in model.vocab", "no such token");
-  }
+  if (byte_fallback_) bytes_ = byte_tokens(vocabulary_, where_);
   read_merges(file);
 }
 
 void Bpe::read_merges(TokenizerFile& file) {
-  merges_ = MergeTable(file.merges.size());
-  for (size_t rank = 0; rank < file.merges.size(); ++rank) {
-    const auto& [left, right] = file.merges[rank];
-    const auto a = vocabulary_.find(left), b = vocabulary_.find(right), joined = vocabulary_.find(left + right);
-    const std::string shown = fmt::format("merge {}: \"{}\" and \"{}\"", rank, left.substr(0, 40), right.substr(0, 40));
-    if (left.empty() || right.empty()) refuse(where_, "a merge joins an empty token", "two tokens", shown);
+  const Strings merges = std::move(file.merges);
+  merges_ = MergeTable(merges.size() / 2);
+  words_begin_at_blanks_ = !whole_words_ && vocabulary_.find(blank);
+  std::string both;
+  for (size_t rank = 0; rank < merges.size() / 2; ++rank) {
+    const std::string_view left = merges[2 * rank], right = merges[2 * rank + 1];
+    const auto shown = [&] { return fmt::format("merge {}: \"{}\" and \"{}\"", rank, left.substr(0, 40), right.substr(0, 40)); };
+    both.assign(left).append(right);
+    const auto a = vocabulary_.find(left), b = vocabulary_.find(right), joined = vocabulary_.find(both);
+    if (left.empty() || right.empty()) refuse(where_, "a merge joins an empty token", "two tokens", shown());
     if (!a || !b || !joined)
-      refuse(where_, "a merge speaks of a token that is not in the vocabulary", "both tokens and the two joined in model.vocab", shown);
+      refuse(where_, "a merge speaks of a token that is not in the vocabulary", "both tokens and the two joined in model.vocab", shown());
+    if (!left.ends_with(blank) && right.starts_with(blank)) words_begin_at_blanks_ = false;
     if (!is_special(*joined)) merges_.set(*a, *b, uint32_t(rank), *joined);
   }
-  file.merges = {};
+}
+
+size_t Bpe::word_length(std::string_view piece) const {
+  if (!words_begin_at_blanks_) return piece.size();
+  size_t at = 0;
+  while (piece.substr(at).starts_with(blank)) at += blank.size();
+  return std::min(piece.find(blank, at), piece.size());
 }
 
 void Bpe::encode(std::string_view piece, std::vector<int32_t>& ids, Scratch& s) const {
@@ -145,6 +151,7 @@ void Bpe::merge(Scratch& s) const {
     std::push_heap(heap.begin(), heap.end(), std::greater<>());
   };
   while (!heap.empty()) {
+    ++s.pops;
     std::pop_heap(heap.begin(), heap.end(), std::greater<>());
     const auto at = int32_t(heap.back() & 0xffffffffu);
     const auto rank = uint32_t(heap.back() >> 32);

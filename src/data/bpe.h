@@ -39,12 +39,15 @@ class Bpe {
     };
     std::vector<Symbol> symbols;
     std::vector<uint64_t> heap;
+    int64_t pops = 0;  // of the heap, since the scratch was made: what encoding cost, each pop a logarithm
   };
 
   // `special`: ids that text never yields, whatever merges the file has; special tokens are cut out before.
   Bpe(TokenizerFile& file, const std::vector<int32_t>& special);
   void encode(std::string_view piece, std::vector<int32_t>& ids, Scratch&) const;
   const Vocabulary& vocabulary() const { return vocabulary_; }
+  // How much of `piece` may be encoded alone. Where no merge joins a letter with a "▁" behind it, a new word begins at each.
+  size_t word_length(std::string_view piece) const;
 
  private:
   void read_merges(TokenizerFile&);
@@ -59,6 +62,7 @@ class Bpe {
   std::array<int32_t, 0x300> letters_;  // ids of the commonest characters, -1 where there is none
   std::array<int32_t, 256> bytes_;      // <0x00> ... <0xFF>
   std::optional<int32_t> unknown_;
+  bool words_begin_at_blanks_ = false;
   bool byte_fallback_ = false, fuse_unknown_ = false, whole_words_ = false;
 };
 

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 
+#include "data/base64.h"
 #include "data/byte_level.h"
 #include "data/utf8.h"
 
@@ -40,6 +41,7 @@ std::string run(const normal::Prepend& s, std::string_view text) { return text.e
 std::string run(const normal::Replace& s, std::string_view text) { return s.pattern.replace_all(text, s.with); }
 std::string run(const normal::Form& s, std::string_view text) { return to_form(text, s.form); }
 std::string run(const normal::ByteLevel&, std::string_view text) { return to_byte_level(text); }
+std::string run(const normal::Precompiled& s, std::string_view text) { return s.charsmap.apply(text); }
 std::string run(const normal::Lowercase&, std::string_view text) {
   std::string out;
   for (size_t at = 0; at < text.size();) {
@@ -62,6 +64,18 @@ std::string run(const normal::Strip& s, std::string_view text) {
     text.remove_suffix(text.size() - at);
   }
   return std::string(text);
+}
+
+// In tokenizer.json the table is base64; from a SentencePiece file it comes as its bytes.
+normal::Precompiled read_precompiled(const Json& spec, std::string_view where) {
+  const auto table = spec.find("precompiled_charsmap");
+  if (table != spec.end() && table->is_binary()) {
+    const auto& bytes = table->get_binary();
+    return {Charsmap(std::string(bytes.begin(), bytes.end()), where)};
+  }
+  const auto bytes = from_base64(require<std::string>(spec, "precompiled_charsmap", where));
+  if (!bytes) fail_field(where, "precompiled_charsmap", "base64", &*table);
+  return {Charsmap(*bytes, where)};
 }
 
 }  // namespace
@@ -120,8 +134,11 @@ void Normalizer::add(const Json& spec, std::string_view where) {
     steps_.emplace_back(normal::Strip{value_or(spec, "strip_left", true, where), value_or(spec, "strip_right", true, where)});
   } else if (type == "ByteLevel") {
     steps_.emplace_back(normal::ByteLevel{});
+  } else if (type == "Precompiled") {
+    steps_.emplace_back(read_precompiled(spec, where));
   } else {
-    fail_field(where, "normalizer.type", "Sequence, Prepend, Replace, NFC, NFD, NFKC, NFKD, Lowercase, Strip or ByteLevel", &spec["type"]);
+    fail_field(where, "normalizer.type", "Sequence, Prepend, Replace, NFC, NFD, NFKC, NFKD, Lowercase, Strip, ByteLevel or Precompiled",
+               &spec["type"]);
   }
 }
 

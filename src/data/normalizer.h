@@ -6,6 +6,7 @@
 #include <variant>
 #include <vector>
 
+#include "data/charsmap.h"
 #include "data/pattern.h"
 
 namespace thimble::data {
@@ -29,6 +30,9 @@ struct Strip {
   bool left, right;
 };
 struct ByteLevel {};
+struct Precompiled {
+  Charsmap charsmap;
+};
 }  // namespace normal
 
 class Normalizer {
@@ -38,7 +42,8 @@ class Normalizer {
   bool empty() const { return steps_.empty(); }
 
  private:
-  using Step = std::variant<normal::Prepend, normal::Replace, normal::Form, normal::Lowercase, normal::Strip, normal::ByteLevel>;
+  using Step = std::variant<normal::Prepend, normal::Replace, normal::Form, normal::Lowercase, normal::Strip, normal::ByteLevel,
+                            normal::Precompiled>;
   void add(const Json& spec, std::string_view where);
   std::vector<Step> steps_;
 };

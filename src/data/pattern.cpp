@@ -139,11 +139,17 @@ Pattern Pattern::read(const Json& spec, std::string_view where) {
 
 std::vector<Span> Pattern::find_all(std::string_view text) const {
   std::vector<Span> found;
+  find_all(text, found);
+  return found;
+}
+
+void Pattern::find_all(std::string_view text, std::vector<Span>& found) const {
+  found.clear();
   if (!code_) {
-    if (literal_.empty()) return found;
+    if (literal_.empty()) return;
     for (size_t at = text.find(literal_); at != text.npos; at = text.find(literal_, at + literal_.size()))
       found.push_back({at, at + literal_.size()});
-    return found;
+    return;
   }
   const Owned<pcre2_match_data, pcre2_match_data_free> match(pcre2_match_data_create_from_pattern(code_->compiled.get(), nullptr));
   size_t at = 0, last_end = text.npos;
@@ -161,7 +167,6 @@ std::vector<Span> Pattern::find_all(std::string_view text) const {
       while (at < text.size() && (text[at] & 0xc0) == 0x80) ++at;
     }
   }
-  return found;
 }
 
 std::string Pattern::replace_all(std::string_view text, std::string_view with) const {

@@ -20,7 +20,8 @@ class Pattern {
   static Pattern regex(std::string_view expression, std::string_view where);
   static Pattern read(const Json& spec, std::string_view where);  // {"String": ...} or {"Regex": ...}
 
-  std::vector<Span> find_all(std::string_view text) const;  // from left to right, apart; `text` is valid UTF-8
+  std::vector<Span> find_all(std::string_view text) const;               // from left to right, apart; `text` is valid UTF-8
+  void find_all(std::string_view text, std::vector<Span>& found) const;  // overwrites `found`
   std::string replace_all(std::string_view text, std::string_view with) const;
 
  private:

@@ -2,12 +2,15 @@
 #include "data/pre_tokenizer.h"
 
 #include <algorithm>
+#include <type_traits>
 
 #include "data/byte_level.h"
 #include "data/utf8.h"
 
 namespace thimble::data {
 namespace {
+
+constexpr std::string_view gpt2_words = R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 
 struct Part {
   Span span;
@@ -27,7 +30,7 @@ std::vector<Part> parts_of(std::string_view text, const std::vector<Span>& match
   return parts;
 }
 
-void add_merged_with_next(Pieces& out, std::string_view text, const std::vector<Part>& parts) {
+std::vector<Span> merged_with_next(const std::vector<Part>& parts) {
   std::vector<Span> joined;
   bool previous = false;
   for (auto p = parts.rbegin(); p != parts.rend(); ++p) {
@@ -35,11 +38,12 @@ void add_merged_with_next(Pieces& out, std::string_view text, const std::vector<
     else joined.push_back(p->span);
     previous = p->match;
   }
-  for (auto s = joined.rbegin(); s != joined.rend(); ++s) out.add(text.substr(s->begin, s->end - s->begin));
+  std::reverse(joined.begin(), joined.end());
+  return joined;
 }
 
-void add_cut(Pieces& out, std::string_view text, const std::vector<Part>& parts, Behavior behavior) {
-  if (behavior == Behavior::merged_with_next) return add_merged_with_next(out, text, parts);
+std::vector<Span> joined_as(Behavior behavior, const std::vector<Part>& parts) {
+  if (behavior == Behavior::merged_with_next) return merged_with_next(parts);
   std::vector<Span> joined;
   bool previous = false;
   for (const Part& p : parts) {
@@ -50,56 +54,85 @@ void add_cut(Pieces& out, std::string_view text, const std::vector<Part>& parts,
     else joined.push_back(p.span);
     previous = p.match;
   }
-  if (joined.empty() || joined.front().begin > 0) out.at_start = out.at_start && out.count() > 0;
-  for (const Span s : joined) out.add(text.substr(s.begin, s.end - s.begin));
+  return joined;
 }
 
-std::vector<Span> characters_in(std::string_view text, bool (*is_in)(char32_t)) {
-  std::vector<Span> found;
-  for (size_t at = 0; at < text.size();) {
-    const CodePoint c = code_point_at(text, at);
-    if (is_in(c.value)) found.push_back({at, at + size_t(c.bytes)});
+// What a step works on and leaves behind.
+struct Work {
+  std::string_view piece;
+  size_t offset = 0;      // of the piece in the text
+  bool is_first = false;  // it begins where the whole input begins
+  PreTokenizer::Scratch& scratch;
+
+  void add(Span s) {  // places in the piece
+    if (s.end > s.begin) scratch.spans.push_back({offset + s.begin, offset + s.end});
+  }
+  void write(std::string_view text) {
+    if (text.empty()) return;
+    scratch.spare += text;
+    scratch.spans.push_back({scratch.spare.size() - text.size(), scratch.spare.size()});
+  }
+};
+
+void cut_at(const std::vector<Span>& matches, Behavior behavior, bool invert, Work& w) {
+  if (behavior != Behavior::isolated) {
+    for (const Span s : joined_as(behavior, parts_of(w.piece, matches, invert))) w.add(s);
+    return;
+  }
+  size_t done = 0;  // matches and what lies between them are pieces alike
+  for (const Span m : matches) {
+    w.add({done, m.begin});
+    w.add(m);
+    done = m.end;
+  }
+  w.add({done, w.piece.size()});
+}
+
+void run(const cut::Split& s, Work& w) {
+  s.pattern.find_all(w.piece, w.scratch.matches);
+  cut_at(w.scratch.matches, s.behavior, s.invert, w);
+}
+
+void run(const cut::Characters& s, Work& w) {
+  auto& found = w.scratch.matches;
+  found.clear();
+  for (size_t at = 0; at < w.piece.size();) {
+    const CodePoint c = code_point_at(w.piece, at);
+    if (s.is_in(c.value)) found.push_back({at, at + size_t(c.bytes)});
     at += size_t(c.bytes);
   }
-  return found;
+  cut_at(found, s.behavior, false, w);
 }
 
-void run(const cut::Split& s, std::string_view piece, bool, Pieces& out) {
-  add_cut(out, piece, parts_of(piece, s.pattern.find_all(piece), s.invert), s.behavior);
-}
-
-void run(const cut::Characters& s, std::string_view piece, bool, Pieces& out) {
-  add_cut(out, piece, parts_of(piece, characters_in(piece, s.is_in), false), s.behavior);
-}
-
-void run(const cut::Words&, std::string_view piece, bool, Pieces& out) {
+void run(const cut::Words&, Work& w) {
   std::vector<Part> parts;
   int last = 0;
-  for (size_t at = 0; at < piece.size();) {
-    const CodePoint c = code_point_at(piece, at);
+  for (size_t at = 0; at < w.piece.size();) {
+    const CodePoint c = code_point_at(w.piece, at);
     const int kind = is_whitespace(c.value) ? 1 : is_word(c.value) ? 2 : 3;
     if (kind == last) parts.back().span.end = at + size_t(c.bytes);
     else parts.push_back({{at, at + size_t(c.bytes)}, kind == 1});
     last = kind;
     at += size_t(c.bytes);
   }
-  add_cut(out, piece, parts, Behavior::removed);
+  for (const Span s : joined_as(Behavior::removed, parts)) w.add(s);
 }
 
-void run(const cut::ByteLevel& s, std::string_view piece, bool, Pieces& out) {
-  const std::string spaced = s.add_prefix_space && !piece.starts_with(' ') ? " " + std::string(piece) : std::string(piece);
-  if (!s.use_regex) return out.add(to_byte_level(spaced));
-  for (const Part& p : parts_of(spaced, s.words.find_all(spaced), false))
-    out.add(to_byte_level(std::string_view(spaced).substr(p.span.begin, p.span.end - p.span.begin)));
-}
-
-void run(const cut::Metaspace& s, std::string_view piece, bool is_first, Pieces& out) {
-  std::string text = Pattern::literal(" ").replace_all(piece, s.replacement);
-  const bool wanted = s.prepend == cut::Metaspace::Prepend::always || (s.prepend == cut::Metaspace::Prepend::first && is_first);
+void run(const rewrite::Metaspace& s, Work& w) {
+  using Prepend = rewrite::Metaspace::Prepend;
+  std::string text = Pattern::literal(" ").replace_all(w.piece, s.replacement);
+  const bool wanted = s.prepend == Prepend::always || (s.prepend == Prepend::first && w.is_first);
   if (wanted && !text.starts_with(s.replacement)) text.insert(0, s.replacement);
-  if (!s.split) return out.add(text);
-  add_cut(out, text, parts_of(text, Pattern::literal(s.replacement).find_all(text), false), Behavior::merged_with_next);
+  w.write(text);
 }
+
+void run(const rewrite::PrefixSpace&, Work& w) { w.write(w.piece.starts_with(' ') ? std::string(w.piece) : " " + std::string(w.piece)); }
+
+void run(const rewrite::ByteLevel&, Work& w) { w.write(to_byte_level(w.piece)); }
+
+template <class Step>
+constexpr bool rewrites =
+    std::is_same_v<Step, rewrite::Metaspace> || std::is_same_v<Step, rewrite::PrefixSpace> || std::is_same_v<Step, rewrite::ByteLevel>;
 
 Behavior read_behavior(const Json& spec, std::string_view where, std::string_view otherwise) {
   const auto name = value_or<std::string>(spec, "behavior", std::string(otherwise), where);
@@ -111,8 +144,8 @@ Behavior read_behavior(const Json& spec, std::string_view where, std::string_vie
   fail_field(where, "behavior", "Removed, Isolated, MergedWithPrevious, MergedWithNext or Contiguous", &spec["behavior"]);
 }
 
-cut::Metaspace read_metaspace(const Json& spec, std::string_view where) {
-  using Prepend = cut::Metaspace::Prepend;
+rewrite::Metaspace read_metaspace(const Json& spec, std::string_view where) {
+  using Prepend = rewrite::Metaspace::Prepend;
   const bool legacy = value_or(spec, "add_prefix_space", true, where);  // the key of files before prepend_scheme
   const auto scheme = value_or<std::string>(spec, "prepend_scheme", legacy ? "always" : "never", where);
   if (scheme != "always" && scheme != "first" && scheme != "never")
@@ -120,7 +153,7 @@ cut::Metaspace read_metaspace(const Json& spec, std::string_view where) {
   const auto prepend = scheme == "always" ? Prepend::always : scheme == "first" ? Prepend::first : Prepend::never;
   auto replacement = value_or<std::string>(spec, "replacement", "▁", where);
   if (replacement.empty()) fail_field(where, "replacement", "a character", &spec["replacement"]);
-  return {std::move(replacement), prepend, value_or(spec, "split", true, where)};
+  return {std::move(replacement), prepend};
 }
 
 }  // namespace
@@ -128,6 +161,10 @@ cut::Metaspace read_metaspace(const Json& spec, std::string_view where) {
 PreTokenizer PreTokenizer::read(const Json& spec, std::string_view where) {
   PreTokenizer p;
   if (!spec.is_null()) p.add(spec, where);
+  if (!p.steps_.empty() && std::holds_alternative<rewrite::ByteLevel>(p.steps_.back())) {
+    p.steps_.pop_back();
+    p.byte_level_is_left_ = true;
+  }
   return p;
 }
 
@@ -139,15 +176,19 @@ void PreTokenizer::add(const Json& spec, std::string_view where) {
     if (list == spec.end() || !list->is_array()) fail_field(where, "pretokenizers", "a list", list == spec.end() ? nullptr : &*list);
     for (const Json& s : *list) add(s, where);
   } else if (type == "ByteLevel") {
-    steps_.emplace_back(
-        cut::ByteLevel{value_or(spec, "add_prefix_space", true, where), value_or(spec, "use_regex", true, where),
-                       Pattern::regex(R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)", where)});
+    if (value_or(spec, "add_prefix_space", true, where)) steps_.emplace_back(rewrite::PrefixSpace{});
+    if (value_or(spec, "use_regex", true, where))
+      steps_.emplace_back(cut::Split{Pattern::regex(gpt2_words, where), Behavior::isolated, false});
+    steps_.emplace_back(rewrite::ByteLevel{});
   } else if (type == "Split") {
     if (!spec.contains("pattern")) fail_field(where, "pattern", "this key", nullptr);
     steps_.emplace_back(
         cut::Split{Pattern::read(spec["pattern"], where), read_behavior(spec, where, "Isolated"), value_or(spec, "invert", false, where)});
   } else if (type == "Metaspace") {
-    steps_.emplace_back(read_metaspace(spec, where));
+    auto metaspace = read_metaspace(spec, where);
+    auto words = cut::Split{Pattern::literal(metaspace.replacement), Behavior::merged_with_next, false};
+    steps_.emplace_back(std::move(metaspace));
+    if (value_or(spec, "split", true, where)) steps_.emplace_back(std::move(words));
   } else if (type == "Digits") {
     const bool each = value_or(spec, "individual_digits", false, where);
     steps_.emplace_back(cut::Characters{is_numeric, each ? Behavior::isolated : Behavior::contiguous});
@@ -163,18 +204,27 @@ void PreTokenizer::add(const Json& spec, std::string_view where) {
   }
 }
 
-Pieces PreTokenizer::apply(std::string_view text, bool at_start) const {
-  Pieces now;
-  now.at_start = at_start;
-  now.add(text);
+void PreTokenizer::apply(std::string_view text, bool at_start, Pieces& out, Scratch& s) const {
+  out = {.text = text, .spans = std::move(out.spans), .at_start = at_start && !text.empty()};
+  out.spans.assign(text.empty() ? 0 : 1, {0, text.size()});
   for (const Step& step : steps_) {
-    Pieces next;
-    next.at_start = now.at_start;
-    next.text.reserve(now.text.size() + now.text.size() / 8);
-    for (size_t i = 0; i < now.count(); ++i) std::visit([&](const auto& s) { run(s, now[i], now.at_start && i == 0, next); }, step);
-    now = std::move(next);
+    s.spans.clear();
+    s.spare.clear();
+    const auto run_on_all = [&](const auto& how) {
+      for (size_t i = 0; i < out.count(); ++i) {
+        Work w{out[i], out.spans[i].begin, out.at_start && i == 0, s};
+        run(how, w);
+      }
+      const bool begins_there = !s.spans.empty() && !out.spans.empty() && s.spans.front().begin == out.spans.front().begin;
+      constexpr bool anew = rewrites<std::decay_t<decltype(how)>>;
+      out.at_start = out.at_start && (anew || begins_there);
+      out.spans.swap(s.spans);
+      if (!anew) return;
+      s.text.swap(s.spare);
+      out.text = s.text;
+    };
+    std::visit(run_on_all, step);
   }
-  return now;
 }
 
 }  // namespace thimble::data

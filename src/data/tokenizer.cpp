@@ -1,10 +1,13 @@
-// The stages in their order: added tokens, normalizer, pre-tokenizer, BPE, post-processor; and the decoder.
+// The stages in their order: added tokens, normalizer, pre-tokenizer, model, post-processor; and the decoder.
 #include "data/tokenizer.h"
 
 #include <algorithm>
-#include <array>
+#include <span>
 
 #include "base/log.h"
+#include "data/byte_level.h"
+#include "data/sentencepiece_file.h"
+#include "data/tiktoken_file.h"
 #include "data/utf8.h"
 
 namespace thimble::data {
@@ -27,11 +30,12 @@ std::vector<int32_t> special_ids(const std::vector<AddedToken>& added, const Tok
 }
 
 Vocabulary vocabulary_of(const std::vector<AddedToken>& added, const Vocabulary& base, const std::string& where) {
-  std::vector<std::pair<std::string, int64_t>> entries;
+  Strings words;
+  std::vector<int64_t> ids;
   const int64_t limit = 2 * (base.size() + int64_t(added.size())) + (1 << 16);
   for (const AddedToken& t : added) {
     const auto as_word = base.find(t.content);
-    const std::string* as_id = base.token(t.id);
+    const auto as_id = base.token(t.id);
     if ((as_word && *as_word != t.id) || (as_id && *as_id != t.content) || t.id >= limit)
       throw Error(Fault::bad_input, {.what = "an added token contradicts the vocabulary",
                                      .where = where,
@@ -39,9 +43,52 @@ Vocabulary vocabulary_of(const std::vector<AddedToken>& added, const Vocabulary&
                                                  : as_id ? fmt::format("the content \"{}\"", *as_id)
                                                          : fmt::format("an id below {}", limit),
                                      .found = fmt::format("\"{}\" with id {}", t.content, t.id)});
-    entries.emplace_back(t.content, t.id);
+    words.add(t.content);
+    ids.push_back(t.id);
   }
-  return Vocabulary(std::move(entries), where, limit);
+  return Vocabulary(std::move(words), ids, where, limit);
+}
+
+std::variant<Bpe, Unigram> read_model(TokenizerFile& file, const std::vector<int32_t>& special) {
+  const Json& model = part(file.rest, "model");
+  if (!model.is_object()) fail_field(file.where, "model", "an object", &model);
+  const bool scored = !file.scores.empty();  // files before 2020 do not say the type
+  const auto type = value_or<std::string>(model, "type", scored ? "Unigram" : "BPE", file.where);
+  if (type != "BPE" && type != "Unigram")
+    throw Error(Fault::bad_input, {.what = "this tokenizer's model is not supported",
+                                   .where = file.where,
+                                   .expected = "a model of type BPE or Unigram",
+                                   .found = type});
+  if (scored != (type == "Unigram"))
+    fail_field(file.where, "model.vocab", type == "Unigram" ? "pairs of a token and its score" : "ids by token", nullptr);
+  if (scored) return Unigram(file, special);
+  return Bpe(file, special);
+}
+
+// The published name of a tiktoken file is that of SentencePiece's, or the model's own: qwen.tiktoken.
+fs::path tiktoken_in(const fs::path& folder) {
+  for (const auto& entry : fs::directory_iterator(folder))
+    if (entry.path().extension() == ".tiktoken" || entry.path().filename() == "tiktoken.model") return entry.path();
+  return {};
+}
+
+TokenizerFile read_any_file(const fs::path& folder, Json& config, const Json& model) {
+  if (fs::exists(folder / "tokenizer.json")) return read_tokenizer_file(folder / "tokenizer.json");
+  const fs::path sentencepiece = folder / "tokenizer.model";
+  const bool has_model = fs::exists(sentencepiece);
+  const fs::path tiktoken = has_model && is_tiktoken(MappedFile(sentencepiece).text()) ? sentencepiece
+                            : has_model || !fs::is_directory(folder)                   ? fs::path()
+                                                                                       : tiktoken_in(folder);
+  if (!tiktoken.empty()) {
+    const auto family = model.is_object() ? value_or<std::string>(model, "model_type", "", "config.json") : "";
+    return read_tiktoken_file(tiktoken, config, family);
+  }
+  if (has_model) return read_sentencepiece_file(sentencepiece, config);
+  throw Error(Fault::bad_input, {.what = "the model folder has no tokenizer",
+                                 .where = folder.string(),
+                                 .expected = "tokenizer.json, or tokenizer.model or a tiktoken file",
+                                 .found = "no such file",
+                                 .fix = "download tokenizer.json from where the model comes from"});
 }
 
 Json read_json(const fs::path& path) { return fs::exists(path) ? parse_json(read_text(path, 16 << 20), path.string()) : Json(); }
@@ -49,18 +96,9 @@ Json read_json(const fs::path& path) { return fs::exists(path) ? parse_json(read
 }  // namespace
 
 std::unique_ptr<Tokenizer> Tokenizer::open(const fs::path& folder) {
-  const fs::path path = folder / "tokenizer.json";
-  if (!fs::exists(path)) {
-    const bool sentencepiece = fs::exists(folder / "tokenizer.model");
-    throw Error(Fault::bad_input, {.what = "the model folder has no tokenizer.json",
-                                   .where = folder.string(),
-                                   .expected = "tokenizer.json",
-                                   .found = sentencepiece ? "tokenizer.model, a SentencePiece file" : "no such file",
-                                   .fix = "download tokenizer.json from where the model comes from"});
-  }
   Json config = read_json(folder / "tokenizer_config.json");
-  auto tokenizer = std::make_unique<Tokenizer>(read_tokenizer_file(path), config);
   const Json model = read_json(folder / "config.json");
+  auto tokenizer = std::make_unique<Tokenizer>(read_any_file(folder, config, model), config);
   const auto from_model = [&](const char* key) -> std::optional<int32_t> {
     if (!model.is_object() || !model.contains(key)) return std::nullopt;
     const Json& v = model[key].is_array() && !model[key].empty() ? model[key][0] : model[key];
@@ -75,15 +113,15 @@ std::unique_ptr<Tokenizer> Tokenizer::open(const fs::path& folder) {
 Tokenizer::Tokenizer(TokenizerFile file, const Json& config)
     : where_(file.where),
       added_(read_added_tokens(part(file.rest, "added_tokens"), where_)),
-      bpe_(file, special_ids(added_, file)),
+      model_(read_model(file, special_ids(added_, file))),
       normalizer_(Normalizer::read(part(file.rest, "normalizer"), where_)),
       pre_tokenizer_(PreTokenizer::read(part(file.rest, "pre_tokenizer"), where_)),
       post_processor_(PostProcessor::read(part(file.rest, "post_processor"), where_)),
       decoder_(Decoder::read(part(file.rest, "decoder"), where_)),
       raw_(added_, false, normalizer_),
       normalized_(added_, true, normalizer_),
-      added_vocabulary_(vocabulary_of(added_, bpe_.vocabulary(), where_)) {
-  size_ = std::max(bpe_.vocabulary().size(), added_vocabulary_.size());
+      added_vocabulary_(vocabulary_of(added_, vocabulary(), where_)) {
+  size_ = std::max(vocabulary().size(), added_vocabulary_.size());
   special_.resize(size_t(size_));
   for (const AddedToken& t : added_) special_[size_t(t.id)] = t.special;
   if (config.is_object()) read_config(config);
@@ -129,12 +167,25 @@ void Tokenizer::check_ids() const {
 
 std::optional<int32_t> Tokenizer::token_id(std::string_view token) const {
   const auto id = added_vocabulary_.find(token);
-  return id ? id : bpe_.vocabulary().find(token);
+  return id ? id : vocabulary().find(token);
 }
 
-const std::string* Tokenizer::token(int32_t id) const {
-  const std::string* added = added_vocabulary_.token(id);
-  return added ? added : bpe_.vocabulary().token(id);
+std::optional<std::string_view> Tokenizer::token(int32_t id) const {
+  const auto added = added_vocabulary_.token(id);
+  return added ? added : vocabulary().token(id);
+}
+
+std::unique_ptr<Tokenizer::Scratch> Tokenizer::ScratchPool::take() {
+  const std::lock_guard lock(mutex);
+  if (free.empty()) return std::make_unique<Scratch>();
+  auto scratch = std::move(free.back());
+  free.pop_back();
+  return scratch;
+}
+
+void Tokenizer::ScratchPool::give(std::unique_ptr<Scratch> scratch) {
+  const std::lock_guard lock(mutex);
+  free.push_back(std::move(scratch));
 }
 
 std::vector<int32_t> Tokenizer::encode(std::string_view text, bool add_special, bool parse_special) const {
@@ -147,11 +198,12 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text, bool add_special, 
   std::vector<int32_t> ids;
   ids.reserve(text.size() / 3 + 8);
   if (add_special) ids = before();
-  Bpe::Scratch scratch;
+  auto scratch = pool_.take();
   for (const Section& s : raw_.cut(text, parse_special)) {
     if (s.token >= 0) ids.push_back(s.token);
-    else encode_text(text.substr(s.span.begin, s.span.end - s.span.begin), s.span.begin == 0, parse_special, ids, scratch);
+    else encode_text(text.substr(s.span.begin, s.span.end - s.span.begin), s.span.begin == 0, parse_special, ids, *scratch);
   }
+  pool_.give(std::move(scratch));
   if (add_special) ids.insert(ids.end(), after().begin(), after().end());
   return ids;
 }
@@ -159,7 +211,7 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text, bool add_special, 
 std::vector<int32_t> Tokenizer::encode_parts(std::string_view text, const SpecialRule& may_be_special, std::span<const size_t> cuts,
                                              std::vector<size_t>& ids_before) const {
   std::vector<int32_t> ids;
-  Bpe::Scratch scratch;
+  Scratch scratch;
   size_t cut = 0;
   for (const Section& s : raw_.cut(text, true, &may_be_special)) {
     const size_t before = ids.size();
@@ -188,8 +240,7 @@ std::vector<Section> Tokenizer::special_tokens(std::string_view text) const {
   return sections;
 }
 
-void Tokenizer::encode_text(std::string_view text, bool at_start, bool parse_special, std::vector<int32_t>& ids,
-                            Bpe::Scratch& scratch) const {
+void Tokenizer::encode_text(std::string_view text, bool at_start, bool parse_special, std::vector<int32_t>& ids, Scratch& scratch) const {
   const std::string normal = normalizer_.empty() ? std::string() : normalizer_.apply(text);
   const std::string_view now = normalizer_.empty() ? text : std::string_view(normal);
   for (const Section& s : normalized_.cut(now, parse_special)) {
@@ -197,17 +248,34 @@ void Tokenizer::encode_text(std::string_view text, bool at_start, bool parse_spe
       ids.push_back(s.token);
       continue;
     }
-    const Pieces pieces = pre_tokenizer_.apply(now.substr(s.span.begin, s.span.end - s.span.begin), at_start && s.span.begin == 0);
-    for (size_t i = 0; i < pieces.count(); ++i) bpe_.encode(pieces[i], ids, scratch);
+    const std::string_view between = now.substr(s.span.begin, s.span.end - s.span.begin);
+    pre_tokenizer_.apply(between, at_start && s.span.begin == 0, scratch.pieces, scratch.cut);
+    for (size_t i = 0; i < scratch.pieces.count(); ++i) encode_piece(scratch.pieces[i], ids, scratch);
   }
+}
+
+void Tokenizer::encode_piece(std::string_view piece, std::vector<int32_t>& ids, Scratch& scratch) const {
+  const auto encode_by = [&](const auto& model, auto& model_scratch) {
+    while (!piece.empty()) {
+      const std::string_view word = piece.substr(0, model.word_length(piece));
+      piece.remove_prefix(word.size());
+      if (scratch.words.find(word, ids)) continue;
+      const size_t begin = ids.size();
+      if (pre_tokenizer_.byte_level_is_left()) model.encode(to_byte_level(word), ids, model_scratch);
+      else model.encode(word, ids, model_scratch);
+      scratch.words.keep(word, std::span(ids).subspan(begin));
+    }
+  };
+  if (const auto* bpe = std::get_if<Bpe>(&model_)) encode_by(*bpe, scratch.bpe);
+  else encode_by(std::get<Unigram>(model_), scratch.unigram);
 }
 
 std::string Tokenizer::decode(std::span<const int32_t> ids, bool skip_special) const {
   std::vector<std::string> tokens;
   tokens.reserve(ids.size());
   for (const int32_t id : ids) {
-    const std::string* t = token(id);
-    if (t && !(skip_special && is_special(id))) tokens.push_back(*t);
+    const auto t = token(id);
+    if (t && !(skip_special && is_special(id))) tokens.emplace_back(*t);
   }
   return decoder_.apply(std::move(tokens));
 }

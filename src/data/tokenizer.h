@@ -1,12 +1,14 @@
-// Text to token ids and back, as a model folder's tokenizer.json says: BPE, byte-level or with byte fallback.
-// Checked id by id against the reference tokenizers; immutable after opening, so threads share one.
+// Text to token ids and back, as a model folder's tokenizer.json says: BPE, byte-level or with byte fallback, or Unigram.
+// Checked id by id against the reference tokenizers; threads may share one: each call takes scratch of its own.
 #pragma once
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <span>
 #include <string>
 #include <string_view>
+#include <variant>
 #include <vector>
 
 #include "base/file.h"
@@ -16,13 +18,15 @@
 #include "data/normalizer.h"
 #include "data/post_processor.h"
 #include "data/pre_tokenizer.h"
+#include "data/unigram.h"
+#include "data/word_cache.h"
 
 namespace thimble::data {
 
 class Tokenizer {
  public:
-  // Reads tokenizer.json; and, where they are there, tokenizer_config.json for bos, eos and the add_bos_token of old files, and
-  // config.json for bos and eos where the former names none.
+  // Reads tokenizer.json, or without it a SentencePiece tokenizer.model or a tiktoken file; and, where they are there,
+  // tokenizer_config.json for bos, eos and the add_bos_token of old files, and config.json for bos and eos where the former names none.
   static std::unique_ptr<Tokenizer> open(const fs::path& folder);
   // `config`: the object of tokenizer_config.json, or null.
   Tokenizer(TokenizerFile file, const Json& config);
@@ -41,20 +45,38 @@ class Tokenizer {
   std::optional<int32_t> bos() const { return bos_; }
   std::optional<int32_t> eos() const { return eos_; }
   std::optional<int32_t> token_id(std::string_view token) const;
-  const std::string* token(int32_t id) const;  // as the file spells it; nothing where there is no such id
+  std::optional<std::string_view> token(int32_t id) const;  // as the file spells it; nothing where there is no such id
   bool is_special(int32_t id) const { return id >= 0 && size_t(id) < special_.size() && special_[size_t(id)]; }
   const std::vector<int32_t>& before() const { return post_processor_.before; }  // what add_special puts in front
   const std::vector<int32_t>& after() const { return post_processor_.after; }    // and behind
 
  private:
+  struct Scratch {
+    Pieces pieces;
+    PreTokenizer::Scratch cut;
+    Bpe::Scratch bpe;
+    Unigram::Scratch unigram;
+    WordCache words;
+  };
+  // As many as calls ran at one time, with the words that they have met.
+  struct ScratchPool {
+    std::mutex mutex;
+    std::vector<std::unique_ptr<Scratch>> free;
+    std::unique_ptr<Scratch> take();
+    void give(std::unique_ptr<Scratch>);
+  };
   void read_config(const Json& config);
   void check_ids() const;
-  void encode_text(std::string_view text, bool at_start, bool parse_special, std::vector<int32_t>& ids, Bpe::Scratch&) const;
+  const Vocabulary& vocabulary() const {
+    return std::visit([](const auto& model) -> const Vocabulary& { return model.vocabulary(); }, model_);
+  }
+  void encode_text(std::string_view text, bool at_start, bool parse_special, std::vector<int32_t>& ids, Scratch&) const;
+  void encode_piece(std::string_view piece, std::vector<int32_t>& ids, Scratch&) const;
   std::optional<int32_t> named_token(const Json& config, const char* key) const;
 
   std::string where_;
   std::vector<AddedToken> added_;
-  Bpe bpe_;
+  std::variant<Bpe, Unigram> model_;
   Normalizer normalizer_;
   PreTokenizer pre_tokenizer_;
   PostProcessor post_processor_;
@@ -64,6 +86,7 @@ class Tokenizer {
   std::vector<bool> special_;
   int64_t size_ = 0;
   std::optional<int32_t> bos_, eos_;
+  mutable ScratchPool pool_;
 };
 
 }  // namespace thimble::data

@@ -6,6 +6,7 @@ namespace {
 
 constexpr size_t max_depth = 64;
 constexpr size_t max_keys = 4096;      // of one object outside the vocabulary
+constexpr size_t max_items = 1 << 17;  // of one list outside the vocabulary and the merges: added tokens
 constexpr size_t max_vocab = 1 << 22;  // the largest vocabularies have 262k entries
 constexpr size_t max_merges = 1 << 22;
 constexpr int64_t max_bytes = int64_t{256} << 20;
@@ -19,10 +20,10 @@ class Reader {
   bool boolean(bool b) { return value(b); }
   bool number_integer(int64_t n) { return number(n); }
   bool number_unsigned(uint64_t n) { return n > uint64_t(INT64_MAX) ? value(n) : number(int64_t(n)); }
-  bool number_float(double x, const std::string&) { return value(x); }
+  bool number_float(double x, const std::string&) { return in_ == In::piece ? score(x) : value(x); }
   bool string(std::string& s) {
     if (in_ == In::merges) return merge_as_text(s);
-    if (in_ == In::pair) return pair_.push_back(std::move(s)), true;
+    if (in_ == In::pair || (in_ == In::piece && pair_.empty())) return pair_.push_back(std::move(s)), true;
     return value(std::move(s));
   }
   bool binary(Json::binary_t&) { fail("binary data", "JSON"); }
@@ -40,18 +41,16 @@ class Reader {
   }
   bool start_array(size_t) {
     if (in_ == In::merges) return in_ = In::pair, pair_.clear(), true;
+    if (in_ == In::pieces) return in_ = In::piece, pair_.clear(), true;
     if (in_ != In::elsewhere) fail(inside(), "a list");
     if (at_member("merges")) return in_ = In::merges, true;
-    if (at_member("vocab"))  // the vocabulary of a Unigram model is a list
-      throw Error(Fault::bad_input, {.what = "this tokenizer's model is not supported",
-                                     .where = file_.where,
-                                     .expected = "a BPE model, whose vocabulary is an object",
-                                     .found = "a vocabulary that is a list (Unigram)"});
+    if (at_member("vocab")) return in_ = In::pieces, true;  // of a Unigram model
     return open(Json::array());
   }
   bool end_array() {
-    if (in_ == In::merges) return in_ = In::elsewhere, true;
+    if (in_ == In::merges || in_ == In::pieces) return in_ = In::elsewhere, true;
     if (in_ == In::pair) return merge_as_pair();
+    if (in_ == In::piece) return end_of_piece();
     open_.pop_back();
     keys_.pop_back();
     return true;
@@ -72,7 +71,7 @@ class Reader {
   }
 
  private:
-  enum class In { elsewhere, vocab, merges, pair };
+  enum class In { elsewhere, vocab, pieces, piece, merges, pair };
 
   [[noreturn]] void fail(std::string_view expected, std::string_view found) {
     throw Error(Fault::bad_input, {.what = "a tokenizer file has the wrong form",
@@ -80,13 +79,18 @@ class Reader {
                                    .expected = std::string(expected),
                                    .found = std::string(found)});
   }
-  std::string_view inside() const { return in_ == In::vocab ? "model.vocab: ids by token" : "model.merges: pairs of tokens"; }
+  std::string_view inside() const {
+    return in_ == In::vocab                        ? "model.vocab: ids by token"
+           : in_ == In::pieces || in_ == In::piece ? "model.vocab: pairs of a token and its score"
+                                                   : "model.merges: pairs of tokens";
+  }
   bool at_member(std::string_view name) const {
     return open_.size() == 2 && keys_[0] == "model" && keys_[1] == name && open_.back()->is_object();
   }
 
   Json& place(Json v) {
     if (open_.empty()) return file_.rest = std::move(v);
+    if (open_.back()->is_array() && open_.back()->size() >= max_items) fail(fmt::format("at most {} items in a list", max_items), "more");
     if (open_.back()->is_array()) return open_.back()->emplace_back(std::move(v));
     return open_.back()->at(keys_.back()) = std::move(v);
   }
@@ -102,25 +106,42 @@ class Reader {
     return true;
   }
   bool number(int64_t n) {
-    if (in_ != In::vocab) return value(n);
-    if (file_.vocab.size() >= max_vocab) fail(fmt::format("at most {} entries in model.vocab", max_vocab), "more");
-    file_.vocab.emplace_back(std::move(word_), n);
+    if (in_ == In::piece) return score(double(n));
+    return in_ == In::vocab ? add_word(word_, n) : value(n);
+  }
+  bool add_word(std::string_view word, int64_t id) {
+    if (file_.words.size() >= max_vocab) fail(fmt::format("at most {} entries in model.vocab", max_vocab), "more");
+    file_.words.add(word);
+    file_.ids.push_back(id);
     return true;
+  }
+  bool score(double x) {
+    if (pair_.size() != 1) fail(inside(), "a number");
+    pair_.emplace_back();
+    score_ = x;
+    return true;
+  }
+  bool end_of_piece() {
+    if (pair_.size() != 2) fail(inside(), fmt::format("{} values", pair_.size()));
+    in_ = In::pieces;
+    file_.scores.push_back(score_);
+    return add_word(pair_[0], int64_t(file_.ids.size()));
   }
   bool merge_as_text(std::string_view s) {
     const size_t blank = s.find(' ');
     if (blank == s.npos || s.find(' ', blank + 1) != s.npos)
       fail("a merge of two tokens with one blank between", "\"" + std::string(s.substr(0, 80)) + "\"");
-    return add_merge(std::string(s.substr(0, blank)), std::string(s.substr(blank + 1)));
+    return add_merge(s.substr(0, blank), s.substr(blank + 1));
   }
   bool merge_as_pair() {
     if (pair_.size() != 2) fail("a merge of two tokens", fmt::format("{} tokens", pair_.size()));
     in_ = In::merges;
-    return add_merge(std::move(pair_[0]), std::move(pair_[1]));
+    return add_merge(pair_[0], pair_[1]);
   }
-  bool add_merge(std::string left, std::string right) {
-    if (file_.merges.size() >= max_merges) fail(fmt::format("at most {} merges", max_merges), "more");
-    file_.merges.emplace_back(std::move(left), std::move(right));
+  bool add_merge(std::string_view left, std::string_view right) {
+    if (file_.merges.size() >= 2 * max_merges) fail(fmt::format("at most {} merges", max_merges), "more");
+    file_.merges.add(left);
+    file_.merges.add(right);
     return true;
   }
 
@@ -129,7 +150,8 @@ class Reader {
   std::vector<Json*> open_;        // the objects and lists that are not closed yet; a parent does not grow while a child is open
   std::vector<std::string> keys_;  // beside open_: the key being read
   std::string word_;               // the key being read within the vocabulary
-  std::vector<std::string> pair_;
+  std::vector<std::string> pair_;  // of a merge, or of a piece and its score
+  double score_ = 0;
 };
 
 }  // namespace
@@ -142,6 +164,14 @@ TokenizerFile parse_tokenizer_file(std::string_view text, std::string where) {
   return file;
 }
 
-TokenizerFile read_tokenizer_file(const fs::path& path) { return parse_tokenizer_file(read_text(path, max_bytes), path.string()); }
+TokenizerFile read_tokenizer_file(const fs::path& path) {
+  const MappedFile file(path);
+  if (int64_t(file.text().size()) > max_bytes)
+    throw Error(Fault::bad_input, {.what = "a tokenizer file is too large",
+                                   .where = path.string(),
+                                   .expected = "at most " + human_bytes(max_bytes),
+                                   .found = human_bytes(int64_t(file.text().size()))});
+  return parse_tokenizer_file(file.text(), path.string());
+}
 
 }  // namespace thimble::data

@@ -3,19 +3,21 @@
 #pragma once
 #include <string>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 #include "base/file.h"
 #include "base/json.h"
+#include "data/strings.h"
 
 namespace thimble::data {
 
 struct TokenizerFile {
-  std::string where;                                        // the path, for messages
-  Json rest;                                                // without model.vocab and model.merges
-  std::vector<std::pair<std::string, int64_t>> vocab;       // model.vocab, in the order of the file
-  std::vector<std::pair<std::string, std::string>> merges;  // model.merges, best first; "a b" or ["a", "b"] in the file
+  std::string where;           // the path, for messages
+  Json rest;                   // without model.vocab and model.merges
+  Strings words;               // model.vocab, in the order of the file
+  std::vector<int64_t> ids;    // of words
+  std::vector<double> scores;  // of words, log-probabilities; of a Unigram model only, whose ids are the places in the list
+  Strings merges;              // model.merges, best first, two a merge; "a b" or ["a", "b"] in the file
 };
 
 TokenizerFile read_tokenizer_file(const fs::path&);

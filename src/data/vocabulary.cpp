@@ -1,46 +1,70 @@
 // Ids come from a file, so they are checked before they size anything.
 #include "data/vocabulary.h"
 
-#include <fmt/core.h>
-
 #include <algorithm>
+#include <bit>
+#include <functional>
 
 #include "base/error.h"
 
 namespace thimble::data {
 
-Vocabulary::Vocabulary(std::vector<std::pair<std::string, int64_t>> entries, std::string_view where, int64_t limit) {
-  const auto refuse = [&](const std::pair<std::string, int64_t>& e, std::string what, std::string expected) {
+Vocabulary::Vocabulary(Strings words, const std::vector<int64_t>& ids, std::string_view where, int64_t limit) : words_(std::move(words)) {
+  check(words_.size() == ids.size(), "each word has an id");
+  const auto refuse = [&](size_t i, std::string what, std::string expected) {
     return Error(Fault::bad_input, {.what = std::move(what),
                                     .where = std::string(where),
                                     .expected = std::move(expected),
-                                    .found = fmt::format("\"{}\" with id {}", e.first.substr(0, 80), e.second)});
+                                    .found = fmt::format("\"{}\" with id {}", words_[i].substr(0, 80), ids[i])});
   };
   int64_t most = -1;
-  for (const auto& e : entries) {
-    if (e.second < 0 || e.second >= limit) throw refuse(e, "an id of the vocabulary is out of range", fmt::format("0 to {}", limit - 1));
-    most = std::max(most, e.second);
+  for (size_t i = 0; i < ids.size(); ++i) {
+    if (ids[i] < 0 || ids[i] >= limit) throw refuse(i, "an id of the vocabulary is out of range", fmt::format("0 to {}", limit - 1));
+    most = std::max(most, ids[i]);
   }
-  tokens_.resize(size_t(most + 1));
-  present_.resize(size_t(most + 1));
-  ids_.reserve(entries.size());
-  for (auto& e : entries) {
-    const auto id = size_t(e.second);
-    if (present_[id]) throw refuse(e, "two tokens have one id", fmt::format("an id other than that of \"{}\"", tokens_[id].substr(0, 80)));
-    present_[id] = true;
-    tokens_[id] = std::move(e.first);
-    if (!ids_.emplace(tokens_[id], int32_t(id)).second)
-      throw refuse({tokens_[id], e.second}, "a token stands twice in the vocabulary", "each token once");
+  by_id_.assign(size_t(most + 1), -1);
+  slots_.assign(std::bit_ceil(ids.size() + ids.size() / 2 + 1), -1);
+  for (size_t i = 0; i < ids.size(); ++i) {
+    int32_t& place = by_id_[size_t(ids[i])];
+    if (place >= 0)
+      throw refuse(i, "two tokens have one id", fmt::format("an id other than that of \"{}\"", words_[size_t(place)].substr(0, 80)));
+    int32_t& slot = slots_[slot_of(words_[i])];
+    if (slot >= 0) throw refuse(i, "a token stands twice in the vocabulary", "each token once");
+    place = int32_t(i);
+    slot = int32_t(ids[i]);
   }
+}
+
+size_t Vocabulary::slot_of(std::string_view token) const {
+  size_t at = std::hash<std::string_view>{}(token) & (slots_.size() - 1);
+  while (slots_[at] >= 0 && words_[size_t(by_id_[size_t(slots_[at])])] != token) at = (at + 1) & (slots_.size() - 1);
+  return at;
 }
 
 std::optional<int32_t> Vocabulary::find(std::string_view token) const {
-  const auto it = ids_.find(token);
-  return it == ids_.end() ? std::nullopt : std::optional(it->second);
+  if (slots_.empty()) return std::nullopt;
+  const int32_t id = slots_[slot_of(token)];
+  return id < 0 ? std::nullopt : std::optional(id);
 }
 
-const std::string* Vocabulary::token(int64_t id) const {
-  return id >= 0 && id < size() && present_[size_t(id)] ? &tokens_[size_t(id)] : nullptr;
+std::optional<std::string_view> Vocabulary::token(int64_t id) const {
+  if (id < 0 || id >= size() || by_id_[size_t(id)] < 0) return std::nullopt;
+  return words_[size_t(by_id_[size_t(id)])];
+}
+
+std::array<int32_t, 256> byte_tokens(const Vocabulary& vocabulary, std::string_view where) {
+  std::array<int32_t, 256> ids{};
+  for (size_t b = 0; b < ids.size(); ++b) {
+    const std::string token = fmt::format("<0x{:02X}>", b);
+    const auto id = vocabulary.find(token);
+    if (!id)
+      throw Error(Fault::bad_input, {.what = "byte_fallback is true, but a byte has no token",
+                                     .where = std::string(where),
+                                     .expected = token + " in the vocabulary",
+                                     .found = "no such token"});
+    ids[b] = *id;
+  }
+  return ids;
 }
 
 }  // namespace thimble::data

@@ -126,7 +126,7 @@ TEST(ChatTemplates, EndsOfTurn) {
   for (const Json& one : file["templates"]) {
     const RealTemplate real(file, one);
     const auto end = real.chat->end_of_turn();
-    ends += one["name"].get<std::string>() + " " + (end ? *real.tokenizer->token(*end) : "none") + "\n";
+    ends += one["name"].get<std::string>() + " " + std::string(end ? *real.tokenizer->token(*end) : "none") + "\n";
   }
   for (const char* line : {"llama3 <|eot_id|>\n", "gemma2 <end_of_turn>\n", "phi3 <|end|>\n", "qwen3 <|im_end|>\n", "gpt-oss <|return|>\n", "mistral-nemo </s>\n"})
     EXPECT_NE(ends.find(line), ends.npos) << ends;

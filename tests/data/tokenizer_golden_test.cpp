@@ -71,4 +71,23 @@ TEST(TokenizerGolden, Stories) {
   EXPECT_EQ(t->encode(""), (std::vector<int32_t>{1}));
 }
 
+// Models of SentencePiece itself, without a tokenizer.json (tests/golden/sentencepiece_models.py).
+TEST(TokenizerGolden, SentencePiece) {
+  const Json expected = parse_json(read_text(golden("sentencepiece.json")), "sentencepiece.json");
+  for (const std::string kind : {"bpe", "unigram"}) {
+    const TemporaryFolder folder;
+    folder.write("tokenizer.model", read_text(golden("sentencepiece_" + kind + ".model")));
+    const auto t = Tokenizer::open(folder.path);
+    ASSERT_GT(expected[kind].size(), 50u);
+    for (const Json& c : expected[kind]) {
+      const auto text = c["text"].get<std::string>();
+      EXPECT_EQ(t->encode(text, false), ids_of(c["ids"])) << kind << c.dump();
+      EXPECT_EQ(t->decode(ids_of(c["ids"]), false), c["decoded"].get<std::string>()) << kind << c.dump();
+    }
+    EXPECT_EQ(t->bos(), 1);
+    EXPECT_EQ(t->eos(), 2);
+    EXPECT_EQ(t->before(), kind == "bpe" ? std::vector<int32_t>{1} : std::vector<int32_t>{});
+  }
+}
+
 }  // namespace thimble::data

@@ -116,7 +116,7 @@ TEST(ModelFiles, EveryWordIsOneTokenAndTextComesBack) {
     const auto ids = tokenizer->encode(text, false);
     EXPECT_EQ(tokenizer->decode(ids), " " + text);
     for (const int32_t id : ids) {
-      const std::string& spelled = *tokenizer->token(id);
+      const std::string spelled(*tokenizer->token(id));
       EXPECT_TRUE(spelled.size() > 1 || std::string_view(".,:I").find(spelled[0]) != std::string_view::npos) << "a word fell apart: " << text;
     }
   }
