@@ -15,6 +15,7 @@ struct Message {
   std::string role;  // system, user, assistant or tool
   std::string content;
   std::optional<bool> loss = std::nullopt;  // whether this message is learned, against the rule
+  Json tool_calls = nullptr;                // of an assistant, as OpenAI lists them
 };
 
 struct Segment {

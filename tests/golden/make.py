@@ -11,6 +11,7 @@ import torch
 
 import families
 import llama_odd
+import parquet_goldens
 import stories
 import token_goldens
 from golden_io import HERE
@@ -22,6 +23,7 @@ GOLDENS = {                                       # in an order in which each fi
     "families": lambda a: families.make_families(a.out),
     "stories": lambda a: stories.make_stories(a.out, a.stories),
     "peft-stories": lambda a: stories.make_peft_stories(a.out, a.stories),
+    "parquet": lambda a: parquet_goldens.make_parquet(a.out),
     "tokens": lambda a: token_goldens.make_tokens(a.out, a.stories),
 }
 
