@@ -184,6 +184,8 @@ std::vector<Assignment> overrides(std::span<const std::string> arguments, std::s
   std::vector<Assignment> list;
   for (size_t i = 0; i < arguments.size(); ++i) {
     std::string_view rest = arguments[i];
+    if (!is_utf8(rest))  // it would stand in the record of the run, which is JSON
+      throw Error(Fault::usage, {.what = fmt::format("argument {} is not UTF-8", i + 1), .where = std::string(command_line), .fix = "name files and folders in UTF-8"});
     const bool dashed = rest.starts_with("--");
     if (dashed) rest.remove_prefix(2);
     const auto equals = rest.find('=');

@@ -2,7 +2,9 @@
 #pragma once
 #include <CLI/CLI.hpp>
 
-#include "train/options.h"
+namespace thimble::train {
+struct TrainOptions;
+}
 
 namespace thimble::cli {
 

@@ -2,6 +2,7 @@
 #include "data/token_file.h"
 
 #include <algorithm>
+#include <cstddef>
 #include <cstring>
 
 namespace thimble::data {
@@ -47,7 +48,9 @@ void TokenWriter::commit(const Json& report) {
   write(ends_.data(), int64_t(ends_.size() * sizeof(int64_t)));
   const std::string text = report.dump();
   write(text.data(), int64_t(text.size()));
-  Tail tail{tokens_, examples(), int64_t(text.size()), content_.value(), all_.value(), {}};
+  Tail tail{tokens_, examples(), int64_t(text.size()), content_.value(), 0, {}};
+  all_.add(&tail, offsetof(Tail, all));
+  tail.all = all_.value();
   std::memcpy(tail.name, name, sizeof name);
   file_.write(&tail, sizeof tail);
   file_.commit();
@@ -81,6 +84,7 @@ std::optional<TokenFile> open_tokens(const fs::path& path, int64_t vocab, std::s
       if (int64_t(tokens[size_t(t)] & ~learned_bit) >= vocab) return no("it holds a token that the model has not");
     file.done_with(at, n);
   }
+  all.add(&tail, offsetof(Tail, all));
   if (all.value() != tail.all) return no("its bytes are not those that were written");
   if (!std::is_sorted(ends.begin(), ends.end()) || (ends.empty() ? 0 : ends.back()) != tail.tokens || (!ends.empty() && ends[0] < 0)) return no("its examples overlap");
   Json report = parse_json(std::string_view(text.data() + body - tail.report, size_t(tail.report)), path.string());

@@ -90,7 +90,7 @@ TEST_F(SourcesTest, WrongDescriptionsAreRefused) {
       {R"({"file_name": "a.json", "columns": []})", "an object"},
       {R"({"file_name": "a.json", "columns": {"promt": "p"}})", "did you mean 'prompt'"},
       {R"({"file_name": "a.json", "columns": {"response": "p"}})", "prompt"},
-      {R"({"file_name": "a.json", "tags": {"user": "p"}})", "did you mean 'user_tag'"},
+      {R"({"file_name": "a.json", "tags": {"user_tg": "p"}})", "did you mean 'user_tag'"},
       {R"({"file_name": "a.json", "columns": {"prompt": "p", "images": "i"}})", "images"},
       {R"({"file_name": "a.json", "ranking": true})", "preference"},
       {R"({"file_name": "a.json", "num_samples": 0})", "num_samples"},
