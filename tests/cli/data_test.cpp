@@ -11,7 +11,7 @@ TEST_F(Program, DataCheckSaysWhatAFileHolds) {
   const Answer a = thimble("data check rows.jsonl --model model --threads 1");
   ASSERT_EQ(a.code, 0) << a.text;
   for (const char* part : {"rows.jsonl: 1 file, ", "trained as stage sft", "form: prompt and response", "rows: 4, of which 0 damaged", "examples: 4, ", " 32 learned", "truncated: 0 examples",
-                           "length in tokens:", "say ab[[ab ab</s>]]"})
+                           "length in tokens:", "s a y   a b[[a b   a b </s>]]"})
     EXPECT_TRUE(a.says(part)) << part << "\n" << a.text;
   const Answer cut = thimble("data check rows.jsonl --model model --threads 1 --cutoff-len 12");
   EXPECT_EQ(cut.code, 0);
@@ -48,7 +48,7 @@ TEST_F(Program, FilesOfLlamaFactoryRunAsTheyAre) {
   make_model();
   write("data/dataset_info.json", R"({"identity": {"file_name": "identity.json"}, "chats": {"file_name": "chats.jsonl", "formatting": "sharegpt"},
                                       "c4_demo": {"file_name": "c4_demo.jsonl", "columns": {"prompt": "text"}}})");
-  write("data/identity.json", R"([{"instruction": "hi", "input": "", "output": "hello"}, {"instruction": "who", "input": "are you", "output": "a thimble"}])");
+  write("data/identity.json", R"([{"instruction": "hi", "input": "", "output": "hello"}, {"instruction": "who are you", "input": "", "output": "a thimble"}])");
   write("data/chats.jsonl", R"({"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}, {"from": "human", "value": "c"}, {"from": "gpt", "value": "d"}]})");
   write("data/c4_demo.jsonl", "{\"text\": \"the quick brown fox\"}\n{\"text\": \"jumps over the lazy dog\"}\n");
   write("sft.yaml", R"(### model

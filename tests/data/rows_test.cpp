@@ -77,7 +77,7 @@ TEST_F(RowsTest, ParquetOfWrongEndsAndFooters) {
 TEST_F(RowsTest, ParquetDamagedAnywhereNeverDoesHarm) {
   for (const char* kind : {"snappy", "zstd_v2", "gzip_plain", "none_groups"}) {
     const std::string good = read_text(golden(fmt::format("parquet/{}.parquet", kind)));
-    const size_t stride = good.size() / 150 + 1;
+    const size_t stride = good.size() / 50 + 1;
     int refused = 0;
     for (size_t at = 0; at < good.size(); at += stride)
       for (const int change : {0xff, 0x01, 0x80}) {
@@ -93,7 +93,7 @@ TEST_F(RowsTest, ParquetDamagedAnywhereNeverDoesHarm) {
           ASSERT_NE(std::string_view(e.what()).find("bad.parquet"), std::string_view::npos) << e.what();
         }
       }
-    EXPECT_GT(refused, 40) << kind;
+    EXPECT_GT(refused, 15) << kind;
   }
 }
 
