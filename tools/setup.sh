@@ -8,6 +8,7 @@ packages=(
   libdnnl-dev
   nlohmann-json3-dev libyaml-cpp-dev libcli11-dev libspdlog-dev libfmt-dev
   libpcre2-dev libutf8proc-dev libpng-dev
+  libsnappy-dev libzstd-dev zlib1g-dev
   libgtest-dev
   "$@"
 )

@@ -107,6 +107,24 @@ bool assign(std::vector<std::string>& target, const Json& v) {
   if (std::find(items.begin(), items.end(), "") != items.end()) return false;
   return target = std::move(items), true;
 }
+bool assign(std::vector<double>& target, const Json& v) {
+  std::vector<double> items;
+  std::vector<std::string> words;
+  if (v.is_number()) {
+    items.push_back(v.get<double>());
+  } else if (v.is_array()) {
+    for (const Json& item : v)
+      if (double x = 0; assign(x, item)) items.push_back(x);
+      else return false;
+  } else if (assign(words, v)) {
+    for (const std::string& word : words)
+      if (double x = 0; assign(x, resolve_scalar(word))) items.push_back(x);
+      else return false;
+  } else {
+    return false;
+  }
+  return target = std::move(items), true;
+}
 bool assign(Bytes& target, const Json& v) {
   int64_t count = 0;
   if (v.is_number()) return assign(count, v) && count >= 0 && (target.count = count, true);
@@ -124,12 +142,14 @@ Json shown(double v) { return std::isfinite(v) ? Json(v) : Json(text_of(v)); }
 Json shown(bool v) { return v; }
 Json shown(const std::string& v) { return v; }
 Json shown(const std::vector<std::string>& v) { return v; }
+Json shown(const std::vector<double>& v) { return v; }
 Json shown(Bytes v) { return v.count; }
 std::string type_name(const int64_t&) { return "integer"; }
 std::string type_name(const double&) { return "number"; }
 std::string type_name(const bool&) { return "true | false"; }
 std::string type_name(const std::string&) { return "text"; }
 std::string type_name(const std::vector<std::string>&) { return "list, as 'a, b' or [a, b]"; }
+std::string type_name(const std::vector<double>&) { return "list of numbers, as '0.7, 0.3' or [0.7, 0.3]"; }
 std::string type_name(const Bytes&) { return "size such as 24GiB, 800MB or a number of bytes"; }
 
 const Choice* find_choice(std::span<const Choice> choices, const Json& v) {
@@ -164,6 +184,8 @@ std::vector<Assignment> overrides(std::span<const std::string> arguments, std::s
   std::vector<Assignment> list;
   for (size_t i = 0; i < arguments.size(); ++i) {
     std::string_view rest = arguments[i];
+    if (!is_utf8(rest))  // it would stand in the record of the run, which is JSON
+      throw Error(Fault::usage, {.what = fmt::format("argument {} is not UTF-8", i + 1), .where = std::string(command_line), .fix = "name files and folders in UTF-8"});
     const bool dashed = rest.starts_with("--");
     if (dashed) rest.remove_prefix(2);
     const auto equals = rest.find('=');

@@ -32,18 +32,21 @@ bool assign(double&, const Json&);   // .nan and .inf pass here; ranges are the 
 bool assign(bool&, const Json&);
 bool assign(std::string&, const Json&);
 bool assign(std::vector<std::string>&, const Json&);
+bool assign(std::vector<double>&, const Json&);
 bool assign(Bytes&, const Json&);
 Json shown(int64_t);
 Json shown(double);  // not finite: as text, since JSON has no such numbers
 Json shown(bool);
 Json shown(const std::string&);
 Json shown(const std::vector<std::string>&);
+Json shown(const std::vector<double>&);
 Json shown(Bytes);
 std::string type_name(const int64_t&);
 std::string type_name(const double&);
 std::string type_name(const bool&);
 std::string type_name(const std::string&);
 std::string type_name(const std::vector<std::string>&);
+std::string type_name(const std::vector<double>&);
 std::string type_name(const Bytes&);
 
 const Choice* find_choice(std::span<const Choice>, const Json&);

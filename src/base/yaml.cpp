@@ -159,6 +159,12 @@ bool read_integer(std::string_view digits, int base, T& out) {
 
 }  // namespace
 
+bool is_utf8(std::string_view text) {
+  for (size_t i = 0, n = 0; i < text.size(); i += n)
+    if ((n = utf8_length(text.substr(i))) == 0) return false;
+  return true;
+}
+
 Json resolve_scalar(std::string_view text) {
   const auto is_one_of = [&](std::initializer_list<std::string_view> words) {
     for (const auto w : words)

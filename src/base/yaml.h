@@ -18,6 +18,8 @@ struct Yaml {
 // mapping, a second document, nesting deeper than 32, more than 4096 keys in a mapping or 1 MiB, bytes that are no UTF-8.
 Yaml parse_yaml(std::string_view text, std::string_view where);
 
+bool is_utf8(std::string_view text);
+
 // A plain scalar by the core schema of YAML 1.2, where 1e-4 is a float: null, bool, integer, float (.inf and .nan too), else a string.
 Json resolve_scalar(std::string_view text);
 

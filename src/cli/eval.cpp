@@ -23,16 +23,17 @@ std::string trimmed(const std::string& s) {
 }
 
 std::vector<data::Sample> read_samples(const fs::path& file, int64_t most) {
-  data::RowReader reader(file);
+  const auto reader = data::open_rows(file);
   std::optional<data::RowFormat> format;
   std::vector<data::Sample> samples;
-  for (data::Row row; (most < 0 || int64_t(samples.size()) < most) && reader.next(row);) {
-    const auto where = reader.at_line(row.line);
+  for (data::Row row; (most < 0 || int64_t(samples.size()) < most) && reader->next(row);) {
+    const auto where = reader->at_line(row.line);
     const Json json = parse_json(row.text, where);
-    if (!format) format.emplace(json, where);
+    if (!format) format.emplace(data::find_layout(json, where));
     samples.push_back(format->read(json, where));
-    if (samples.back().messages.empty() || samples.back().messages.back().role != "assistant")
-      throw Error(Fault::bad_input, {.what = "a row has no answer to compare with", .where = where, .expected = "a prompt and a response"});
+    const auto& [messages, tools, text, unusable] = samples.back();
+    if (messages.empty() || !unusable.empty())
+      throw Error(Fault::bad_input, {.what = "a row has no answer to compare with", .where = where, .expected = "a prompt and a response", .found = unusable});
   }
   if (samples.empty()) throw Error(Fault::bad_input, {.what = "a file without rows", .where = file.string()});
   return samples;

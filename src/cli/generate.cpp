@@ -75,9 +75,9 @@ std::vector<int32_t> read_prompt(const Session& s, data::Tokenizer& tokenizer, c
 
 // Each line as alone: with the seed of the run, whatever came before it.
 int generate_batch(Session& s, const Options& o) {
-  data::RowReader rows(o.batch);
-  for (data::Row row; rows.next(row);) {
-    const std::string where = rows.at_line(row.line);
+  const auto rows = data::open_rows(o.batch);
+  for (data::Row row; rows->next(row);) {
+    const std::string where = rows->at_line(row.line);
     Json line = parse_json(row.text, where);
     line["text"] = answer(s, read_prompt(s, s.tokenizer(), line, where), o, [](const std::string&) {});
     print(line.dump() + "\n");

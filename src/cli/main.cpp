@@ -10,13 +10,14 @@ int main(int argc, char** argv) {
                "Examples:\n"
                "  thimble plan recipe.yaml vram=24GiB          does it fit, how, how fast\n"
                "  thimble train recipe.yaml output_dir=out/a   tune inside the plan\n"
+               "  thimble data check FILE --model DIR          what a data file holds, and what would be trained\n"
                "  thimble chat --model DIR --adapter out/a     talk to the result\n"
                "  thimble eval --model DIR --data FILE         loss and exact match on a file"};
   app.set_version_flag("--version", THIMBLE_VERSION);
   app.require_subcommand(1);
   thimble::cli::Run run;
   using namespace thimble::cli;
-  for (const auto add : {add_train, add_generate, add_eval, add_folders, add_quantize, add_machine, add_bench}) add(app, run);
+  for (const auto add : {add_train, add_data, add_generate, add_eval, add_folders, add_quantize, add_machine, add_bench}) add(app, run);
   try {
     app.parse(argc, argv);
     return run();

@@ -58,15 +58,6 @@ constexpr int64_t mib = int64_t{1} << 20, own_bytes_vary = 8 * mib;
 int64_t whole_mib(int64_t bytes) { return (bytes + mib - 1) / mib * mib; }
 std::string mib_text(int64_t bytes) { return fmt::format("{}MiB", whole_mib(bytes) / mib); }  // as it is typed, rounded up: what is printed fits
 
-#ifdef THIMBLE_CUDA
-// As the XDG base directory specification says; empty where there is no home.
-std::string cache_folder() {
-  const char *cache = std::getenv("XDG_CACHE_HOME"), *home = std::getenv("HOME");
-  if (cache && *cache == '/') return (fs::path(cache) / "thimble").string();
-  return home && *home ? (fs::path(home) / ".cache" / "thimble").string() : "";
-}
-#endif
-
 struct Change {
   std::string text;
   std::function<bool(train::TrainOptions&)> apply;  // false: changes nothing here
@@ -75,6 +66,12 @@ struct Change {
 }  // namespace
 
 bool can_host_embedding(const nn::ModelSpec& m, const nn::Method& method, const DeviceSpec& spec) { return !m.tied_head && !method.trains_weights && spec.reads_pinned; }
+
+std::string cache_folder() {
+  const char *cache = std::getenv("XDG_CACHE_HOME"), *home = std::getenv("HOME");
+  if (cache && *cache == '/') return (fs::path(cache) / "thimble").string();
+  return home && *home ? (fs::path(home) / ".cache" / "thimble").string() : "";
+}
 
 int64_t process_bytes() { return kib_line("/proc/self/status", "RssAnon:"); }
 int64_t available_bytes() { return kib_line("/proc/meminfo", "MemAvailable:"); }

@@ -20,6 +20,8 @@ Planned make_plan(const train::TrainOptions&, std::optional<int64_t> micro_batch
 // The error of a plan that does not exist: exit 4, with up to three changes that were tried and fit.
 [[noreturn]] void refuse(const train::TrainOptions&, const Planned&);
 
+// Where a user's programs keep what can be made again, as the XDG base directory specification says; empty where there is no home.
+std::string cache_folder();
 // Resident bytes of this process that are no mapped file; bytes that the machine can still give.
 int64_t process_bytes();
 int64_t available_bytes();

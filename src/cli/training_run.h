@@ -2,16 +2,12 @@
 #pragma once
 #include <chrono>
 
+#include "cli/run_data.h"
 #include "cli/run_plan.h"
-#include "data/batches.h"
 #include "train/checkpoint.h"
 #include "train/progress.h"
 
 namespace thimble::cli {
-
-struct RunData {
-  data::Batches training, evaluation;
-};
 
 // How many there are of what: micro-batches and optimizer steps of an epoch, steps of the run.
 struct Course {

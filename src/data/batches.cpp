@@ -3,7 +3,6 @@
 #include "data/batches.h"
 
 #include <algorithm>
-#include <cmath>
 #include <numeric>
 #include <set>
 #include <tuple>
@@ -13,19 +12,15 @@
 namespace thimble::data {
 namespace {
 
-// Streams of random numbers that never meet: what is drawn, and for which epoch.
-enum Purpose : uint64_t { epoch_order = 1, packing_order = 2, evaluation_choice = 3 };
-uint64_t stream_of(Purpose purpose, int64_t epoch = 0) { return uint64_t(purpose) << 48 | uint64_t(epoch); }
-
 constexpr int64_t grain = 16;  // tokens: what the kernels' tiles like
 int64_t round_up(int64_t n) { return (n + grain - 1) / grain * grain; }
 
 void add_document(MicroBatch& b, Example e) {
   const auto start = int32_t(b.ids.size());
-  b.ids.insert(b.ids.end(), e.ids.begin(), e.ids.end());
-  b.targets.insert(b.targets.end(), e.targets.begin(), e.targets.end());
-  for (int32_t t = 0; t < int32_t(e.ids.size()); ++t) {
-    b.positions.push_back(t);
+  for (int64_t t = 0; t < e.size(); ++t) {
+    b.ids.push_back(e.id(t));
+    b.targets.push_back(e.target(t));
+    b.positions.push_back(int32_t(t));
     b.start.push_back(start);
   }
 }
@@ -50,18 +45,6 @@ std::vector<uint32_t> permutation(int64_t n, uint64_t seed, uint64_t stream) {
   return order;
 }
 
-std::pair<Examples, Examples> split(const Examples& all, double val_size, uint64_t seed) {
-  check(std::isfinite(val_size) && val_size >= 0, "val_size is a share or a count");
-  const double wanted = val_size < 1 ? std::ceil(val_size * double(all.size())) : std::floor(val_size);
-  const auto count = int64_t(std::min(wanted, double(std::max<int64_t>(0, all.size() - 1))));
-  const std::vector<uint32_t> order = permutation(all.size(), seed, stream_of(evaluation_choice));
-  std::vector<bool> aside(order.size());
-  for (int64_t i = 0; i < count; ++i) aside[order[size_t(i)]] = true;
-  std::pair<Examples, Examples> parts;
-  for (int64_t i = 0; i < all.size(); ++i) (aside[size_t(i)] ? parts.second : parts.first).add(all[i]);
-  return parts;
-}
-
 Batches::Batches(Examples examples, BatchOptions options) : examples_(std::move(examples)), options_(options) {
   check(options_.rows > 0 && options_.cutoff > 0 && options_.rows <= INT32_MAX / options_.cutoff - grain,
         "a micro-batch has at least one row and its tokens count in 31 bits");
@@ -78,7 +61,7 @@ void Batches::one_a_row() {
 }
 
 void Batches::pack() {
-  std::vector<uint32_t> queue = permutation(examples_.size(), options_.seed, stream_of(packing_order));
+  std::vector<uint32_t> queue = permutation(examples_.size(), options_.seed, stream_of(Purpose::packing_order));
   if (!options_.shuffle) std::sort(queue.begin(), queue.end());
   std::vector<std::vector<uint32_t>> rows;
   std::set<std::pair<int64_t, size_t>> room;  // tokens left, row
@@ -104,7 +87,7 @@ void Batches::pack() {
 
 const std::vector<uint32_t>& Batches::order(int64_t epoch) const {
   if (order_of_ != epoch) {
-    order_ = permutation(rows(), options_.seed, stream_of(epoch_order, epoch));
+    order_ = permutation(rows(), options_.seed, stream_of(Purpose::epoch_order, epoch));
     if (!options_.shuffle) std::sort(order_.begin(), order_.end());
     order_of_ = epoch;
   }

@@ -27,6 +27,10 @@ struct BatchOptions {
 // Tokens of a micro-batch at most: rows * cutoff, rounded up to 16.
 constexpr int64_t token_cap(int64_t rows, int64_t cutoff) { return (rows * cutoff + 15) / 16 * 16; }
 
+// Streams of random numbers that never meet: what is drawn, and for which epoch.
+enum class Purpose : uint64_t { epoch_order = 1, packing_order = 2, evaluation_choice = 3, mixing = 4, sampling = 5 };
+constexpr uint64_t stream_of(Purpose purpose, int64_t epoch = 0) { return uint64_t(purpose) << 48 | uint64_t(epoch); }
+
 // 0..n-1 in an order that depends on (seed, stream) alone.
 std::vector<uint32_t> permutation(int64_t n, uint64_t seed, uint64_t stream);
 

@@ -60,6 +60,7 @@ class Chat {
   Chat(const Tokenizer&, std::string_view source, const Json& special_tokens);
 
   bool is_plain() const { return templates_.empty(); }
+  bool shows_tools() const { return !adds_special_; }  // the built-in templates do not; the folder's own may
   std::optional<int32_t> end_of_turn() const { return end_; }  // the token that closes an answer
   // Throws Error (bad_input) where the template refuses the messages. Several threads may render and encode.
   TokenizedChat encode(std::span<const Message>, const ChatOptions&) const;

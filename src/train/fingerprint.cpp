@@ -6,17 +6,7 @@
 
 namespace thimble::train {
 
-std::string fingerprint(const data::Examples& examples) {
-  Xxh64 hash;
-  for (int64_t i = 0; i < examples.size(); ++i) {
-    const data::Example e = examples[i];
-    const auto n = uint64_t(e.ids.size());
-    hash.add(&n, sizeof n);
-    hash.add(e.ids.data(), int64_t(e.ids.size_bytes()));
-    hash.add(e.targets.data(), int64_t(e.targets.size_bytes()));
-  }
-  return Xxh64::text(hash.value());
-}
+std::string fingerprint(const data::Examples& examples) { return Xxh64::text(examples.hash()); }
 
 std::string fingerprint_of_model(const fs::path& folder) {
   constexpr int64_t piece = 4096, pieces = 64, head = int64_t{1} << 20;

@@ -17,6 +17,7 @@ constexpr Alias aliases[] = {
     {"max_seq_length", "cutoff_len"},
     {"max_model_len", "cutoff_len"},
     {"val_dataset", "eval_dataset"},
+    {"system", "default_system"},
     {"split_dataset_ratio", "val_size"},
     {"tuner_type", "finetuning_type"},
     {"train_type", "finetuning_type"},
@@ -33,10 +34,14 @@ constexpr Alias aliases[] = {
 
 constexpr std::string_view no_python = "there is no Python at run time";
 constexpr std::string_view loader = "data is read by this program's own loader";
+constexpr std::string_view streamed = "data is always streamed to a file of tokens, and shuffled whole";
 constexpr std::string_view one_process = "one process runs here";
 constexpr std::string_view local_files = "models and data are local folders and files";
 constexpr std::string_view own_kernels = "the program has one attention and picks its own kernels";
 constexpr std::string_view own_log = "trainer_log.jsonl and trainer_state.json are always written";
+
+constexpr std::string_view generation = "belongs to `thimble chat` and `thimble generate`";
+constexpr std::string_view exporting = "belongs to `thimble export`";
 
 constexpr Noted ignored[] = {
     {"trust_remote_code", "no code is ever run from a model folder"},
@@ -78,7 +83,8 @@ constexpr Noted ignored[] = {
     {"print_param_status", "`thimble inspect` shows parameters"},
     {"do_train", "this command trains"},
     {"do_eval", "eval_strategy says when to evaluate"},
-    {"overwrite_cache", loader},
+    {"streaming", streamed},
+    {"buffer_size", streamed},
     {"preprocessing_num_workers", loader},
     {"preprocessing_batch_size", loader},
     {"dataset_num_proc", loader},
@@ -119,6 +125,21 @@ constexpr Noted ignored[] = {
     {"video_max_pixels", "there are no videos"},
     {"ray_run_name", one_process},
     {"enable_thinking", "the data says what is trained"},
+    {"do_sample", generation},
+    {"temperature", generation},
+    {"top_p", generation},
+    {"top_k", generation},
+    {"num_beams", generation},
+    {"max_new_tokens", generation},
+    {"repetition_penalty", generation},
+    {"length_penalty", generation},
+    {"skip_special_tokens", generation},
+    {"export_size", exporting},
+    {"export_device", exporting},
+    {"export_quantization_bit", exporting},
+    {"export_quantization_dataset", exporting},
+    {"export_quantization_nsamples", exporting},
+    {"export_quantization_maxlen", exporting},
 };
 
 constexpr std::string_view not_yet = "not there yet: leave it out";
@@ -161,8 +182,13 @@ constexpr Noted refused[] = {
     {"kto_rejected_weight", other_stage},
     {"ppo_epochs", other_stage},
     {"use_galore", other_method},
+    {"galore_rank", other_method},
+    {"galore_target", other_method},
+    {"galore_scale", other_method},
     {"use_apollo", other_method},
+    {"apollo_rank", other_method},
     {"use_badam", other_method},
+    {"badam_mode", other_method},
     {"use_muon", "not there yet: optim: adamw_torch"},
     {"use_adam_mini", "not there yet: optim: adamw_torch"},
     {"neftune_noise_alpha", not_yet},
@@ -171,21 +197,12 @@ constexpr Noted refused[] = {
     {"shift_attn", not_yet},
     {"early_stopping_steps", not_yet},
     {"compute_accuracy", not_yet},
-    {"mask_history", "not there yet: every answer of a conversation is trained on"},
-    {"streaming", "not there yet: data is read whole"},
-    {"buffer_size", "belongs to streaming, which is not there yet"},
-    {"mix_strategy", "not there yet: several datasets are read one after another and shuffled together"},
-    {"interleave_probs", "not there yet: several datasets are read one after another and shuffled together"},
     {"eval_on_each_dataset", not_yet},
     {"tool_format", "not there yet: conversations with tools cannot be trained on"},
-    {"default_system", "not there yet: write the system message into the data"},
-    {"system", "not there yet: write the system message into the data"},
     {"preserve_thinking", not_yet},
-    {"tokenized_path", "not there yet: data is tokenised at each start"},
     {"lr_scheduler_kwargs", not_yet},
     {"optim_args", not_yet},
     {"optim_target_modules", not_yet},
-    {"data_seed", "`seed` also shuffles: leave data_seed out"},
     {"group_by_length", "not there yet: packing: true wastes no padding"},
     {"label_smoothing_factor", not_yet},
     {"auto_find_batch_size", "not needed: the plan is known to fit before the first step"},

@@ -82,6 +82,12 @@ void validate_data(const TrainOptions& o) {
   contradiction(o.val_size > 0 && !o.eval_dataset.empty(), "val_size and eval_dataset both name what to evaluate on", "leave out one of them");
   contradiction(o.eval_strategy != When::no && o.val_size == 0 && o.eval_dataset.empty(), "eval_strategy without anything to evaluate on",
                 "name an eval_dataset, or val_size: 0.1, or eval_strategy: no");
+  contradiction(o.train_on_prompt && o.mask_history, "train_on_prompt learns everything, mask_history the last answer alone", "leave out one of them");
+  contradiction(!o.interleave_probs.empty() && o.mix_strategy == data::Mix::concat, "interleave_probs, and mix_strategy does not interleave",
+                "mix_strategy: interleave_under, or leave out interleave_probs");
+  contradiction(!o.interleave_probs.empty() && o.interleave_probs.size() != o.dataset.size(),
+                fmt::format("{} interleave_probs for {} datasets", o.interleave_probs.size(), o.dataset.size()), "one number for each dataset");
+  for (const double p : o.interleave_probs) expect(std::isfinite(p) && p > 0, "interleave_probs", "numbers above 0", fmt::format("{}", p));
   contradiction(o.neat_packing && o.packing == false, "neat_packing: true with packing: false", "leave out one of them");
 }
 
@@ -103,6 +109,7 @@ void validate_steps(const TrainOptions& o) {
   contradiction(o.max_steps > 0 && o.warmup_steps > double(o.max_steps), fmt::format("warmup_steps {} is more than max_steps {}", o.warmup_steps, o.max_steps),
                 "lower warmup_steps, or use warmup_ratio");
   expect_at_least(o.seed, 0, "seed");
+  if (o.data_seed) expect_at_least(*o.data_seed, 0, "data_seed");
   expect_at_least(o.logging_steps, 1, "logging_steps");
   if (o.eval_steps) expect_at_least(*o.eval_steps, 1, "eval_steps");
 }
@@ -235,20 +242,6 @@ void require_for_run(const TrainOptions& o) {
   need(!o.model_name_or_path.empty(), "model_name_or_path", "path/to/model");
   need(!o.dataset.empty(), "dataset", "path/to/data.jsonl");
   need(!o.output_dir.empty(), "output_dir", "runs/my-run");
-}
-
-std::filesystem::path find_dataset(const TrainOptions& o, const std::string& entry) {
-  const fs::path named = entry, inside = fs::path(o.dataset_dir) / entry;
-  std::error_code ignored;
-  for (const fs::path& base : {named, inside})
-    for (const char* ending : {"", ".jsonl", ".json", ".txt"}) {
-      fs::path candidate = base;
-      candidate += ending;
-      if (fs::is_regular_file(candidate, ignored)) return candidate;
-    }
-  throw Error(Fault::bad_input, {.what = "a dataset is not there", .where = entry,
-                                 .expected = fmt::format("a file, here or in dataset_dir '{}'", o.dataset_dir),
-                                 .fix = "give the path of a .jsonl, .json or .txt file"});
 }
 
 int64_t save_interval(const TrainOptions& o, int64_t total_steps) {

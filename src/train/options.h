@@ -4,6 +4,7 @@
 #include <filesystem>
 
 #include "base/options.h"
+#include "data/mix.h"
 #include "train/schedule.h"
 
 namespace thimble::train {
@@ -56,8 +57,13 @@ struct TrainOptions {
   int64_t cutoff_len = 2048;
   std::optional<bool> packing;  // true for stage pt, else false; set by resolve()
   bool neat_packing = false;
-  bool train_on_prompt = false;
+  bool train_on_prompt = false, mask_history = false;
+  std::string default_system;
   std::optional<int64_t> max_samples;
+  data::Mix mix_strategy = data::Mix::concat;
+  std::vector<double> interleave_probs;
+  std::optional<std::string> tokenized_path;
+  bool overwrite_cache = false;
   bool disable_shuffling = false;
 
   int64_t per_device_train_batch_size = 8, per_device_eval_batch_size = 8, gradient_accumulation_steps = 1;
@@ -68,6 +74,7 @@ struct TrainOptions {
   double warmup_ratio = 0, warmup_steps = 0;  // steps below 1 are a ratio, as in transformers 5
   Optim optim = Optim::adamw;
   int64_t seed = 42;
+  std::optional<int64_t> data_seed;
   std::optional<bool> bf16, pure_bf16;
   std::optional<bool> gradient_checkpointing;
   bool disable_gradient_checkpointing = false;
@@ -108,16 +115,22 @@ struct TrainOptions {
     visit("lora_dropout", o.lora_dropout, "dropout before the adapters");
     visit("lora_target", o.lora_target, "all, or some of q_proj k_proj v_proj o_proj gate_proj up_proj down_proj");
     visit("use_rslora", o.use_rslora, "scale by alpha / sqrt(rank)");
-    visit("dataset", o.dataset, "training files");
-    visit("eval_dataset", o.eval_dataset, "evaluation files");
-    visit("dataset_dir", o.dataset_dir, "where a file of `dataset` is looked for when it is not found as it stands");
+    visit("dataset", o.dataset, "training data: names of dataset_info.json, files or folders; name#500: so many of its examples");
+    visit("eval_dataset", o.eval_dataset, "evaluation data, likewise");
+    visit("dataset_dir", o.dataset_dir, "where dataset_info.json is, and files that are not found as they stand");
     visit("val_size", o.val_size, "part of the training rows to evaluate on: a share below 1, or a number of rows");
     visit("template", o.template_name, "chat template; null: the model folder's");
     visit("cutoff_len", o.cutoff_len, "tokens per sequence");
     visit("packing", o.packing, "several documents in one sequence, blind to each other; null: for stage pt");
     visit("neat_packing", o.neat_packing, "the same as packing: documents never see each other");
     visit("train_on_prompt", o.train_on_prompt, "loss on prompts too");
-    visit("max_samples", o.max_samples, "rows taken of each file");
+    visit("mask_history", o.mask_history, "of a conversation's answers only the last is learned");
+    visit("default_system", o.default_system, "system message of conversations that bring none");
+    visit("max_samples", o.max_samples, "rows taken of each dataset");
+    visit("mix_strategy", o.mix_strategy, "several datasets: one after another, or by turns until the first or the last is used up");
+    visit("interleave_probs", o.interleave_probs, "by which a turn is drawn, one for each dataset; none: in turn");
+    visit("tokenized_path", o.tokenized_path, "folder where tokens are kept for later runs; null: the user's cache");
+    visit("overwrite_cache", o.overwrite_cache, "tokenise again what is kept");
     visit("disable_shuffling", o.disable_shuffling, "rows in file order");
     visit("per_device_train_batch_size", o.per_device_train_batch_size, "sequences per micro-batch");
     visit("per_device_eval_batch_size", o.per_device_eval_batch_size, "sequences per batch of evaluation");
@@ -135,6 +148,7 @@ struct TrainOptions {
     visit("warmup_steps", o.warmup_steps, "steps with a rising rate, instead of a ratio; below 1 a ratio itself");
     visit("optim", o.optim, "optimizer; paged: its state lives in host memory, where the plan may put another's too");
     visit("seed", o.seed, "of the adapters' start and of shuffling");
+    visit("data_seed", o.data_seed, "of shuffling, mixing and val_size; null: seed");
     visit("bf16", o.bf16, "16-bit arithmetic; the device decides where it pays");
     visit("pure_bf16", o.pure_bf16, "as bf16");
     visit("gradient_checkpointing", o.gradient_checkpointing, "true: recompute all; false: recompute nothing; null: the plan decides");
@@ -184,8 +198,6 @@ void resolve(TrainOptions&);         // fills in what follows from other options
 void validate(const TrainOptions&);  // ranges and contradictions; looks at no file
 void require_for_run(const TrainOptions&);  // model, data and a place to write are named: planning can do without, a run cannot
 
-// The file that an entry of `dataset` means: as it stands, or in dataset_dir, with or without its ending.
-std::filesystem::path find_dataset(const TrainOptions&, const std::string& entry);
 // Optimizer steps between checkpoints of a run of so many.
 int64_t save_interval(const TrainOptions&, int64_t total_steps);
 // Makes output_dir, or checks that it is a folder that can be written and holds no earlier run but the one that is resumed.

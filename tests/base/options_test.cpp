@@ -109,6 +109,17 @@ TEST(Options, ListsInBothSpellings) {
   refusal("items: {a: 1}");
 }
 
+TEST(Options, ListsOfNumbers) {
+  std::vector<double> x;
+  for (const Json& v : {Json("0.7, 3e-1"), Json({0.7, 0.3})}) {
+    EXPECT_TRUE(assign(x, v));
+    EXPECT_EQ(x, (std::vector<double>{0.7, 0.3}));
+  }
+  EXPECT_TRUE(assign(x, Json(2)) && x == std::vector<double>{2});
+  for (const Json& v : {Json("a"), Json({"a"}), Json("1,,2"), Json(true), Json::object()}) EXPECT_FALSE(assign(x, v)) << v;
+  EXPECT_EQ(x, std::vector<double>{2});
+}
+
 TEST(Options, OverridesInAllSpellingsLaterOnesWin) {
   const Sample s = read("count: 1\nrate: 1\n", {"count=2", "--rate", "2", "--flag", "--name=a=b", "--limit", "-5", "count=4", "--old-key", "x", "maybe=true", "budget=2048"}).sample;
   EXPECT_EQ(s.count, 4);
@@ -135,6 +146,7 @@ TEST(Options, MalformedArgumentsAreRefused) {
   refusal("", {"--"});
   EXPECT_EQ(refusal("", {"--count"}).what, "'--count' needs a value");
   EXPECT_EQ(refusal("", {"--count", "--flag"}).expected, "integer");
+  for (const char* bytes : {"name=\xff", "\xc3=3", "--name=a\xed\xa0\x80"}) EXPECT_NE(refusal("", {bytes}).what.find("not UTF-8"), std::string::npos);
 }
 
 TEST(Options, AWrongTypeNamesFileLineKeyExpectedAndFound) {

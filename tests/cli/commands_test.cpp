@@ -107,7 +107,7 @@ TEST_F(Commands, EveryCommandOfTheDocumentsRuns) {
     else if (!fs::exists(dir / "DIR")) fs::copy(dir / "kept", dir / "DIR", fs::copy_options::recursive);
     EXPECT_NE(expect(command, 0), "") << command;
   }
-  const std::set<std::string> all = {"plan", "train", "eval", "chat", "generate", "inspect", "init", "quantize", "doctor", "bench"};
+  const std::set<std::string> all = {"plan", "train", "eval", "chat", "generate", "inspect", "init", "quantize", "doctor", "bench", "data"};
   EXPECT_EQ(seen, all) << "each of the program's commands stands in README.md";
   for (const char* written : {"out/a/adapter_model.safetensors", "out/a/adapter_config.json", "out/a/trainer_log.jsonl",
                               "out/a/training_loss.png", "DIR/model.safetensors", "DIR4/model.safetensors"})

@@ -4,24 +4,25 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <map>
 #include <numeric>
 #include <set>
+
+#include "data/mix.h"
 
 namespace thimble::data {
 namespace {
 
 // Example i has the ids 1000 i + 1, 1000 i + 2, ...; the first third of it is not learned.
 Examples make(const std::vector<int64_t>& lengths) {
-  Examples all;
+  std::vector<uint32_t> tokens;
+  std::vector<int64_t> ends;
   for (size_t i = 0; i < lengths.size(); ++i) {
-    std::vector<int32_t> ids(static_cast<size_t>(lengths[i]));
-    std::iota(ids.begin(), ids.end(), int32_t(1000 * i + 1));
-    std::vector<uint8_t> learned(ids.size(), 1);
-    std::fill_n(learned.begin(), ids.size() / 3, 0);
-    all.add(ids, learned);
+    for (int64_t t = 0; t < lengths[i]; ++t) tokens.push_back(uint32_t(1000 * int64_t(i) + 1 + t) | (t < lengths[i] / 3 ? 0 : learned_bit));
+    ends.push_back(int64_t(tokens.size()));
   }
-  return all;
+  return Examples(std::make_shared<TokenPool>(std::move(tokens), std::move(ends)));
 }
 
 std::vector<int64_t> lengths(int64_t n, int64_t most) {
@@ -47,13 +48,13 @@ void check_batch(const MicroBatch& b, const Examples& examples, std::map<int64_t
     const int64_t i = (b.ids[t] - 1) / 1000;
     const Example e = examples[i];
     ++seen[i];
-    for (size_t k = 0; k < e.ids.size(); ++k) {
-      ASSERT_EQ(b.ids[t + k], e.ids[k]);
-      ASSERT_EQ(b.targets[t + k], e.targets[k]);
+    for (size_t k = 0; k < size_t(e.size()); ++k) {
+      ASSERT_EQ(b.ids[t + k], e.id(int64_t(k)));
+      ASSERT_EQ(b.targets[t + k], e.target(int64_t(k)));
       ASSERT_EQ(b.positions[t + k], int32_t(k));
       ASSERT_EQ(b.start[t + k], int32_t(t));
     }
-    t += e.ids.size();
+    t += size_t(e.size());
   }
 }
 
@@ -143,8 +144,8 @@ TEST(Split, IsDeterministicAndComplete) {
     for (const Examples* part : {&train, &evaluation}) {
       int32_t last = 0;
       for (int64_t i = 0; i < part->size(); ++i) {
-        EXPECT_GT((*part)[i].ids[0], last);
-        last = (*part)[i].ids[0];
+        EXPECT_GT((*part)[i].id(0), last);
+        last = (*part)[i].id(0);
         first.insert(last);
       }
     }
@@ -153,13 +154,56 @@ TEST(Split, IsDeterministicAndComplete) {
     const auto other = split(examples, val_size, 43);
     bool same = true;
     for (int64_t i = 0; i < 10; ++i) {
-      EXPECT_EQ(again.second[i].ids[0], evaluation[i].ids[0]);
-      same = same && other.second[i].ids[0] == evaluation[i].ids[0];
+      EXPECT_EQ(again.second[i].id(0), evaluation[i].id(0));
+      same = same && other.second[i].id(0) == evaluation[i].id(0);
     }
     EXPECT_FALSE(same);
   }
   EXPECT_EQ(split(examples, 0, 1).second.size(), 0);
   EXPECT_EQ(split(examples, 1000, 1).first.size(), 1);
+}
+
+// Which dataset each example is of: the pools have different first ids.
+std::string turns(const Examples& mixed, std::span<const Examples> sets) {
+  std::string all;
+  for (int64_t i = 0; i < mixed.size(); ++i)
+    for (size_t s = 0; s < sets.size(); ++s)
+      for (int64_t k = 0; k < sets[s].size(); ++k)
+        if (mixed[i].tokens.data() == sets[s][k].tokens.data()) all += char('a' + s);
+  return all;
+}
+
+TEST(Mixing, TurnsEndWithTheFirstOrTheLast) {
+  const std::vector<Examples> sets{make({3, 3}), make({3, 3, 3, 3})};
+  EXPECT_EQ(turns(mix(sets, Mix::concat, {}, 1), sets), "aabbbb");
+  EXPECT_EQ(turns(mix(sets, Mix::under, {}, 1), sets), "aba");
+  EXPECT_EQ(turns(mix(sets, Mix::over, {}, 1), sets), "abababab");
+  EXPECT_EQ(turns(mix(sets, Mix::once, {}, 1), sets), "ababbb");
+  const Examples over = mix(sets, Mix::over, {}, 1);
+  EXPECT_EQ(over[4].tokens.data(), sets[0][0].tokens.data()) << "the shorter one begins again";
+}
+
+TEST(Mixing, ProbabilitiesAreKeptAndTheSeedDecides) {
+  const std::vector<Examples> sets{make(lengths(4000, 2)), make(lengths(4000, 2))};
+  const std::array probabilities{3.0, 1.0};
+  const Examples a = mix(sets, Mix::under, probabilities, 7), b = mix(sets, Mix::under, probabilities, 7), c = mix(sets, Mix::under, probabilities, 8);
+  ASSERT_GT(a.size(), 4000);
+  EXPECT_NEAR(double(4000) / double(a.size()), 0.75, 0.03);  // ends when the first set is used up
+  EXPECT_EQ(a.hash(), b.hash());
+  EXPECT_NE(a.hash(), c.hash());
+}
+
+TEST(Mixing, SamplesAreDifferentUntilThereAreNoMore) {
+  const Examples all = make(lengths(50, 9));
+  const auto times = [&](const Examples& chosen) {
+    std::map<const uint32_t*, int> seen;
+    for (int64_t i = 0; i < chosen.size(); ++i) ++seen[chosen[i].tokens.data()];
+    return seen;
+  };
+  EXPECT_EQ(times(choose(all, 20, 3)).size(), 20u);
+  const auto twice = times(choose(all, 120, 3));
+  EXPECT_EQ(twice.size(), 50u);
+  for (const auto& [example, n] : twice) EXPECT_TRUE(n == 2 || n == 3);
 }
 
 }  // namespace thimble::data

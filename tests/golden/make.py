@@ -12,6 +12,7 @@ import torch
 import families
 import llama_odd
 import sampling
+import parquet_goldens
 import stories
 import template_goldens
 import token_goldens
@@ -27,6 +28,7 @@ GOLDENS = {                                       # in an order in which each fi
     "sampling": lambda a: sampling.make_sampling(a.out),
     "jinja": lambda a: template_goldens.make_language(a.out),
     "templates": lambda a: template_goldens.make_templates(a.out, {"trl": a.trl, "llama.cpp": a.llama_cpp}),
+    "parquet": lambda a: parquet_goldens.make_parquet(a.out),
     "tokens": lambda a: token_goldens.make_tokens(a.out, a.stories),
 }
 

@@ -125,10 +125,10 @@ TEST_F(TrainOptionsTest, DefaultsAreTheirs) {
   EXPECT_EQ(record.dump(),
             R"({"model_name_or_path":"","adapter_name_or_path":null,"quantization_bit":null,"quantization_type":"nf4","double_quantization":true,"stage":"sft",)"
             R"("finetuning_type":"lora","lora_rank":8,"lora_alpha":16.0,"lora_dropout":0.0,"lora_target":["all"],"use_rslora":false,"dataset":[],"eval_dataset":[],)"
-            R"("dataset_dir":"data","val_size":0.0,"template":null,"cutoff_len":2048,"packing":false,"neat_packing":false,"train_on_prompt":false,"max_samples":null,)"
-            R"("disable_shuffling":false,"per_device_train_batch_size":8,"per_device_eval_batch_size":8,"gradient_accumulation_steps":1,"learning_rate":5e-05,)"
+            R"("dataset_dir":"data","val_size":0.0,"template":null,"cutoff_len":2048,"packing":false,"neat_packing":false,"train_on_prompt":false,"mask_history":false,)"
+            R"("default_system":"","max_samples":null,"mix_strategy":"concat","interleave_probs":[],"tokenized_path":null,"overwrite_cache":false,"disable_shuffling":false,"per_device_train_batch_size":8,"per_device_eval_batch_size":8,"gradient_accumulation_steps":1,"learning_rate":5e-05,)"
             R"("weight_decay":0.0,"adam_beta1":0.9,"adam_beta2":0.999,"adam_epsilon":1e-08,"max_grad_norm":1.0,"num_train_epochs":3.0,"max_steps":-1,)"
-            R"("lr_scheduler_type":"linear","warmup_ratio":0.0,"warmup_steps":0.0,"optim":"adamw_torch","seed":42,"bf16":null,"pure_bf16":null,)"
+            R"("lr_scheduler_type":"linear","warmup_ratio":0.0,"warmup_steps":0.0,"optim":"adamw_torch","seed":42,"data_seed":null,"bf16":null,"pure_bf16":null,)"
             R"("gradient_checkpointing":null,"disable_gradient_checkpointing":false,"output_dir":"","overwrite_output_dir":false,"logging_steps":500,)"
             R"("logging_first_step":true,"plot_loss":false,"eval_strategy":"no","eval_steps":500,"save_strategy":"steps","save_steps":500.0,)"
             R"("save_total_limit":null,"load_best_model_at_end":false,"metric_for_best_model":null,"greater_is_better":null,"resume_from_checkpoint":null,"vram":null,"ram":null,"disk":null,"device":"auto","deterministic":false,"threads":null,"save":"auto",)"
@@ -183,6 +183,53 @@ TEST_F(TrainOptionsTest, NoTwoTablesNameOneKey) {
   EXPECT_GT(seen.size(), 200u);
 }
 
+// What LLaMA-Factory's users may have in a file, key by key, and the other tools' names: each does something, is accepted with a word, or is
+// refused with one.
+constexpr std::string_view their_keys =
+    "model_name_or_path adapter_name_or_path adapter_folder cache_dir model_revision trust_remote_code use_fast_tokenizer resize_vocab split_special_tokens add_tokens "
+    "add_special_tokens low_cpu_mem_usage rope_scaling flash_attn enable_liger_kernel disable_gradient_checkpointing use_reentrant_gc upcast_layernorm infer_backend "
+    "infer_dtype offload_folder use_kv_cache hf_hub_token print_param_status quantization_bit quantization_method quantization_type double_quantization "
+    "quantization_device_map stage do_train finetuning_type lora_rank lora_alpha lora_dropout lora_target additional_target loraplus_lr_ratio use_rslora use_dora "
+    "pissa_init create_new_adapter freeze_trainable_layers freeze_trainable_modules pref_beta pref_ftx pref_loss ref_model simpo_gamma kto_chosen_weight "
+    "kto_rejected_weight pure_bf16 use_galore galore_rank galore_target galore_scale use_apollo apollo_rank use_badam badam_mode use_muon use_adam_mini "
+    "neftune_noise_alpha early_stopping_steps compute_accuracy disable_shuffling plot_loss include_effective_tokens_per_second freeze_vision_tower template dataset "
+    "eval_dataset dataset_dir media_dir cutoff_len train_on_prompt mask_history streaming buffer_size mix_strategy interleave_probs overwrite_cache "
+    "preprocessing_num_workers max_samples val_size eval_on_each_dataset packing neat_packing tool_format default_system enable_thinking preserve_thinking "
+    "tokenized_path ignore_pad_token_for_loss output_dir overwrite_output_dir per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps "
+    "learning_rate weight_decay adam_beta1 adam_beta2 adam_epsilon max_grad_norm num_train_epochs max_steps lr_scheduler_type lr_scheduler_kwargs warmup_ratio "
+    "warmup_steps optim optim_args optim_target_modules bf16 fp16 tf32 seed data_seed full_determinism logging_steps logging_first_step logging_dir log_level "
+    "logging_nan_inf_filter report_to run_name project disable_tqdm save_strategy save_steps save_total_limit save_only_model save_on_each_node "
+    "enable_jit_checkpoint resume_from_checkpoint ignore_data_skip eval_strategy evaluation_strategy eval_steps eval_on_start load_best_model_at_end "
+    "metric_for_best_model greater_is_better do_eval do_predict predict_with_generate dataloader_num_workers dataloader_pin_memory dataloader_prefetch_factor "
+    "dataloader_drop_last group_by_length remove_unused_columns label_smoothing_factor gradient_checkpointing gradient_checkpointing_kwargs torch_empty_cache_steps "
+    "auto_find_batch_size ddp_timeout ddp_backend deepspeed fsdp torch_compile use_liger_kernel include_num_input_tokens_seen average_tokens_across_devices "
+    "push_to_hub export_dir export_size export_device export_quantization_bit export_quantization_dataset export_quantization_nsamples export_quantization_maxlen "
+    "export_legacy_format do_sample temperature top_p top_k num_beams max_new_tokens repetition_penalty length_penalty skip_special_tokens model adapters "
+    "target_modules r max_length max_seq_length max_model_len system val_dataset split_dataset_ratio dataset_num_proc torch_dtype tuner_type train_type attn_impl "
+    "use_peft load_in_4bit load_in_8bit bnb_4bit_quant_type bnb_4bit_compute_dtype bnb_4bit_use_double_quant ";
+
+TEST_F(TrainOptionsTest, EveryKeyOfTheirsIsKnown) {
+  TrainOptions o;
+  std::set<std::string_view> known;
+  const auto fields = fields_of(o);
+  for (const auto& f : fields) known.insert(f.key);
+  const Keys& k = train_keys();
+  for (const auto& a : k.aliases) known.insert(a.key);
+  for (const auto& n : k.ignored) known.insert(n.key);
+  for (const auto& n : k.refused) known.insert(n.key);
+  for (size_t at = 0, end; (end = their_keys.find(' ', at)) != their_keys.npos; at = end + 1)
+    EXPECT_TRUE(known.contains(their_keys.substr(at, end - at))) << their_keys.substr(at, end - at);
+}
+
+TEST_F(TrainOptionsTest, SeveralDatasets) {
+  const auto o = read("dataset: a, b#500\nmix_strategy: interleave_over\ninterleave_probs: 0.7,0.3\nsystem: be brief\nstreaming: true\nbuffer_size: 100").options;
+  EXPECT_EQ(o.dataset, (std::vector<std::string>{"a", "b#500"}));
+  EXPECT_EQ(o.mix_strategy, data::Mix::over);
+  EXPECT_EQ(o.interleave_probs, (std::vector<double>{0.7, 0.3}));
+  EXPECT_EQ(o.default_system, "be brief");
+  EXPECT_EQ(read("dataset: a,b\nmix_strategy: interleave_once\ninterleave_probs: [1, 2.5]").options.interleave_probs, (std::vector<double>{1, 2.5}));
+}
+
 TEST_F(TrainOptionsTest, EveryRefusedValueIsRefusedByName) {
   for (const auto& v : train_keys().refused_values) {
     const Problem p = refusal(fmt::format("{}: {}", v.key, v.value));
@@ -211,7 +258,7 @@ TEST_F(TrainOptionsTest, ValuesOutOfRangeNameTheirLine) {
   for (const char* bad : {"learning_rate: .nan", "learning_rate: .inf", "learning_rate: 1e999", "weight_decay: -1", "adam_beta1: 1", "adam_beta2: -0.1", "adam_beta1: .nan",
                           "adam_epsilon: 0", "max_grad_norm: .nan", "per_device_train_batch_size: 0", "per_device_eval_batch_size: -1", "gradient_accumulation_steps: 0",
                           "max_steps: 0", "max_steps: -2", "num_train_epochs: 0", "num_train_epochs: .nan", "warmup_ratio: 1.5", "warmup_ratio: .nan", "warmup_steps: -1",
-                          "warmup_steps: 1.5", "warmup_steps: .nan", "logging_steps: 0", "eval_steps: 0", "seed: -1", "cutoff_len: 0", "cutoff_len: 1e12", "max_samples: 0",
+                          "warmup_steps: 1.5", "warmup_steps: .nan", "logging_steps: 0", "eval_steps: 0", "seed: -1", "data_seed: -1", "mix_strategy: shake", "interleave_probs: often", "cutoff_len: 0", "cutoff_len: 1e12", "max_samples: 0",
                           "val_size: -0.1", "val_size: 1.5", "val_size: .nan", "lora_rank: 0", "lora_rank: 100000", "lora_alpha: .nan", "lora_alpha: 0", "lora_dropout: 0.1",
                           "lora_target: query", "lora_target: all, q_proj", "lora_target: []", "quantization_bit: 8", "quantization_bit: 5", "vram: 0", "vram: 3 parsecs",
                           "ram: -1", "threads: 0", "resident_layers: -1", "save_steps: 0", "save_steps: -5", "save_steps: many", "save_steps: 1.5", "save_steps: .inf", "save_total_limit: 0",
@@ -257,6 +304,9 @@ TEST_F(TrainOptionsTest, ContradictionsAreRefused) {
       {"val_size: 0.1\neval_dataset: e.jsonl", "val_size"},
       {"eval_strategy: steps", "eval_strategy"},
       {"neat_packing: true\npacking: false", "packing"},
+      {"train_on_prompt: true\nmask_history: true", "mask_history"},
+      {"dataset: a,b\ninterleave_probs: 0.5,0.5", "interleave_probs"},
+      {"dataset: a,b\nmix_strategy: interleave_under\ninterleave_probs: 1", "1 interleave_probs for 2 datasets"},
       {"max_steps: 10\nwarmup_steps: 11", "warmup_steps 11 is more than max_steps 10"},
       {"gradient_checkpointing: true\ndisable_gradient_checkpointing: true", "gradient_checkpointing"},
       {"gradient_checkpointing: true\nsave: keep", "save"},
@@ -306,18 +356,6 @@ TEST_F(TrainOptionsTest, ARunNeedsModelDataAndAPlace) {
   EXPECT_EQ(missing("model: m"), "'dataset' is not given");
   EXPECT_EQ(missing("model: m\ndataset: d"), "'output_dir' is not given");
   EXPECT_EQ(missing("model: m\ndataset: d\noutput_dir: o"), "nothing");
-}
-
-TEST_F(TrainOptionsTest, DatasetsAreFoundAsTheyStandOrInTheirFolder) {
-  put("rows.jsonl", "{}");
-  TrainOptions o;
-  o.dataset_dir = dir;
-  EXPECT_EQ(find_dataset(o, "rows.jsonl"), dir / "rows.jsonl");
-  EXPECT_EQ(find_dataset(o, "rows"), dir / "rows.jsonl");
-  EXPECT_EQ(find_dataset(o, (dir / "rows.jsonl").string()), dir / "rows.jsonl");
-  EXPECT_THROW(find_dataset(o, "other"), Error);
-  fs::create_directories(dir / "folder");
-  EXPECT_THROW(find_dataset(o, "folder"), Error);
 }
 
 TEST_F(TrainOptionsTest, TheOutputFolderIsMadeOrChecked) {

@@ -107,15 +107,18 @@ TEST(PlanEqualsRun, OfAModelWithAllThatFamiliesHave) {
 
 // Examples of lengths 1 to `cutoff`, most of them short: rows of several documents where they are packed, ragged ones where not.
 data::Examples ragged_examples(const nn::ModelSpec& m, int64_t cutoff, int64_t count) {
-  data::Examples examples;
+  std::vector<uint32_t> tokens;
+  std::vector<int64_t> ends;
   Draws draws{17, uint64_t(cutoff), 0};
   for (int64_t i = 0; i < count; ++i) {
-    std::vector<int32_t> ids(i == 0 ? size_t(cutoff) : 1 + draws.below(uint64_t(i % 3 ? cutoff / 3 : cutoff)));
-    std::vector<uint8_t> learned(ids.size());
-    for (size_t t = 0; t < ids.size(); ++t) ids[t] = int32_t(draws.below(uint64_t(m.vocab))), learned[t] = draws.below(4) > 0;
-    examples.add(ids, learned);
+    const int64_t length = i == 0 ? cutoff : 1 + int64_t(draws.below(uint64_t(i % 3 ? cutoff / 3 : cutoff)));
+    for (int64_t t = 0; t < length; ++t) {
+      const auto id = uint32_t(draws.below(uint64_t(m.vocab)));
+      tokens.push_back(id | (draws.below(4) ? data::learned_bit : 0));
+    }
+    ends.push_back(int64_t(tokens.size()));
   }
-  return examples;
+  return data::Examples(std::make_shared<data::TokenPool>(std::move(tokens), std::move(ends)));
 }
 
 // An epoch of real batches in arenas of what the rehearsal at the caps took, and the same epoch on a phantom, entry by entry.
