@@ -126,7 +126,7 @@ nn::Method method_of(const store::AdapterConfig& a, quant::FormatId format) {
   return m;
 }
 
-Planned make_plan(const train::TrainOptions& o, std::optional<int64_t> micro_batch) {
+Planned make_plan(const train::TrainOptions& o, std::optional<plan::SumOrder> order) {
   Planned p;
   p.spec = machine(o.device, o.threads);
   p.spec.deterministic = o.deterministic;
@@ -139,7 +139,7 @@ Planned make_plan(const train::TrainOptions& o, std::optional<int64_t> micro_bat
   p.budget.device = device_budget(p.spec, o.vram ? std::optional(o.vram->count) : std::nullopt);
   p.budget.ram = (o.ram ? o.ram->count : p.spec.kind == DeviceKind::cpu ? available / 4 : available / 10 * 9) - p.process_bytes;
   auto space = space_of(o, p.setup, p.spec);
-  space.micro_batch = micro_batch;
+  space.order = order;
   p.choice = plan::choose(p.budget, space, [&](const plan::Plan& plan) { return train::Trainer::rehearse(p.spec, p.setup, plan); });
   return p;
 }

@@ -45,8 +45,8 @@ RunData read_data(const train::TrainOptions& o, const data::Tokenizer& tokenizer
 int run_training(const train::TrainOptions& o) {
   train::require_for_run(o);
   const auto from = train::find_checkpoint(o);
-  // Resumed, with the micro-batch that it began with where that still fits: the same sums in the same order.
-  Planned planned = make_plan(o, from ? std::optional(from->recipe.micro_batch) : std::nullopt);
+  // Resumed, with the micro-batch and the chunks that it began with where these still fit: the same sums in the same order.
+  Planned planned = make_plan(o, from ? std::optional(from->recipe.order) : std::nullopt);
   if (from && !planned.choice.best) planned = make_plan(o);
   if (!planned.choice.best) refuse(o, planned);
   const auto& [plan, outcome] = *planned.choice.best;
@@ -57,7 +57,7 @@ int run_training(const train::TrainOptions& o) {
   const auto tokenizer = data::Tokenizer::open(o.model_name_or_path);
   const RunData data = read_data(o, *tokenizer, plan.micro_batch, planned.setup.model.vocab);
   const train::Recipe recipe{.options = to_json(o), .model = train::fingerprint_of_model(train::base_folder(o)),
-                             .data = train::fingerprint(data.training.examples()), .micro_batch = plan.micro_batch,
+                             .data = train::fingerprint(data.training.examples()), .order = plan.order(),
                              .machine = fmt::format("{}, {} threads", planned.spec.name, thread_count())};
   if (from) require_same_run(*from, recipe, course_of(o, plan, data.training).total);
   // Every option with the value it has, defaults too: a recipe that repeats this run from its beginning.

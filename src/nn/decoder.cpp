@@ -36,7 +36,8 @@ void Decoder::load() { rope_.load(); }
 
 Context Decoder::context(const Tokens& t) {
   rope_.follow(t.length);
-  return {.positions = t.positions, .start = t.start, .rope = &rope_, .model = &model_.spec(), .longest = execution_.longest_document, .document = t.document};
+  return {.positions = t.positions, .start = t.start, .rope = &rope_, .model = &model_.spec(), .longest = execution_.longest_document, .document = t.document,
+          .chunk = execution_.token_chunk};
 }
 
 // As transformers does, rounded to the type that is computed with.
@@ -64,14 +65,25 @@ void Decoder::layer_forward(const LayerParams& p, const Context& c, Tensor y, Te
     const Scope of_attention(rank_.memory);
     Attention::forward(rank_, p, c, mid, x, s);
   }
-  Mlp::forward(rank_, p, c, y, mid, s);
+  in_chunks(rank_, s, c.chunk, [&](Saved& part, int64_t first, int64_t n) { Mlp::forward(rank_, p, c, y.rows(first, n), mid.rows(first, n), part); });
 }
 
 void Decoder::layer_backward(int layer, const LayerParams& p, const LayerGrads& g, const Context& c, Tensor d, Tensor x, Saved& s) {
   const Scope scope(rank_.memory);
   const bool anything_below = layer > 0 || model_.method().trains_weights;
-  if (!s.ready(middle)) Attention::forward(rank_, p, c, s.make(rank_, middle), x, s);
-  Mlp::backward(rank_, p, g, c, d, s[middle], s);
+  if (!s.ready(middle)) {  // what attention's backward reads too lies below what the MLP's alone does
+    Attention::remake(rank_, p, c, x, s);
+    s.place(rank_, xa_o);
+  }
+  {
+    const Scope of_mlp(rank_.memory);
+    Saved of = s;
+    if (!of.ready(middle)) {
+      Attention::forward(rank_, p, c, of.make(rank_, middle), x, of);
+      s.made_as(of);
+    }
+    in_chunks(rank_, of, c.chunk, [&](Saved& part, int64_t first, int64_t n) { Mlp::backward(rank_, p, g, c, d.rows(first, n), of[middle].rows(first, n), part); });
+  }
   Attention::backward(rank_, p, g, c, d, x, s, anything_below);
 }
 

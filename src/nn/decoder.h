@@ -18,10 +18,11 @@ struct Tokens {
   int64_t count() const { return ids.shape[0]; }
 };
 
-// What a plan decides of the computation; none of it changes a number.
+// What a plan decides of the computation. Chunks add a gradient's parts in another order; nothing else changes a number.
 struct Execution {
   std::vector<LayerSave> save;   // by layer
   int64_t head_chunk = 256;      // tokens whose logits exist at once
+  int64_t token_chunk = 0;       // tokens at a time in the MLP and in attention's projections of its input; 0: all
   int64_t window = 1;            // micro-batches that a layer runs before the next one does
   bool unpack_layer = false;     // a layer's matrices once for all of these, not each for its product
   int64_t longest_document = 0;  // tokens; 0: no cap. Counts in the predicted time alone

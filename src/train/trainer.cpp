@@ -35,7 +35,7 @@ Trainer::Trainer(comm::Rank& rank, const Setup& setup, const plan::Plan& plan)
       model_(rank, setup.model, setup.method,
              {.layers = int(setup.model.layers.size()), .resident = plan.resident_layers, .embedding_on_host = plan.embedding_on_host,
               .unpacked = plan.unpacked_layers}),
-      decoder_(rank, model_, {.save = plan.save, .head_chunk = plan.head_chunk, .window = plan.window, .unpack_layer = plan.unpack_layer,
+      decoder_(rank, model_, {.save = plan.save, .head_chunk = plan.head_chunk, .token_chunk = plan.token_chunk, .window = plan.window, .unpack_layer = plan.unpack_layer,
                                .longest_document = setup.tokens_per_row},
                data::token_cap(plan.micro_batch, setup.tokens_per_row)),
       window_(plan.window) {

@@ -65,15 +65,65 @@ TEST(DryRun, MillisecondsOfA70BShape) {
   }
 }
 
-// Eight micro-batches of 1,024 tokens inside 24 GiB and 64 GiB, planned for a card that is not here (its rates as device/cuda.cu has them).
+// An H200's rates as device/cuda.cu has them.
+DeviceSpec an_h200() {
+  return {.kind = DeviceKind::cuda, .name = "an H200", .compute = DType::bf16, .flops = 7e14, .memory_bandwidth = 4e12, .link_bandwidth = 5e10,
+          .matmul_workspace = int64_t{32} << 20, .overhead = int64_t{640} << 20};
+}
+Budget on_24_gib(int64_t ram_gib) { return {(int64_t{24} << 30) - an_h200().overhead, ram_gib << 30}; }
+
+// Llama-3.1-8B, QLoRA, one sequence of `tokens`.
+train::Setup long_context(int64_t tokens) {
+  nn::ModelSpec m{.family = "llama", .vocab = 128256, .hidden = 4096, .max_positions = 262144, .dtype = "bfloat16"};
+  m.layers.assign(32, {.heads = 32, .kv_heads = 8, .head_dim = 128, .ffn = 14336});
+  train::Setup setup{.model = m, .method = {.lora = {.rank = 16, .scale = 2}, .format = quant::FormatId::nf4_dq}, .optimizer = optim::OptimizerId::adamw_8bit,
+                     .tokens_per_row = tokens};
+  for (int p = 0; p < nn::layer_param_count; ++p) setup.method.lora.targets[size_t(p)] = nn::is_matrix(p);
+  return setup;
+}
+
+void print_outcome(int64_t tokens, int64_t ram, const Candidate& c) {
+  std::printf("%lld tokens, %lld GiB of RAM: %.2f GiB of the card, %.2f GiB of RAM, %.0f tokens/s; %d layers resident, chunks of %lld, %s\n", static_cast<long long>(tokens),
+              static_cast<long long>(ram), double(c.outcome.device() + an_h200().overhead) / double(1 << 30), double(c.outcome.ram()) / double(1 << 30),
+              c.outcome.tokens_per_second(c.plan), c.plan.resident_layers, static_cast<long long>(c.plan.token_chunk), describe_saves(c.plan).c_str());
+  std::fflush(stdout);
+}
+
+// What the search finds, all lengths of docs/long-contexts.md: minutes.
+TEST(DryRun, DISABLED_LongContextsOf8BOn24GiB) {
+  for (const int64_t ram : {64, 128})
+    for (const int64_t tokens : {32768, 65536, 100000, 150000, 200000}) {
+      const Space space{.layers = 32, .can_stream = true, .packed = true, .can_host_embedding = true, .tokens_per_row = tokens, .vocab = 128256};
+      const Choice choice = choose(on_24_gib(ram), space, [&](const Plan& p) { return train::Trainer::rehearse(an_h200(), long_context(tokens), p); });
+      if (choice.best) print_outcome(tokens, ram, *choice.best);
+      else std::printf("%lld tokens, %lld GiB of RAM: do not fit\n", static_cast<long long>(tokens), static_cast<long long>(ram));
+    }
+}
+
+// A plan of theirs, and that no buffer of all tokens and all of the MLP's channels is among what it takes.
+TEST(DryRun, LongContextsOf8BOn24GiB) {
+  const auto fits = [](int64_t tokens, int64_t chunk, const char* level, double least) {
+    Plan plan{.resident_layers = 32, .head_chunk = 1024, .token_chunk = chunk, .embedding_on_host = true};
+    for (const auto& l : ladder())
+      if (std::string_view(l.name) == level) plan.save.assign(32, l.save);
+    const Candidate c{plan, train::Trainer::rehearse(an_h200(), long_context(tokens), plan)};
+    print_outcome(tokens, 64, c);
+    const Budget b = on_24_gib(64);
+    return c.outcome.device() <= b.device && c.outcome.ram() <= b.ram && c.outcome.tokens_per_second(plan) >= least;
+  };
+  EXPECT_TRUE(fits(150000, 8192, "recompute block, offload input", 2000));
+  EXPECT_TRUE(fits(100000, 8192, "recompute block, offload input", 3000));
+  EXPECT_FALSE(fits(150000, 0, "recompute block, offload input", 0));
+}
+
+// Eight micro-batches of 1,024 tokens inside 24 GiB and 64 GiB, planned for a card that is not here.
 TEST(DryRun, A70BOn24GiB) {
   train::Setup setup{.method = {.lora = {.rank = 16, .scale = 2}, .format = quant::FormatId::nf4_dq}, .optimizer = optim::OptimizerId::adamw_8bit,
                      .tokens_per_row = 1024};
   for (int p = 0; p < nn::layer_param_count; ++p) setup.method.lora.targets[size_t(p)] = nn::is_matrix(p);
   setup.model = models::parse_config(parse_json(config_70b, "config.json"), "config.json");
-  const DeviceSpec h200{.kind = DeviceKind::cuda, .name = "an H200", .compute = DType::bf16, .flops = 7e14, .memory_bandwidth = 4e12, .link_bandwidth = 5e10,
-                        .matmul_workspace = int64_t{32} << 20};
-  const Budget budget{(int64_t{24} << 30) - (int64_t{640} << 20), int64_t{64} << 30};
+  const DeviceSpec h200 = an_h200();
+  const Budget budget = on_24_gib(64);
   const Space space{.layers = 80, .accumulation = 8, .can_stream = true, .packed = true, .tokens_per_row = 1024, .vocab = setup.model.vocab};
   const auto begin = std::chrono::steady_clock::now();
   const Choice choice = choose(budget, space, [&](const Plan& p) { return train::Trainer::rehearse(h200, setup, p); });

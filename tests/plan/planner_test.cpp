@@ -48,6 +48,7 @@ World random_world(uint64_t seed) {
   w.space.packed = method > 1;
   w.space.can_host_embedding = method > 0 && !m.tied_head;
   w.space.paged_optimizer = between(0, 1) == 1;
+  w.space.token_chunks = {between(20, 60), between(3, 19)};
   w.space.tokens_per_row = w.setup.tokens_per_row;
   w.space.vocab = m.vocab;
   return w;
@@ -55,8 +56,8 @@ World random_world(uint64_t seed) {
 
 // Two plans are the same exactly when their texts are.
 std::string text(const Plan& p) {
-  std::string s = fmt::format("micro {} x {} window {} unpacked {} resident {} unpacked {} chunk {} paged {} embedding on host {}:", p.micro_batch, p.accumulation, p.window,
-                              p.unpack_layer, p.resident_layers, p.unpacked_layers, p.head_chunk, p.paged_optimizer, p.embedding_on_host);
+  std::string s = fmt::format("micro {} x {} window {} unpacked {} resident {} unpacked {} chunk {} layers in chunks of {} paged {} embedding on host {}:", p.micro_batch, p.accumulation, p.window,
+                              p.unpack_layer, p.resident_layers, p.unpacked_layers, p.head_chunk, p.token_chunk, p.paged_optimizer, p.embedding_on_host);
   for (const auto& layer : p.save) {
     s += ' ';
     for (const Save how : layer) s += char('0' + int(how));
