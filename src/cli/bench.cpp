@@ -186,8 +186,8 @@ int bench(const Bench& b) {
   print_rates(model, spec, b.tokens * b.batch, rate, read);
   const auto named = b.vram ? std::optional(parse_bytes(*b.vram, "--vram")) : std::nullopt;
   const plan::Budget budget{device_budget(spec, named), b.ram ? parse_bytes(*b.ram, "--ram") : spec.kind == DeviceKind::cpu ? available_bytes() / 4 : available_bytes() / 10 * 9};
-  plan::Space space{.layers = int(model.layers.size()), .batch = b.batch, .accumulation = b.accumulation, .can_stream = !b.full,
-                    .packed = setup.method.format != quant::FormatId::dense, .can_host_embedding = can_host_embedding(model, setup.method, spec),
+  plan::Space space{.layers = int(model.layers.size()), .batch = b.batch, .accumulation = b.accumulation, .can_stream = true,
+                    .can_window = !b.full || !model.tied_head, .packed = setup.method.format != quant::FormatId::dense || (b.full && spec.compute != DType::f32), .can_host_embedding = can_host_embedding(model, setup.method, spec),
                     .paged_optimizer = b.paged, .tokens_per_row = b.tokens, .vocab = model.vocab};
   if (b.save == "keep") space.save = nn::Save::keep;
   if (b.save == "recompute") space.recompute_all = true;

@@ -1,6 +1,8 @@
 // The one decoder: embedding, layers, final norm, head; forward, backward and generation for every family. Structure comes as data,
 // weights from a Model, and what is saved for backward from the plan.
 #pragma once
+#include <functional>
+
 #include "nn/attention.h"
 #include "nn/kv_cache.h"
 #include "nn/mlp.h"
@@ -28,6 +30,13 @@ struct Execution {
   int64_t longest_document = 0;  // tokens; 0: no cap. Counts in the predicted time alone
 };
 
+// What the trainer does as a layer passes, where it does something. Each returns whether the layer's weights, which are acquired, were changed.
+struct Turns {
+  bool first = true;                             // pass of a step: gradients of streamed layers begin as zeros
+  std::function<bool(int layer)> before_forward;  // before anything is computed with the layer
+  std::function<bool(int layer)> after_backward;  // its gradients are open; once the weights were changed by them they are not kept
+};
+
 // Where a pass leaves its results: f32 (1), i32 (1), added to. scale: f32 (1), 1 / target tokens of the whole step.
 struct LossOut {
   Tensor loss, correct, scale;
@@ -40,7 +49,7 @@ class Decoder {
   void load();  // fills RoPE's tables
 
   // Loss and gradients of up to execution.window micro-batches, layer by layer, both added to: the same bits as one micro-batch after the other.
-  void forward_backward(std::span<const Tokens> window, const LossOut&);
+  void forward_backward(std::span<const Tokens> window, const LossOut&, const Turns& = {});
   // Loss alone.
   void forward(const Tokens&, const LossOut&);
   // Appends the tokens to the cache; logits (n, V) f32 of the last n tokens, overwritten.

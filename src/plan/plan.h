@@ -66,7 +66,8 @@ double predicted_seconds(std::span<const Entry>, const DeviceSpec&);
 struct Space {
   int layers = 0;
   int64_t batch = 1, accumulation = 1;     // the user's; micro-batches are divisors of batch
-  bool can_stream = false;                 // frozen base weights: streamed, or shared by the micro-batches of a window
+  bool can_stream = false;                 // layers may lie in pinned memory
+  bool can_window = false;                 // a layer may run several micro-batches: its gradients add up in the same order
   bool packed = false;                     // these are stored in another form than products take
   bool can_host_embedding = false;         // the table is frozen, no head, and the device reads pinned memory
   bool paged_optimizer = false;            // the user's choice of optimizer; a plan may page another's states too

@@ -68,6 +68,9 @@ std::vector<Placement> placements(const Space& space) {
   return all;
 }
 
+// More of them save little beside what there is of all tokens, and their dry runs are long.
+constexpr int64_t most_chunks = 32, most_head_chunks = 256;
+
 // From the fastest to what takes the least.
 struct Chunks {
   int64_t head, tokens;
@@ -77,8 +80,8 @@ std::vector<Chunks> chunk_choices(const Space& space, int64_t tokens) {
   if (space.order) return {{space.order->head_chunk, space.order->token_chunk}};
   std::vector<Chunks> all{{tokens > 128 ? 1024 : 128, 0}};
   for (const int64_t n : space.token_chunks)
-    if (n < tokens) all.push_back({all.back().head, n});
-  if (tokens > 128) all.push_back({128, all.back().tokens});
+    if (n < tokens && tokens <= most_chunks * n) all.push_back({all.back().head, n});
+  if (tokens > 128 && tokens <= most_head_chunks * 128) all.push_back({128, all.back().tokens});
   return all;
 }
 
@@ -113,9 +116,9 @@ std::vector<Group> groups(const Space& space) {
   const auto saves = save_choices(space);
   for (int64_t micro = space.batch; micro >= 1; micro = micro == 1 ? 0 : (micro + 1) / 2) {
     if (space.batch % micro || (space.order && space.order->micro_batch != micro)) continue;
-    const int64_t accumulation = space.accumulation * (space.batch / micro), most = space.can_stream ? std::min(accumulation, largest_window) : 1;
+    const int64_t accumulation = space.accumulation * (space.batch / micro), most = space.can_window ? std::min(accumulation, largest_window) : 1;
     std::set<int64_t> windows{1, (most + 1) / 2, most};
-    if (space.window && space.can_stream) windows = {std::min(*space.window, accumulation)};
+    if (space.window && space.can_window) windows = {std::min(*space.window, accumulation)};
     for (const auto& save : saves)
       all.push_back({.base = {.micro_batch = micro, .accumulation = accumulation, .save = save},
                      .windows = {windows.begin(), windows.end()},

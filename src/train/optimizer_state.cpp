@@ -15,10 +15,11 @@ OptimizerState::OptimizerState(comm::Rank& rank, const std::vector<nn::Model::Tr
     if (t.spec->layer != last_layer) groups_.emplace_back();
     last_layer = t.spec->layer;
     Group& g = groups_.back();
+    g.layer = t.spec->layer;
     const int64_t count = t.value.count();
     int n = 0;
     const auto parts = optim::states_of(id, count, n);
-    optim::Update u{.param = t.value.view({count}), .grad = t.gradient.view({count}),
+    optim::Update u{.param = t.value.view({count}), .grad = {},
                     .weight_decay = t.spec->role == store::Role::norm || t.spec->role == store::Role::bias ? decay.norms : decay.matrices};
     auto& offsets = g.offsets.emplace_back();
     for (int i = 0; i < n; ++i) {
@@ -54,14 +55,28 @@ void OptimizerState::reset() {
   if (ring_) ring_->forget();
 }
 
-void OptimizerState::update(Tensor scalars, const optim::AdamW& adam) {
-  for (size_t i = 0; i < groups_.size(); ++i) {
-    Group& g = groups_[i];
-    const Tensor bytes = ring_ ? ring_->acquire(int(i), g.home) : g.home;
-    if (ring_ && i + 1 < groups_.size()) ring_->prefetch(int(i + 1), groups_[i + 1].home);
-    optim::update(rank_.stream, id_, placed(g, static_cast<std::byte*>(bytes.data)), scalars, adam);
-    if (ring_) ring_->release(int(i), g.home);
+int OptimizerState::index_of(int layer) const {
+  const auto g = std::find_if(groups_.begin(), groups_.end(), [&](const Group& of) { return of.layer == layer; });
+  return g == groups_.end() ? -1 : int(g - groups_.begin());
+}
+
+void OptimizerState::update(int layer, std::span<const nn::Model::Trained> trained, Tensor scalars, const optim::AdamW& adam, int next) {
+  const int i = index_of(layer), after = next < 0 ? -1 : index_of(next);
+  if (i < 0) return;
+  Group& g = groups_[size_t(i)];
+  check(trained.size() == g.updates.size(), "an update is of all that is trained of a layer");
+  for (size_t u = 0; u < g.updates.size(); ++u) {
+    const int64_t count = trained[u].value.count();
+    g.updates[u].param = trained[u].value.view({count});
+    g.updates[u].grad = trained[u].gradient.view({count});
   }
+  const Tensor bytes = ring_ ? ring_->acquire(i, g.home) : g.home;
+  if (ring_ && after >= 0) ring_->prefetch(after, groups_[size_t(after)].home);
+  optim::update(rank_.stream, id_, placed(g, static_cast<std::byte*>(bytes.data)), scalars, adam);
+  if (ring_) ring_->release(i, g.home);
+}
+
+void OptimizerState::drain() {
   if (ring_) ring_->drain();
 }
 
