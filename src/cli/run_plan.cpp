@@ -41,7 +41,7 @@ nn::Method method_of(const train::TrainOptions& o) {
 plan::Space space_of(const train::TrainOptions& o, const train::Setup& s, const DeviceSpec& spec) {
   plan::Space space{.layers = int(s.model.layers.size()), .batch = o.per_device_train_batch_size, .accumulation = o.gradient_accumulation_steps,
                     .can_stream = true, .can_window = !s.method.trains_weights || !s.model.tied_head,
-                    .packed = s.method.format != quant::FormatId::dense || (s.method.trains_weights && spec.compute != DType::f32),
+                    .trained = s.method.trains_weights, .packed = s.method.format != quant::FormatId::dense, .wide = s.method.trains_weights && spec.compute != DType::f32,
                     .tokens_per_row = o.cutoff_len, .vocab = s.model.vocab};
   space.paged_optimizer = o.optim == train::Optim::paged_adamw || o.optim == train::Optim::paged_adamw_8bit;
   space.can_host_embedding = can_host_embedding(s.model, s.method, spec);

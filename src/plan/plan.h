@@ -68,7 +68,9 @@ struct Space {
   int64_t batch = 1, accumulation = 1;     // the user's; micro-batches are divisors of batch
   bool can_stream = false;                 // layers may lie in pinned memory
   bool can_window = false;                 // a layer may run several micro-batches: its gradients add up in the same order
-  bool packed = false;                     // these are stored in another form than products take
+  bool trained = false;                    // layers are: one that is streamed is updated at its turn
+  bool packed = false;                     // these are stored packed
+  bool wide = false;                       // or in f32, where products take fewer bits
   bool can_host_embedding = false;         // the table is frozen, no head, and the device reads pinned memory
   bool paged_optimizer = false;            // the user's choice of optimizer; a plan may page another's states too
   std::optional<nn::Save> save;            // every tensor of every layer

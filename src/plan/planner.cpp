@@ -109,6 +109,7 @@ struct Group {
 };
 
 constexpr int64_t largest_window = 8;  // what a larger one would hide of the link is little, and its dry run is long
+constexpr int64_t largest_whole_step = 32;  // as one window, after which a trained layer's gradients need not wait in host memory
 
 std::vector<Group> groups(const Space& space) {
   std::vector<Group> all;
@@ -118,12 +119,18 @@ std::vector<Group> groups(const Space& space) {
     if (space.batch % micro || (space.order && space.order->micro_batch != micro)) continue;
     const int64_t accumulation = space.accumulation * (space.batch / micro), most = space.can_window ? std::min(accumulation, largest_window) : 1;
     std::set<int64_t> windows{1, (most + 1) / 2, most};
+    if (space.trained && space.can_window) windows = {1, accumulation <= largest_whole_step ? accumulation : most};
     if (space.window && space.can_window) windows = {std::min(*space.window, accumulation)};
+    // In rising order of what they take; a window that is the whole step of trained layers may take less than a smaller one, and stands alone.
+    std::vector<std::vector<int64_t>> rising;
+    if (!space.trained) rising.emplace_back(windows.begin(), windows.end());
+    else for (const int64_t w : windows) rising.push_back({w});
     for (const auto& save : saves)
-      all.push_back({.base = {.micro_batch = micro, .accumulation = accumulation, .save = save},
-                     .windows = {windows.begin(), windows.end()},
-                     .chunks = chunk_choices(space, micro * space.tokens_per_row),
-                     .places = places});
+      for (const auto& of : rising)
+        all.push_back({.base = {.micro_batch = micro, .accumulation = accumulation, .save = save},
+                       .windows = of,
+                       .chunks = chunk_choices(space, micro * space.tokens_per_row),
+                       .places = places});
   }
   return all;
 }
@@ -136,7 +143,7 @@ std::vector<bool> unpackings(const Space& space, const Group& group, int64_t win
     return false;
   };
   const bool several = window > 1 || group.chunks.back().tokens > 0 || std::any_of(group.base.save.begin(), group.base.save.end(), multiplies_again);
-  return space.packed && several ? std::vector<bool>{true, false} : std::vector<bool>{false};
+  return (space.packed || space.wide) && several ? std::vector<bool>{true, false} : std::vector<bool>{false};
 }
 
 }  // namespace
@@ -264,6 +271,7 @@ Choice choose(const Budget& budget, const Space& space, const DryRun& dry_run) {
           const Plan plan = group.plan(window, unpack, chunk, place);
           const auto outcome = try_plan(plan);
           if (!fits(outcome) && outcome.step_seconds(plan) < best_seconds) continue;
+          if (space.trained && space.paged_optimizer) continue;  // states that visit at a streamed layer's turn cost less than at the end of the step
           if (place == group.places.front()) return fits(outcome) || chunk == group.chunks.front();
           break;
         }

@@ -130,7 +130,7 @@ void WeightStore::release(int layer, bool changed) {
 }
 
 std::vector<quant::Weight> WeightStore::at_home(int layer) const {
-  return lay_out(table_.layers[size_t(layer)], static_cast<std::byte*>(home_of(layer).data));
+  return lay_out(as_held(layer), static_cast<std::byte*>(home_of(layer).data));
 }
 
 void WeightStore::settle() {

@@ -12,7 +12,7 @@ OptimizerState::OptimizerState(comm::Rank& rank, const std::vector<nn::Model::Tr
     : rank_(rank), id_(id) {
   int last_layer = -2;
   for (const auto& t : trained) {
-    if (t.spec->layer != last_layer) groups_.emplace_back();
+    if (t.spec->layer != last_layer || t.spec->layer < 0) groups_.emplace_back();
     last_layer = t.spec->layer;
     Group& g = groups_.back();
     g.layer = t.spec->layer;
@@ -61,19 +61,22 @@ int OptimizerState::index_of(int layer) const {
 }
 
 void OptimizerState::update(int layer, std::span<const nn::Model::Trained> trained, Tensor scalars, const optim::AdamW& adam, int next) {
-  const int i = index_of(layer), after = next < 0 ? -1 : index_of(next);
-  if (i < 0) return;
-  Group& g = groups_[size_t(i)];
-  check(trained.size() == g.updates.size(), "an update is of all that is trained of a layer");
-  for (size_t u = 0; u < g.updates.size(); ++u) {
-    const int64_t count = trained[u].value.count();
-    g.updates[u].param = trained[u].value.view({count});
-    g.updates[u].grad = trained[u].gradient.view({count});
+  const auto is_of = [&](int i, int l) { return i >= 0 && i < int(groups_.size()) && groups_[size_t(i)].layer == l; };
+  size_t done = 0;
+  for (int i = index_of(layer); is_of(i, layer); ++i) {
+    Group& g = groups_[size_t(i)];
+    check(done + g.updates.size() <= trained.size(), "an update is of all that is trained of a layer");
+    for (auto& u : g.updates) {
+      const auto& [spec, value, gradient, on_host] = trained[done++];
+      u.param = value.view({value.count()}), u.grad = gradient.view({value.count()});
+    }
+    const Tensor bytes = ring_ ? ring_->acquire(i, g.home) : g.home;
+    const int after = is_of(i + 1, layer) ? i + 1 : next < 0 ? -1 : index_of(next);
+    if (ring_ && after >= 0) ring_->prefetch(after, groups_[size_t(after)].home);
+    optim::update(rank_.stream, id_, placed(g, static_cast<std::byte*>(bytes.data)), scalars, adam);
+    if (ring_) ring_->release(i, g.home);
   }
-  const Tensor bytes = ring_ ? ring_->acquire(i, g.home) : g.home;
-  if (ring_ && after >= 0) ring_->prefetch(after, groups_[size_t(after)].home);
-  optim::update(rank_.stream, id_, placed(g, static_cast<std::byte*>(bytes.data)), scalars, adam);
-  if (ring_) ring_->release(i, g.home);
+  check(done == trained.size(), "an update is of all that is trained of a layer");
 }
 
 void OptimizerState::drain() {

@@ -28,7 +28,7 @@ class OptimizerState {
   void changed();
 
  private:
-  // Consecutive parameters whose states travel together: those of one layer.
+  // Consecutive parameters whose states travel together: those of one layer; outside all layers, where a tensor may be larger than a layer, one.
   struct Group {
     int layer = 0;
     std::vector<std::string> names;      // of the parameters

@@ -113,6 +113,7 @@ TEST(DryRun, LongContextsOf8BOn24GiB) {
   };
   EXPECT_TRUE(fits(150000, 8192, "recompute block, offload input", 2000));
   EXPECT_TRUE(fits(100000, 8192, "recompute block, offload input", 3000));
+  EXPECT_TRUE(fits(200000, 8192, "recompute block, offload input", 0));
   EXPECT_FALSE(fits(150000, 0, "recompute block, offload input", 0));
 }
 

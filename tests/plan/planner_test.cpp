@@ -46,6 +46,7 @@ World random_world(uint64_t seed) {
   w.space.accumulation = between(1, 3);
   w.space.can_stream = true;
   w.space.can_window = method > 0 || !m.tied_head;
+  w.space.trained = method == 0;
   w.space.packed = method > 1;
   w.space.can_host_embedding = method > 0 && !m.tied_head;
   w.space.paged_optimizer = between(0, 1) == 1;
@@ -203,7 +204,7 @@ TEST(Planner, WhatTheUserFixedStaysFixed) {
       EXPECT_TRUE(p.paged_optimizer || !space.paged_optimizer);
       EXPECT_TRUE(space.can_host_embedding || !p.embedding_on_host);
       EXPECT_EQ(p.window, std::min(space.window.value_or(std::max<int64_t>(1, p.window)), space.can_window ? p.accumulation : 1));
-      EXPECT_TRUE(space.packed || !p.unpack_layer);
+      EXPECT_TRUE(space.packed || space.wide || !p.unpack_layer);
       EXPECT_TRUE(p.unpacked_layers == 0 || (space.packed && p.resident_layers == space.layers));
       EXPECT_EQ(int(p.save.size()), space.layers);
       EXPECT_GE(p.resident_layers, 0);
