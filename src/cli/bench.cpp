@@ -26,6 +26,7 @@ struct Bench {
   std::string config, format = "nf4_dq", device = "auto", save = "auto";
   int64_t tokens = 512, batch = 1, accumulation = 1, rank = 16, steps = 3, decode = 0, context = 0;
   std::optional<int64_t> threads, resident, window;
+  float max_grad_norm = 1;
   std::optional<std::string> vram, ram;
   bool full = false, hold_back = false, paged = false, deterministic = false;
 };
@@ -177,7 +178,7 @@ int bench(const Bench& b) {
   const auto model = models::read_model(b.config);
   if (b.decode > 0) return bench_decode(b, model, spec);
   train::Setup setup{.model = model, .method = {.trains_weights = b.full, .format = b.full ? quant::FormatId::dense : quant::format(b.format).id},
-                     .optimizer = optim::OptimizerId::adamw_8bit, .tokens_per_row = b.tokens};
+                     .optimizer = optim::OptimizerId::adamw_8bit, .max_grad_norm = b.max_grad_norm, .tokens_per_row = b.tokens};
   if (!b.full) {
     setup.method.lora = {.rank = b.rank, .scale = 2};
     for (int p = 0; p < nn::layer_param_count; ++p) setup.method.lora.targets[size_t(p)] = nn::is_matrix(p);
@@ -186,9 +187,9 @@ int bench(const Bench& b) {
   print_rates(model, spec, b.tokens * b.batch, rate, read);
   const auto named = b.vram ? std::optional(parse_bytes(*b.vram, "--vram")) : std::nullopt;
   const plan::Budget budget{device_budget(spec, named), b.ram ? parse_bytes(*b.ram, "--ram") : spec.kind == DeviceKind::cpu ? available_bytes() / 4 : available_bytes() / 10 * 9};
-  plan::Space space{.layers = int(model.layers.size()), .batch = b.batch, .accumulation = b.accumulation, .can_stream = !b.full,
-                    .packed = setup.method.format != quant::FormatId::dense, .can_host_embedding = can_host_embedding(model, setup.method, spec),
-                    .paged_optimizer = b.paged, .tokens_per_row = b.tokens, .vocab = model.vocab};
+  plan::Space space{.layers = int(model.layers.size()), .batch = b.batch, .accumulation = b.accumulation, .can_stream = true,
+                    .can_window = !b.full || !model.tied_head, .trained = b.full, .packed = setup.method.format != quant::FormatId::dense, .wide = b.full && spec.compute != DType::f32,
+                    .can_host_embedding = can_host_embedding(model, setup.method, spec), .paged_optimizer = b.paged, .tokens_per_row = b.tokens, .vocab = model.vocab};
   if (b.save == "keep") space.save = nn::Save::keep;
   if (b.save == "recompute") space.recompute_all = true;
   if (b.save == "offload") space.save = nn::Save::offload;
@@ -272,6 +273,7 @@ void add_bench(CLI::App& app, Run& run) {
   c->add_option("--threads", b->threads)->check(CLI::Range(1, 4096));
   c->add_flag("--paged", b->paged, "optimizer states in host memory");
   c->add_flag("--deterministic", b->deterministic, "the same bits in every run");
+  c->add_option("--max-grad-norm", b->max_grad_norm, "clips; 0: does not")->check(CLI::Range(0.0, 1e9));
   c->add_flag("--full", b->full, "train all weights");
   c->add_flag("--hold-back", b->hold_back, "hold all of the card but the budget, so that the run lives on a card of that size");
   c->callback([=, &run] { run = [=] { return bench(*b); }; });

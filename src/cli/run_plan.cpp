@@ -40,7 +40,8 @@ nn::Method method_of(const train::TrainOptions& o) {
 
 plan::Space space_of(const train::TrainOptions& o, const train::Setup& s, const DeviceSpec& spec) {
   plan::Space space{.layers = int(s.model.layers.size()), .batch = o.per_device_train_batch_size, .accumulation = o.gradient_accumulation_steps,
-                    .can_stream = !s.method.trains_weights, .packed = s.method.format != quant::FormatId::dense,
+                    .can_stream = true, .can_window = !s.method.trains_weights || !s.model.tied_head,
+                    .trained = s.method.trains_weights, .packed = s.method.format != quant::FormatId::dense, .wide = s.method.trains_weights && spec.compute != DType::f32,
                     .tokens_per_row = o.cutoff_len, .vocab = s.model.vocab};
   space.paged_optimizer = o.optim == train::Optim::paged_adamw || o.optim == train::Optim::paged_adamw_8bit;
   space.can_host_embedding = can_host_embedding(s.model, s.method, spec);
@@ -123,7 +124,7 @@ nn::Method method_of(const store::AdapterConfig& a, quant::FormatId format) {
   return m;
 }
 
-Planned make_plan(const train::TrainOptions& o, std::optional<int64_t> micro_batch) {
+Planned make_plan(const train::TrainOptions& o, std::optional<plan::SumOrder> order) {
   Planned p;
   p.spec = machine(o.device, o.threads);
   p.spec.deterministic = o.deterministic;
@@ -136,7 +137,7 @@ Planned make_plan(const train::TrainOptions& o, std::optional<int64_t> micro_bat
   p.budget.device = device_budget(p.spec, o.vram ? std::optional(o.vram->count) : std::nullopt);
   p.budget.ram = (o.ram ? o.ram->count : p.spec.kind == DeviceKind::cpu ? available / 4 : available / 10 * 9) - p.process_bytes;
   auto space = space_of(o, p.setup, p.spec);
-  space.micro_batch = micro_batch;
+  space.order = order;
   p.choice = plan::choose(p.budget, space, [&](const plan::Plan& plan) { return train::Trainer::rehearse(p.spec, p.setup, plan); });
   return p;
 }

@@ -15,8 +15,8 @@ struct Planned {
   DeviceSpec spec;
 };
 
-// Plans the run that the options describe on this machine. Reads config.json only. With `micro_batch` no other is tried.
-Planned make_plan(const train::TrainOptions&, std::optional<int64_t> micro_batch = {});
+// Plans the run that the options describe on this machine. Reads config.json only. With `order` no other is tried.
+Planned make_plan(const train::TrainOptions&, std::optional<plan::SumOrder> order = {});
 // The error of a plan that does not exist: exit 4, with up to three changes that were tried and fit.
 [[noreturn]] void refuse(const train::TrainOptions&, const Planned&);
 

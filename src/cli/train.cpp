@@ -16,8 +16,8 @@ namespace {
 int run_training(const train::TrainOptions& o) {
   train::require_for_run(o);
   const auto from = train::find_checkpoint(o);
-  // Resumed, with the micro-batch that it began with where that still fits: the same sums in the same order.
-  Planned planned = make_plan(o, from ? std::optional(from->recipe.micro_batch) : std::nullopt);
+  // Resumed, with the micro-batch and the chunks that it began with where these still fit: the same sums in the same order.
+  Planned planned = make_plan(o, from ? std::optional(from->recipe.order) : std::nullopt);
   if (from && !planned.choice.best) planned = make_plan(o);
   if (!planned.choice.best) refuse(o, planned);
   const auto& [plan, outcome] = *planned.choice.best;
@@ -31,7 +31,7 @@ int run_training(const train::TrainOptions& o) {
                                    .expected = fmt::format("at most {}", planned.setup.model.vocab), .found = std::to_string(tokenizer->vocab_size())});
   const RunData data = read_run_data(o, *tokenizer, plan.micro_batch);
   const train::Recipe recipe{.options = to_json(o), .model = train::fingerprint_of_model(train::base_folder(o)),
-                             .data = train::fingerprint(data.training.examples()), .micro_batch = plan.micro_batch,
+                             .data = train::fingerprint(data.training.examples()), .order = plan.order(),
                              .machine = fmt::format("{}, {} threads", planned.spec.name, thread_count())};
   if (from) require_same_run(*from, recipe, course_of(o, plan, data.training).total);
   // Every option with the value it has, defaults too: a recipe that repeats this run from its beginning.

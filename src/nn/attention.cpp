@@ -40,19 +40,22 @@ void Attention::made_qkv(comm::Rank& r, const LayerParams& p, const Context& c, 
   if (has_qkv(s)) return;
   const LayerSpec& layer = s.shapes().layer;
   const int64_t d = layer.head_dim, tokens = s.shapes().tokens;
-  const Tensor n = made_norm(r, p, c, x, s);
   if (c.cache_k) {  // keys and values are made where later tokens will read them
     s.set(k, c.cache_k.rows(c.first, tokens));
     s.set(v, c.cache_v.rows(c.first, tokens));
   }
-  const Tensor to_q = s.make(r, q), to_k = s.make(r, k), to_v = s.make(r, v);
+  const bool chunked = c.chunk > 0 && tokens > c.chunk;
+  if (!chunked) made_norm(r, p, c, x, s);  // below q, k and v: backward may read it
+  const Tensor to_q = s.make(r, q), to_k = s.make(r, k);
+  s.make(r, v);
+  const SavedName q_made = layer.head_norms ? q_plain : q, k_made = layer.head_norms ? k_plain : k;
+  const Tensor from_q = s.make(r, q_made), from_k = s.make(r, k_made);
+  in_chunks(r, s, c.chunk, [&](Saved& part, int64_t first, int64_t n) {
+    project(r, {part[q_made], part[k_made], part[v]}, made_norm(r, p, c, x.rows(first, n), part), p, qkv_group, part);
+  });
   if (layer.head_norms) {
-    const Tensor from_q = s.make(r, q_plain), from_k = s.make(r, k_plain);
-    project(r, {from_q, from_k, to_v}, n, p, qkv_group, s);
     norm(r, c, rows_of_heads(to_q, d), s.make(r, rstd_q), rows_of_heads(from_q, d), p.weight[q_norm]);
     norm(r, c, rows_of_heads(to_k, d), s.make(r, rstd_k), rows_of_heads(from_k, d), p.weight[k_norm]);
-  } else {
-    project(r, {to_q, to_k, to_v}, n, p, qkv_group, s);
   }
   const RopeTable& rope = c.rope->of(layer);
   ops::rope(r.stream, {heads(to_q, d), heads(to_k, d)}, c.positions, rope.inv_freq, rope.factor);
@@ -85,16 +88,21 @@ void Attention::forward(comm::Rank& r, const LayerParams& p, const Context& c, T
   project(r, {y}, s[attended], p, o_group, s, x);
 }
 
-void Attention::backward(comm::Rank& r, const LayerParams& p, const LayerGrads& g, const Context& c, Tensor d, Tensor x, Saved& s, bool into_input) {
+void Attention::remake(comm::Rank& r, const LayerParams& p, const Context& c, Tensor x, Saved& s) {
   made_qkv(r, p, c, x, s);
   made_attended(r, p, c, x, s);
+  if (s.shapes().layer.norms_after) made_out(r, p, c, x, s);
+}
+
+void Attention::backward(comm::Rank& r, const LayerParams& p, const LayerGrads& g, const Context& c, Tensor d, Tensor x, Saved& s, bool into_input) {
+  remake(r, p, c, x, s);
   const auto& shapes = s.shapes();
   const int64_t dim = shapes.layer.head_dim;
   const auto temporary = [&](const char* name, SavedName like) { return r.memory.take(Use::activations, name, shapes.dtype(like), shapes.shape(like)); };
 
   Tensor dout = d;
   if (shapes.layer.norms_after) {
-    const Tensor out = made_out(r, p, c, x, s);
+    const Tensor out = s[attention_out];
     dout = temporary("d attention out", attention_out);
     if (!s.ready(rstd_attention_out)) norm(r, c, dout, s.make(r, rstd_attention_out), out, p.weight[norm_after_attention]);
     ops::zero(r.stream, dout);
@@ -119,12 +127,14 @@ void Attention::backward(comm::Rank& r, const LayerParams& p, const LayerGrads& 
     dk = through(dk, k_plain, rstd_k, k_norm);
   }
 
-  const Tensor n = wants_input(p, g, qkv_group) ? made_norm(r, p, c, x, s) : Tensor{};
-  const Tensor dnorm = into_input ? temporary("d normed", normed_attention) : Tensor{};
-  project_backward(r, dnorm, {dq, dk, dqkv.dv}, n, p, g, qkv_group, s);
-  if (!into_input) return;
-  if (!s.ready(rstd_attention)) made_norm(r, p, c, x, s);
-  norm_backward(r, c, d, g.weight[norm_attention], dnorm, x, p.weight[norm_attention], s[rstd_attention]);
+  in_chunks(r, s, c.chunk, [&](Saved& part, int64_t first, int64_t n) {
+    const Tensor from = x.rows(first, n), normed = wants_input(p, g, qkv_group) ? made_norm(r, p, c, from, part) : Tensor{};
+    const Tensor dnorm = into_input ? r.memory.take(Use::activations, "d normed", shapes.compute, {n, shapes.hidden}) : Tensor{};
+    project_backward(r, dnorm, {dq.rows(first, n), dk.rows(first, n), dqkv.dv.rows(first, n)}, normed, p, g, qkv_group, part);
+    if (!into_input) return;
+    if (!part.ready(rstd_attention)) made_norm(r, p, c, from, part);
+    norm_backward(r, c, d.rows(first, n), g.weight[norm_attention], dnorm, from, p.weight[norm_attention], part[rstd_attention]);
+  });
 }
 
 }  // namespace thimble::nn

@@ -13,6 +13,8 @@ class Attention {
   static void forward(comm::Rank&, const LayerParams&, const Context&, Tensor y, Tensor x, Saved&);
   // d (T, C): in, the gradient of y; out, that of x. Without `into_input` the way below is not walked (nothing is trained there).
   static void backward(comm::Rank&, const LayerParams&, const LayerGrads&, const Context&, Tensor d, Tensor x, Saved&, bool into_input);
+  // What backward reads is made again where it is not there.
+  static void remake(comm::Rank&, const LayerParams&, const Context&, Tensor x, Saved&);
 
  private:
   static Tensor made_norm(comm::Rank&, const LayerParams&, const Context&, Tensor x, Saved&);

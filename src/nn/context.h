@@ -15,6 +15,7 @@ struct Context {
   int64_t longest = 0;         // tokens of a document at most; 0: no cap
   int64_t document = 0;        // tokens of each document where all are of one length, else 0
   int64_t first = 0;           // tokens in the cache before these
+  int64_t chunk = 0;           // tokens at a time in the MLP and in attention's projections of its input; 0: all
   Tensor cache_k, cache_v;     // (S, K D) of this layer, or null
 };
 

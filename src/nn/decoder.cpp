@@ -18,8 +18,8 @@ Decoder::Decoder(comm::Rank& rank, Model& model, const Execution& execution, int
   const auto& spec = model.spec();
   if (execution_.save.empty()) execution_.save.assign(spec.layers.size(), all(Save::keep));
   check(execution_.save.size() == spec.layers.size(), "a plan says of each layer what is saved");
-  check(execution_.window >= 1 && (execution_.window == 1 || !model.method().trains_weights),
-        "a layer runs several micro-batches only where weights are frozen: a tied head's gradient would add up in another order");
+  check(execution_.window >= 1 && (execution_.window == 1 || !model.method().trains_weights || !spec.tied_head),
+        "a layer does not run several micro-batches where a tied head is trained: its gradient would add up in another order");
   check(execution_.window == 1 || !spec.rope_follows_length(), "a layer runs several micro-batches only where they share RoPE's tables");
   std::vector<int64_t> of_inputs, of_insides;
   for (int l = 0; l < int(spec.layers.size()); ++l) {
@@ -36,7 +36,8 @@ void Decoder::load() { rope_.load(); }
 
 Context Decoder::context(const Tokens& t) {
   rope_.follow(t.length);
-  return {.positions = t.positions, .start = t.start, .rope = &rope_, .model = &model_.spec(), .longest = execution_.longest_document, .document = t.document};
+  return {.positions = t.positions, .start = t.start, .rope = &rope_, .model = &model_.spec(), .longest = execution_.longest_document, .document = t.document,
+          .chunk = execution_.token_chunk};
 }
 
 // As transformers does, rounded to the type that is computed with.
@@ -64,18 +65,29 @@ void Decoder::layer_forward(const LayerParams& p, const Context& c, Tensor y, Te
     const Scope of_attention(rank_.memory);
     Attention::forward(rank_, p, c, mid, x, s);
   }
-  Mlp::forward(rank_, p, c, y, mid, s);
+  in_chunks(rank_, s, c.chunk, [&](Saved& part, int64_t first, int64_t n) { Mlp::forward(rank_, p, c, y.rows(first, n), mid.rows(first, n), part); });
 }
 
 void Decoder::layer_backward(int layer, const LayerParams& p, const LayerGrads& g, const Context& c, Tensor d, Tensor x, Saved& s) {
   const Scope scope(rank_.memory);
   const bool anything_below = layer > 0 || model_.method().trains_weights;
-  if (!s.ready(middle)) Attention::forward(rank_, p, c, s.make(rank_, middle), x, s);
-  Mlp::backward(rank_, p, g, c, d, s[middle], s);
+  if (!s.ready(middle)) {  // what attention's backward reads too lies below what the MLP's alone does
+    Attention::remake(rank_, p, c, x, s);
+    s.place(rank_, xa_o);
+  }
+  {
+    const Scope of_mlp(rank_.memory);
+    Saved of = s;
+    if (!of.ready(middle)) {
+      Attention::forward(rank_, p, c, of.make(rank_, middle), x, of);
+      s.made_as(of);
+    }
+    in_chunks(rank_, of, c.chunk, [&](Saved& part, int64_t first, int64_t n) { Mlp::backward(rank_, p, g, c, d.rows(first, n), of[middle].rows(first, n), part); });
+  }
   Attention::backward(rank_, p, g, c, d, x, s, anything_below);
 }
 
-void Decoder::forward_backward(std::span<const Tokens> window, const LossOut& out) {
+void Decoder::forward_backward(std::span<const Tokens> window, const LossOut& out, const Turns& turns) {
   check(std::ssize(window) <= execution_.window, "a window has at most the planned micro-batches");
   const Scope step(rank_.memory);
   const int layers = int(model_.spec().layers.size());
@@ -115,6 +127,7 @@ void Decoder::forward_backward(std::span<const Tokens> window, const LossOut& ou
     rank_.ledger.at_layer(l);
     const Scope scope(rank_.memory);
     const LayerParams p = model_.acquire(rank_, l, l + 1 < layers ? l + 1 : l - 1, execution_.unpack_layer);
+    const bool changed = turns.before_forward && turns.before_forward(l);
     for (MicroBatch& m : micros) {
       LayerState& s = m.layers[size_t(l)];
       const Tensor y = input_of(l + 1, m);
@@ -124,7 +137,7 @@ void Decoder::forward_backward(std::span<const Tokens> window, const LossOut& ou
       if (inputs_->has(l)) inputs_->send(l, m.index);
       if (insides_->has(l)) insides_->send(l, m.index);
     }
-    model_.release(l);
+    model_.release(l, changed);
   }
   rank_.ledger.at_layer(-1);
   for (const MicroBatch& m : micros) head_loss(m.last, m.d, m.tokens, out);
@@ -135,7 +148,7 @@ void Decoder::forward_backward(std::span<const Tokens> window, const LossOut& ou
     {
       const Scope scope(rank_.memory);
       const LayerParams p = model_.acquire(rank_, l, l - 1, execution_.unpack_layer);
-      const LayerGrads g = model_.gradients(l);
+      const LayerGrads g = model_.open_gradients(l, turns.first, l - 1);
       for (MicroBatch& m : micros) {  // in forward's order, so that gradients add up as they do one micro-batch after the other
         LayerState& s = m.layers[size_t(l)];
         if (inputs_->has(l)) s.in.data = inputs_->bring(l, m.index).data;
@@ -144,7 +157,9 @@ void Decoder::forward_backward(std::span<const Tokens> window, const LossOut& ou
         if (inputs_->has(l)) inputs_->close(l, m.index);
         if (insides_->has(l)) insides_->close(l, m.index);
       }
-      model_.release(l);
+      const bool changed = turns.after_backward && turns.after_backward(l);
+      model_.close_gradients(l, !changed);
+      model_.release(l, changed);
     }
     rank_.memory.give_back_to(marks[size_t(l)]);
   }

@@ -1,6 +1,8 @@
 // The one decoder: embedding, layers, final norm, head; forward, backward and generation for every family. Structure comes as data,
 // weights from a Model, and what is saved for backward from the plan.
 #pragma once
+#include <functional>
+
 #include "nn/attention.h"
 #include "nn/kv_cache.h"
 #include "nn/mlp.h"
@@ -18,13 +20,21 @@ struct Tokens {
   int64_t count() const { return ids.shape[0]; }
 };
 
-// What a plan decides of the computation; none of it changes a number.
+// What a plan decides of the computation. Chunks add a gradient's parts in another order; nothing else changes a number.
 struct Execution {
   std::vector<LayerSave> save;   // by layer
   int64_t head_chunk = 256;      // tokens whose logits exist at once
+  int64_t token_chunk = 0;       // tokens at a time in the MLP and in attention's projections of its input; 0: all
   int64_t window = 1;            // micro-batches that a layer runs before the next one does
   bool unpack_layer = false;     // a layer's matrices once for all of these, not each for its product
   int64_t longest_document = 0;  // tokens; 0: no cap. Counts in the predicted time alone
+};
+
+// What the trainer does as a layer passes, where it does something. Each returns whether the layer's weights, which are acquired, were changed.
+struct Turns {
+  bool first = true;                             // pass of a step: gradients of streamed layers begin as zeros
+  std::function<bool(int layer)> before_forward;  // before anything is computed with the layer
+  std::function<bool(int layer)> after_backward;  // its gradients are open; once the weights were changed by them they are not kept
 };
 
 // Where a pass leaves its results: f32 (1), i32 (1), added to. scale: f32 (1), 1 / target tokens of the whole step.
@@ -39,7 +49,7 @@ class Decoder {
   void load();  // fills RoPE's tables
 
   // Loss and gradients of up to execution.window micro-batches, layer by layer, both added to: the same bits as one micro-batch after the other.
-  void forward_backward(std::span<const Tokens> window, const LossOut&);
+  void forward_backward(std::span<const Tokens> window, const LossOut&, const Turns& = {});
   // Loss alone.
   void forward(const Tokens&, const LossOut&);
   // Appends the tokens to the cache; logits (n, V) f32 of the last n tokens, overwritten.

@@ -48,7 +48,6 @@ void Mlp::forward(comm::Rank& r, const LayerParams& p, const Context& c, Tensor 
 
 void Mlp::backward(comm::Rank& r, const LayerParams& p, const LayerGrads& g, const Context& c, Tensor d, Tensor x, Saved& s) {
   made_gate_up(r, p, c, x, s);
-  const Scope scope(r.memory);
   const auto& shapes = s.shapes();
   const auto temporary = [&](const char* name, SavedName like) { return r.memory.take(Use::activations, name, shapes.dtype(like), shapes.shape(like)); };
 

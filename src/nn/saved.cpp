@@ -67,16 +67,37 @@ void Saved::offloaded_is_back(Tensor slot) {
     if (offloaded(SavedName(i))) entries_[size_t(i)].ready = true;
 }
 
+Saved Saved::part(int64_t first, int64_t tokens) const {
+  Saved p(*this);
+  p.shapes_.tokens = tokens;
+  for (int i = 0; i < saved_count; ++i) {
+    Held& e = p.entries_[size_t(i)];
+    if (!e.tensor) continue;
+    const int64_t a_token = e.tensor.count() / shapes_.tokens;
+    e.tensor = {static_cast<std::byte*>(e.tensor.data) + first * a_token * size_of(e.tensor.dtype), e.tensor.dtype, p.shapes_.shape(SavedName(i))};
+  }
+  return p;
+}
+
+void Saved::made_as(const Saved& part) {
+  for (int i = 0; i < saved_count; ++i)
+    if (entries_[size_t(i)].tensor) entries_[size_t(i)].ready = part.entries_[size_t(i)].ready;
+}
+
 void Saved::forget_temporaries() {
   for (int i = 0; i < saved_count; ++i)
     if (how_[size_t(i)] != Save::keep) entries_[size_t(i)] = {};
 }
 
+void Saved::place(comm::Rank& rank, SavedName n) {
+  Tensor& t = entries_[n].tensor;
+  if (!t && shapes_.shape(n).count() > 0) t = rank.memory.take(Use::activations, name_of(n), shapes_.dtype(n), shapes_.shape(n));
+}
+
 Tensor Saved::make(comm::Rank& rank, SavedName n) {
-  Held& e = entries_[n];
-  if (!e.tensor) e.tensor = rank.memory.take(Use::activations, name_of(n), shapes_.dtype(n), shapes_.shape(n));
-  e.ready = true;
-  return e.tensor;
+  place(rank, n);
+  entries_[n].ready = true;
+  return entries_[n].tensor;
 }
 
 }  // namespace thimble::nn

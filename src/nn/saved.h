@@ -1,6 +1,7 @@
 // What forward leaves for backward, tensor by tensor, and how: kept on the stack, recomputed, or sent to pinned memory and fetched back.
 // A tensor that is not there when backward asks for it is made again by the function that made it first.
 #pragma once
+#include <algorithm>
 #include <array>
 
 #include "comm/rank.h"
@@ -67,12 +68,18 @@ class Saved {
   void place_kept(Arena&);
   void place_offloaded(Tensor slot);
   int64_t offloaded_bytes() const;
+  // The same tensors of tokens [first, first + tokens) alone, where those have a place. Each lies in its whole as a piece of its own, so that a
+  // pass that writes in parts is read in the same parts.
+  Saved part(int64_t first, int64_t tokens) const;
+  void made_as(const Saved& part);  // what the last of the parts has made is there
   // After forward: temporaries are forgotten (their scope has ended); what is offloaded waits for place_offloaded in backward.
   void forget_temporaries();
   void offloaded_is_back(Tensor slot);
 
   bool ready(SavedName n) const { return entries_[n].ready; }
   Tensor operator[](SavedName n) const { check(entries_[n].ready, "a saved tensor is read once it was made"); return entries_[n].tensor; }
+  // Gives it a place in the innermost scope, unless it has one or the layer does not have it.
+  void place(comm::Rank&, SavedName);
   // Where to write it: its kept place, or a temporary of the innermost scope. From now on it counts as made.
   Tensor make(comm::Rank&, SavedName);
   void forget(SavedName n) { entries_[n] = {}; }
@@ -89,5 +96,18 @@ class Saved {
   LayerSave how_;
   std::array<Held, saved_count> entries_{};
 };
+
+// f(tensors, first token, tokens): all at once, or `chunk` tokens at a time (0: no limit), what a part makes for itself gone after it.
+template <class F>
+void in_chunks(comm::Rank& r, Saved& all, int64_t chunk, F&& f) {
+  const int64_t tokens = all.shapes().tokens;
+  if (chunk == 0 || tokens <= chunk) return f(all, int64_t{0}, tokens);
+  for (int64_t first = 0; first < tokens; first += chunk) {
+    const Scope scope(r.memory);
+    Saved part = all.part(first, std::min(chunk, tokens - first));
+    f(part, first, part.shapes().tokens);
+    if (first + chunk >= tokens) all.made_as(part);
+  }
+}
 
 }  // namespace thimble::nn

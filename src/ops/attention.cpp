@@ -247,7 +247,7 @@ void attention_backward(Stream& s, const AttentionGrad& g, Tensor dy, Tensor y, 
                   .bytes = double(4 * q.bytes() + 4 * k.bytes() + a.start.bytes() + lse.bytes()),
                   .matrix = s.device.kind() == DeviceKind::cuda};
   Tensor workspace;
-  if (attention_may_take_cudnn(s.device.spec(), q, a)) workspace = s.scratch("attention workspace", DType::u8, {attention_cudnn_workspace(q)});
+  if (attention_may_take_cudnn(s.device.spec(), q, a)) workspace = s.scratch("attention workspace", DType::u8, {attention_cudnn_workspace(q, k, a)});
   launch(
       s, work, [&] { attention_backward_cpu(sizes_of(q, k, a), a.scale, a.cap, g, delta, dy, y, lse, q, k, v); },
       [&](auto& cuda) {

@@ -20,9 +20,12 @@ enum Uid : int64_t { uid_q = 1001, uid_k, uid_v, uid_y, uid_lse, uid_dy, uid_dq,
 
 struct Sizes {
   int64_t documents, length, heads, groups, dim;
+  int64_t all_heads = heads, all_groups = groups;  // in memory: a piece may be some of them
   Sizes(const Tensor& q, const Tensor& k, const AttentionShape& a)
       : documents(q.shape[0] / a.document), length(a.document), heads(q.shape[1]), groups(k.shape[1]), dim(q.shape[2]) {}
 };
+
+Tensor from(const Tensor& t, int64_t element) { return {static_cast<std::byte*>(t.data) + element * size_of(t.dtype), t.dtype, t.shape}; }
 
 void check_cudnn(const fe::error_t& status, const char* call) {
   if (status.is_bad()) throw Error(Fault::internal, {.what = std::string("a cuDNN call failed: ") + call, .found = status.err_msg});
@@ -48,12 +51,15 @@ Cudnn& cudnn_of(CudaContext& cuda) {
 
 fe::DataType_t type_of(DType t) { return t == DType::bf16 ? fe::DataType_t::BFLOAT16 : fe::DataType_t::HALF; }
 
-std::shared_ptr<Tensor_attributes> describe(Graph& graph, Uid uid, const Sizes& s, int64_t heads) {
-  return graph.tensor(Tensor_attributes().set_uid(uid).set_dim({s.documents, heads, s.length, s.dim}).set_stride({s.length * heads * s.dim, s.dim, heads * s.dim, 1}));
+std::shared_ptr<Tensor_attributes> describe(Graph& graph, Uid uid, const Sizes& s, int64_t heads, int64_t all) {
+  return graph.tensor(Tensor_attributes().set_uid(uid).set_dim({s.documents, heads, s.length, s.dim}).set_stride({s.length * all * s.dim, s.dim, all * s.dim, 1}));
 }
-void describe_output(Tensor_attributes& t, Uid uid, const Sizes& s, int64_t heads) {
-  t.set_output(true).set_uid(uid).set_dim({s.documents, heads, s.length, s.dim}).set_stride({s.length * heads * s.dim, s.dim, heads * s.dim, 1});
+void describe_output(Tensor_attributes& t, Uid uid, const Sizes& s, int64_t heads, int64_t all) {
+  t.set_output(true).set_uid(uid).set_dim({s.documents, heads, s.length, s.dim}).set_stride({s.length * all * s.dim, s.dim, all * s.dim, 1});
 }
+// As queries, or as keys and values.
+std::shared_ptr<Tensor_attributes> of_queries(Graph& graph, Uid uid, const Sizes& s) { return describe(graph, uid, s, s.heads, s.all_heads); }
+std::shared_ptr<Tensor_attributes> of_keys(Graph& graph, Uid uid, const Sizes& s) { return describe(graph, uid, s, s.groups, s.all_groups); }
 
 std::unique_ptr<Graph> new_graph(DType type) {
   auto graph = std::make_unique<Graph>();
@@ -63,10 +69,10 @@ std::unique_ptr<Graph> new_graph(DType type) {
 
 std::unique_ptr<Graph> build_forward(Cudnn& cudnn, DType type, const Sizes& s, float scale, bool with_lse) {
   auto graph = new_graph(type);
-  const auto q = describe(*graph, uid_q, s, s.heads), k = describe(*graph, uid_k, s, s.groups), v = describe(*graph, uid_v, s, s.groups);
+  const auto q = of_queries(*graph, uid_q, s), k = of_keys(*graph, uid_k, s), v = of_keys(*graph, uid_v, s);
   const auto options = fe::graph::SDPA_attributes().set_name("attention").set_generate_stats(with_lse).set_causal_mask(true).set_attn_scale(scale);
   auto [y, lse] = graph->sdpa(q, k, v, options);
-  describe_output(*y, uid_y, s, s.heads);
+  describe_output(*y, uid_y, s, s.heads, s.all_heads);
   if (with_lse)
     lse->set_output(true).set_uid(uid_lse).set_data_type(fe::DataType_t::FLOAT).set_dim({s.documents, s.heads, s.length, 1}).set_stride({s.heads * s.length, s.length, 1, 1});
   check_cudnn(graph->build(cudnn.handle, {fe::HeurMode_t::A}), "build attention");
@@ -75,15 +81,15 @@ std::unique_ptr<Graph> build_forward(Cudnn& cudnn, DType type, const Sizes& s, f
 
 std::unique_ptr<Graph> build_backward(Cudnn& cudnn, DType type, const Sizes& s, float scale) {
   auto graph = new_graph(type);
-  const auto q = describe(*graph, uid_q, s, s.heads), k = describe(*graph, uid_k, s, s.groups), v = describe(*graph, uid_v, s, s.groups);
-  const auto y = describe(*graph, uid_y, s, s.heads), dy = describe(*graph, uid_dy, s, s.heads);
+  const auto q = of_queries(*graph, uid_q, s), k = of_keys(*graph, uid_k, s), v = of_keys(*graph, uid_v, s);
+  const auto y = of_queries(*graph, uid_y, s), dy = of_queries(*graph, uid_dy, s);
   const auto lse = graph->tensor(Tensor_attributes().set_uid(uid_lse).set_data_type(fe::DataType_t::FLOAT).set_dim({s.documents, s.heads, s.length, 1})
                                      .set_stride({s.heads * s.length, s.length, 1, 1}));
   const auto options = fe::graph::SDPA_backward_attributes().set_name("attention_backward").set_causal_mask(true).set_attn_scale(scale);
   auto [dq, dk, dv] = graph->sdpa_backward(q, k, v, y, dy, lse, options);
-  describe_output(*dq, uid_dq, s, s.heads);
-  describe_output(*dk, uid_dk, s, s.groups);
-  describe_output(*dv, uid_dv, s, s.groups);
+  describe_output(*dq, uid_dq, s, s.heads, s.all_heads);
+  describe_output(*dk, uid_dk, s, s.groups, s.all_groups);
+  describe_output(*dv, uid_dv, s, s.groups, s.all_groups);
   check_cudnn(graph->build(cudnn.handle, {fe::HeurMode_t::A}), "build attention_backward");
   return graph;
 }
@@ -98,7 +104,7 @@ enum Kind : int64_t { forward, forward_with_lse, backward };
 
 template <class Build>
 Graph& graph_of(Cudnn& cudnn, Kind kind, DType type, const Sizes& s, const Build& build) {
-  auto& graph = cudnn.graphs[{kind, int64_t(type), s.documents, s.length, s.heads, s.groups, s.dim}];
+  auto& graph = cudnn.graphs[{kind, int64_t(type), s.documents, s.length, s.heads, s.groups, s.dim, s.all_heads}];
   if (!graph) graph = build();
   return *graph;
 }
@@ -118,12 +124,25 @@ void attention_cudnn(CudaContext& cuda, Tensor workspace, Tensor y, Tensor lse, 
 void attention_backward_cudnn(CudaContext& cuda, const AttentionGrad& g, Tensor workspace, Tensor dy, Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v,
                               const AttentionShape& a) {
   Cudnn& cudnn = cudnn_of(cuda);
-  const Sizes s(q, k, a);
-  Graph& graph = graph_of(cudnn, backward, q.dtype, s, [&] { return build_backward(cudnn, q.dtype, s, a.scale); });
-  check_workspace(graph, workspace);
-  std::unordered_map<int64_t, void*> pack{{uid_q, q.data},   {uid_k, k.data},       {uid_v, v.data},       {uid_y, y.data},      {uid_dy, dy.data},
-                                          {uid_lse, lse.data}, {uid_dq, g.dq.data}, {uid_dk, g.dk.data}, {uid_dv, g.dv.data}};
-  check_cudnn(graph.execute(cudnn.handle, pack, workspace.data), "attention_backward");
+  const Sizes all(q, k, a);
+  const int64_t per_group = all.heads / all.groups, elements = (workspace.bytes() - attention_cudnn_fixed_workspace) / 8;
+  const int64_t documents = std::max<int64_t>(1, elements / (all.length * all.heads * all.dim));
+  const int64_t groups = std::min(all.groups, std::max<int64_t>(1, elements / (all.length * per_group * all.dim)));
+  for (int64_t document = 0; document < all.documents; document += documents)
+    for (int64_t group = 0; group < all.groups; group += groups) {
+      Sizes s = all;
+      s.documents = std::min(documents, all.documents - document);
+      s.groups = std::min(groups, all.groups - group);
+      s.heads = s.groups * per_group;
+      Graph& graph = graph_of(cudnn, backward, q.dtype, s, [&] { return build_backward(cudnn, q.dtype, s, a.scale); });
+      check_workspace(graph, workspace);
+      const int64_t head = group * per_group, of_q = (document * all.length * all.heads + head) * all.dim, of_k = (document * all.length * all.groups + group) * all.dim;
+      const int64_t of_lse = (document * all.heads + head) * all.length;  // packed: several documents come with all their heads
+      std::unordered_map<int64_t, void*> pack{{uid_q, from(q, of_q).data},      {uid_k, from(k, of_k).data},       {uid_v, from(v, of_k).data},
+                                              {uid_y, from(y, of_q).data},      {uid_dy, from(dy, of_q).data},     {uid_lse, from(lse, of_lse).data},
+                                              {uid_dq, from(g.dq, of_q).data}, {uid_dk, from(g.dk, of_k).data}, {uid_dv, from(g.dv, of_k).data}};
+      check_cudnn(graph.execute(cudnn.handle, pack, workspace.data), "attention_backward");
+    }
 }
 
 }  // namespace thimble::ops

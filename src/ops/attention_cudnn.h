@@ -2,6 +2,9 @@
 // on scores, no cache. Its backward adds
 // parts of dq in an order that varies, so a run that asks for the same bits again does not take it.
 #pragma once
+#include <algorithm>
+#include <cstdint>
+
 #include "ops/attention.h"
 
 namespace thimble::ops {
@@ -12,11 +15,17 @@ inline bool attention_may_take_cudnn(const DeviceSpec& spec, const Tensor& q, co
 }
 // A function of types, shapes and the documents' length alone, so that forward and backward, which share lse, agree.
 inline bool attention_takes_cudnn(const DeviceSpec& spec, const Tensor& q, const AttentionShape& a) {
-  return attention_may_take_cudnn(spec, q, a) && a.first == 0 && a.document > 1 && (a.window == 0 || a.window >= a.document) && q.shape[0] % a.document == 0;
+  const bool counts_in_32_bits = a.document * q.shape[1] * q.shape[2] <= INT32_MAX;
+  return attention_may_take_cudnn(spec, q, a) && counts_in_32_bits && a.first == 0 && a.document > 1 && (a.window == 0 || a.window >= a.document) && q.shape[0] % a.document == 0;
 }
 constexpr int64_t attention_cudnn_forward_workspace = int64_t{16} << 20;  // a cap
-// A cap on what backward may ask for: two f32 tensors of q's shape (dq; dk and dv by query head), and what surrounds them.
-inline int64_t attention_cudnn_workspace(const Tensor& q) { return 8 * q.count() + (int64_t{4} << 20); }
+// Backward asks for two f32 tensors of q's shape (dq; dk and dv by query head) and what surrounds them. So it runs in pieces, one after the other: some
+// documents at a time or, where one alone is too long, some of its key/value heads, at least one.
+constexpr int64_t attention_cudnn_piece = int64_t{32} << 20, attention_cudnn_fixed_workspace = int64_t{4} << 20;
+inline int64_t attention_cudnn_workspace(const Tensor& q, const Tensor& k, const AttentionShape& a) {
+  const int64_t longest = a.longest > 0 ? std::min(a.longest, q.shape[0]) : q.shape[0], of_one_group = longest * (q.shape[1] / k.shape[1]) * q.shape[2];
+  return 8 * std::min(q.count(), std::max(attention_cudnn_piece, of_one_group)) + attention_cudnn_fixed_workspace;
+}
 
 // lse (B, H, L): by document, then head. As ops::attention otherwise.
 void attention_cudnn(CudaContext&, Tensor workspace, Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v, const AttentionShape&);

@@ -17,7 +17,13 @@ struct Budget {
   int64_t device = 0, ram = 0;
 };
 
-// The decisions. None changes a number that the run computes, but micro_batch, whose sums are added in another order.
+// The decisions that change in which order gradients are summed; a run that goes on keeps them.
+struct SumOrder {
+  int64_t micro_batch = 1, token_chunk = 0, head_chunk = 256;
+  bool operator==(const SumOrder&) const = default;
+};
+
+// The decisions. None changes a number that the run computes, but for the order of sums.
 struct Plan {
   int64_t micro_batch = 1;      // sequences at a time
   int64_t accumulation = 1;     // micro-batches of one optimizer step
@@ -26,7 +32,9 @@ struct Plan {
   std::vector<nn::LayerSave> save;
   int resident_layers = 0;
   int unpacked_layers = 0;        // of packed ones, where all are resident
-  int64_t head_chunk = 256;
+  int64_t head_chunk = 256;       // tokens whose logits exist at once
+  int64_t token_chunk = 0;        // tokens at a time in the MLP and in attention's projections of its input; 0: all
+  SumOrder order() const { return {micro_batch, token_chunk, head_chunk}; }
   bool paged_optimizer = false;   // states at home in pinned memory
   bool embedding_on_host = false; // the table lies in pinned memory, its rows are gathered from there
   bool operator==(const Plan&) const = default;
@@ -58,14 +66,18 @@ double predicted_seconds(std::span<const Entry>, const DeviceSpec&);
 struct Space {
   int layers = 0;
   int64_t batch = 1, accumulation = 1;     // the user's; micro-batches are divisors of batch
-  bool can_stream = false;                 // frozen base weights: streamed, or shared by the micro-batches of a window
-  bool packed = false;                     // these are stored in another form than products take
+  bool can_stream = false;                 // layers may lie in pinned memory
+  bool can_window = false;                 // a layer may run several micro-batches: its gradients add up in the same order
+  bool trained = false;                    // layers are: one that is streamed is updated at its turn
+  bool packed = false;                     // these are stored packed
+  bool wide = false;                       // or in f32, where products take fewer bits
   bool can_host_embedding = false;         // the table is frozen, no head, and the device reads pinned memory
   bool paged_optimizer = false;            // the user's choice of optimizer; a plan may page another's states too
   std::optional<nn::Save> save;            // every tensor of every layer
   std::optional<int> resident_layers;
   std::optional<int64_t> window;           // as far as there are micro-batches for it
-  std::optional<int64_t> micro_batch;      // of a run that goes on
+  std::optional<SumOrder> order;           // of a run that goes on
+  std::vector<int64_t> token_chunks{8192, 2048};  // that may be tried where a micro-batch has more; from large to small
   int64_t tokens_per_row = 0, vocab = 0;
   bool recompute_all = false, keep_all = false;  // gradient_checkpointing: true (every block whole), false
 };

@@ -68,15 +68,33 @@ std::vector<Placement> placements(const Space& space) {
   return all;
 }
 
+// More of them save little beside what there is of all tokens, and their dry runs are long.
+constexpr int64_t most_chunks = 32, most_head_chunks = 256;
+
+// From the fastest to what takes the least.
+struct Chunks {
+  int64_t head, tokens;
+  bool operator==(const Chunks&) const = default;
+};
+std::vector<Chunks> chunk_choices(const Space& space, int64_t tokens) {
+  if (space.order) return {{space.order->head_chunk, space.order->token_chunk}};
+  std::vector<Chunks> all{{tokens > 128 ? 1024 : 128, 0}};
+  for (const int64_t n : space.token_chunks)
+    if (n < tokens && tokens <= most_chunks * n) all.push_back({all.back().head, n});
+  if (tokens > 128 && tokens <= most_head_chunks * 128) all.push_back({128, all.back().tokens});
+  return all;
+}
+
 // Plans of one micro-batch and one choice of saves; the rest may vary: windows from small to large, chunks and what lies on the device from large to
 // small.
 struct Group {
   Plan base;
-  std::vector<int64_t> windows, chunks;
+  std::vector<int64_t> windows;
+  std::vector<Chunks> chunks;
   std::vector<Placement> places;
-  Plan plan(int64_t window, bool unpack, int64_t chunk, const Placement& place) const {
+  Plan plan(int64_t window, bool unpack, const Chunks& chunk, const Placement& place) const {
     Plan p = base;
-    p.window = window, p.unpack_layer = unpack, p.head_chunk = chunk;
+    p.window = window, p.unpack_layer = unpack, p.head_chunk = chunk.head, p.token_chunk = chunk.tokens;
     p.resident_layers = place.resident, p.unpacked_layers = place.unpacked, p.embedding_on_host = place.embedding_on_host, p.paged_optimizer = place.paged;
     return p;
   }
@@ -91,22 +109,28 @@ struct Group {
 };
 
 constexpr int64_t largest_window = 8;  // what a larger one would hide of the link is little, and its dry run is long
+constexpr int64_t largest_whole_step = 32;  // as one window, after which a trained layer's gradients need not wait in host memory
 
 std::vector<Group> groups(const Space& space) {
   std::vector<Group> all;
   const auto places = placements(space);
   const auto saves = save_choices(space);
   for (int64_t micro = space.batch; micro >= 1; micro = micro == 1 ? 0 : (micro + 1) / 2) {
-    if (space.batch % micro || (space.micro_batch && *space.micro_batch != micro)) continue;
-    const int64_t accumulation = space.accumulation * (space.batch / micro), most = space.can_stream ? std::min(accumulation, largest_window) : 1;
+    if (space.batch % micro || (space.order && space.order->micro_batch != micro)) continue;
+    const int64_t accumulation = space.accumulation * (space.batch / micro), most = space.can_window ? std::min(accumulation, largest_window) : 1;
     std::set<int64_t> windows{1, (most + 1) / 2, most};
-    if (space.window && space.can_stream) windows = {std::min(*space.window, accumulation)};
-    const bool long_rows = micro * space.tokens_per_row > 128;
+    if (space.trained && space.can_window) windows = {1, accumulation <= largest_whole_step ? accumulation : most};
+    if (space.window && space.can_window) windows = {std::min(*space.window, accumulation)};
+    // In rising order of what they take; a window that is the whole step of trained layers may take less than a smaller one, and stands alone.
+    std::vector<std::vector<int64_t>> rising;
+    if (!space.trained) rising.emplace_back(windows.begin(), windows.end());
+    else for (const int64_t w : windows) rising.push_back({w});
     for (const auto& save : saves)
-      all.push_back({.base = {.micro_batch = micro, .accumulation = accumulation, .save = save},
-                     .windows = {windows.begin(), windows.end()},
-                     .chunks = long_rows ? std::vector<int64_t>{1024, 128} : std::vector<int64_t>{128},
-                     .places = places});
+      for (const auto& of : rising)
+        all.push_back({.base = {.micro_batch = micro, .accumulation = accumulation, .save = save},
+                       .windows = of,
+                       .chunks = chunk_choices(space, micro * space.tokens_per_row),
+                       .places = places});
   }
   return all;
 }
@@ -118,8 +142,8 @@ std::vector<bool> unpackings(const Space& space, const Group& group, int64_t win
       if (s[n] == Save::recompute) return true;
     return false;
   };
-  const bool several = window > 1 || std::any_of(group.base.save.begin(), group.base.save.end(), multiplies_again);
-  return space.packed && several ? std::vector<bool>{true, false} : std::vector<bool>{false};
+  const bool several = window > 1 || group.chunks.back().tokens > 0 || std::any_of(group.base.save.begin(), group.base.save.end(), multiplies_again);
+  return (space.packed || space.wide) && several ? std::vector<bool>{true, false} : std::vector<bool>{false};
 }
 
 }  // namespace
@@ -138,6 +162,8 @@ const std::vector<Level>& ladder() {
     l.push_back({"recompute norms and act, offload the rest", with(with(cheap, {gate, up}, Save::offload), of_attention, Save::offload)});
     l.push_back({"recompute mlp", no_mlp});
     l.push_back({"recompute mlp, offload the rest", with(no_mlp, of_attention, Save::offload)});
+    l.push_back({"recompute all but attention, offload its output and the input",
+                 with(with(block, {lse}, Save::keep), {input, attended}, Save::offload)});
     l.push_back({"recompute block", block, true});
     l.push_back({"recompute block, offload input", with(all(Save::recompute), {input}, Save::offload), true});
     return l;
@@ -197,7 +223,7 @@ std::vector<Plan> candidates(const Space& space) {
   for (const Group& group : groups(space))
     for (const int64_t window : group.windows)
       for (const bool unpack : unpackings(space, group, window))
-        for (const int64_t chunk : group.chunks)
+        for (const Chunks& chunk : group.chunks)
           for (const auto& place : group.places) plans.push_back(group.plan(window, unpack, chunk, place));
   return plans;
 }
@@ -238,13 +264,14 @@ Choice choose(const Budget& budget, const Space& space, const DryRun& dry_run) {
     // From the fastest on. One that fits ends it, and one that is slower than the best: moving more is no faster, nor are smaller chunks. Returns
     // whether unpacking each time, which takes less, need not be tried.
     const auto search = [&](int64_t window, bool unpack) {
-      for (const int64_t chunk : group.chunks)
+      for (const Chunks& chunk : group.chunks)
         for (const auto& place : group.places) {
           const bool fastest = chunk == group.chunks.front() && place == group.places.front();
           if (!fastest && !fits(least(place))) continue;
           const Plan plan = group.plan(window, unpack, chunk, place);
           const auto outcome = try_plan(plan);
           if (!fits(outcome) && outcome.step_seconds(plan) < best_seconds) continue;
+          if (space.trained && space.paged_optimizer) continue;  // states that visit at a streamed layer's turn cost less than at the end of the step
           if (place == group.places.front()) return fits(outcome) || chunk == group.chunks.front();
           break;
         }

@@ -5,34 +5,46 @@
 
 namespace thimble::store {
 
-class FlatStore {
+// Where each of them lies in it.
+class FlatLayout {
  public:
-  // `name` must be a literal.
-  FlatStore(comm::Rank& rank, Use use, const char* name, const std::vector<ParamSpec>& specs) : specs_(specs) {
-    std::vector<int64_t> places;
-    int64_t count = 0;
+  explicit FlatLayout(const std::vector<ParamSpec>& specs) : specs_(specs) {
     for (const auto& p : specs) {
-      if (!p.adjoins) count = padded(count);
-      places.push_back(count);
-      count += p.shape.count();
+      if (!p.adjoins) count_ = padded(count_);
+      places_.push_back(count_);
+      count_ += p.shape.count();
     }
-    all_ = rank.memory.take(use, name, DType::f32, {padded(count)});
-    for (size_t i = 0; i < specs.size(); ++i) tensors_.push_back(Tensor{static_cast<float*>(all_.data) + places[i], DType::f32, specs[i].shape});
   }
-  const Tensor& all() const { return all_; }
-  const Tensor& operator[](size_t i) const { return tensors_[i]; }
-  // Tensors first to last as one, the padding between them included.
-  Tensor range(size_t first, size_t last) const {
-    return {tensors_[first].data, DType::f32, {tensors_[last].get<float>() - tensors_[first].get<float>() + tensors_[last].count()}};
-  }
+  int64_t count() const { return count_; }  // of floats, the padding between them included
+  int64_t bytes() const { return padded(count_) * int64_t(sizeof(float)); }
+  Tensor at(void* base, size_t i) const { return {static_cast<float*>(base) + places_[i], DType::f32, specs_[i].shape}; }
   const std::vector<ParamSpec>& specs() const { return specs_; }
-  size_t size() const { return specs_.size(); }
 
  private:
   static int64_t padded(int64_t floats) { return aligned(floats * int64_t(sizeof(float))) / int64_t(sizeof(float)); }
   std::vector<ParamSpec> specs_;
+  std::vector<int64_t> places_;
+  int64_t count_ = 0;
+};
+
+class FlatStore {
+ public:
+  // `name` must be a literal.
+  FlatStore(comm::Rank& rank, Use use, const char* name, const std::vector<ParamSpec>& specs)
+      : layout_(specs), all_(rank.memory.take(use, name, DType::f32, {layout_.bytes() / int64_t(sizeof(float))})) {}
+  const Tensor& all() const { return all_; }
+  Tensor operator[](size_t i) const { return layout_.at(all_.data, i); }
+  // Tensors first to last as one, the padding between them included.
+  Tensor range(size_t first, size_t last) const {
+    const Tensor a = (*this)[first], b = (*this)[last];
+    return {a.data, DType::f32, {b.get<float>() - a.get<float>() + b.count()}};
+  }
+  const std::vector<ParamSpec>& specs() const { return layout_.specs(); }
+  size_t size() const { return specs().size(); }
+
+ private:
+  FlatLayout layout_;
   Tensor all_;
-  std::vector<Tensor> tensors_;
 };
 
 }  // namespace thimble::store

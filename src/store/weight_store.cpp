@@ -123,15 +123,24 @@ std::span<const quant::Weight> WeightStore::acquire(int layer, int next) {
   return view;
 }
 
-void WeightStore::release(int layer) {
-  if (!residency_.is_resident(layer)) ring_->release(layer);
+void WeightStore::release(int layer, bool changed) {
+  if (residency_.is_resident(layer)) return;
+  if (changed) ring_->release(layer, home_of(layer));
+  else ring_->release(layer);
 }
 
-void WeightStore::for_each(const std::function<void(const ParamSpec&, const quant::Weight&)>& f) const {
-  check(residency_.resident == residency_.layers, "all layers are resident where all weights are walked");
-  for (size_t i = 0; i < outside_.size(); ++i) f(table_.outside[i], outside_[i]);
-  for (size_t l = 0; l < views_.size(); ++l)
-    for (size_t i = 0; i < views_[l].size(); ++i) f(table_.layers[l][i], views_[l][i]);
+std::vector<quant::Weight> WeightStore::at_home(int layer) const {
+  return lay_out(as_held(layer), static_cast<std::byte*>(home_of(layer).data));
+}
+
+void WeightStore::settle() {
+  if (!ring_) return;
+  ring_->drain();
+  rank_.device.synchronize();
+}
+
+void WeightStore::changed_at_home() {
+  if (ring_) ring_->forget();
 }
 
 }  // namespace thimble::store

@@ -2,7 +2,6 @@
 // acquire(layer) and release(layer) and cannot tell which. Quantises while loading, one matrix at a time. Where there is room, a packed layer
 // lies unpacked: the numbers that its codes stand for, in the type of the activations, so that no product unpacks them again.
 #pragma once
-#include <functional>
 #include <memory>
 #include <span>
 
@@ -36,13 +35,18 @@ class WeightStore {
 
   // The layer's weights in the table's order, ready for the compute stream. Starts fetching `next` (the layer wanted after it; -1: none).
   std::span<const quant::Weight> acquire(int layer, int next);
-  void release(int layer);
+  void release(int layer, bool changed = false);  // changed: its new values go home
+
+  bool is_resident(int layer) const { return residency_.is_resident(layer); }
+  // The layer's weights where acquire put them last, and where they live, which is what the host may touch once settled.
+  std::span<const quant::Weight> now(int layer) const { return views_[size_t(layer)]; }
+  std::vector<quant::Weight> at_home(int layer) const;
+  void settle();             // what is on its way home has come
+  void changed_at_home();    // from outside: what is on the device is stale
 
   const quant::Weight& outside(size_t i) const { return outside_[i]; }
   bool on_host(const ParamSpec& p) const { return residency_.embedding_on_host && p.role == Role::embedding; }
   const ParamTable& table() const { return table_; }
-  // Calls f(spec, weight) for all parameters of a store whose layers are all resident.
-  void for_each(const std::function<void(const ParamSpec&, const quant::Weight&)>& f) const;
 
  private:
   std::vector<ParamSpec> as_held(int layer) const;  // the table's, or as they lie unpacked

@@ -91,7 +91,8 @@ Json to_json(const RunState& s, const Recipe& r) {
   return {{"format", run_format},         {"step", s.step},       {"tokens", s.tokens},
           {"loss_sum", s.loss_sum},       {"seconds", s.seconds}, {"best_loss", s.best_loss ? Json(*s.best_loss) : Json(nullptr)},
           {"best_step", s.best_step},     {"model", r.model},     {"data", r.data},
-          {"micro_batch", r.micro_batch}, {"machine", r.machine}, {"options", r.options}};
+          {"micro_batch", r.order.micro_batch}, {"token_chunk", r.order.token_chunk}, {"head_chunk", r.order.head_chunk},
+          {"machine", r.machine},         {"options", r.options}};
 }
 
 Checkpoint read_checkpoint(const fs::path& folder) {
@@ -110,10 +111,11 @@ Checkpoint read_checkpoint(const fs::path& folder) {
   c.recipe = {.options = member(j, "options", where),
               .model = require<std::string>(j, "model", where),
               .data = require<std::string>(j, "data", where),
-              .micro_batch = require<int64_t>(j, "micro_batch", where),
+              .order = {.micro_batch = require<int64_t>(j, "micro_batch", where), .token_chunk = require<int64_t>(j, "token_chunk", where),
+                        .head_chunk = require<int64_t>(j, "head_chunk", where)},
               .machine = require<std::string>(j, "machine", where)};
-  if (c.state.step < 1 || c.recipe.micro_batch < 1 || !c.recipe.options.is_object())
-    fail_field(where, "step, micro_batch, options", "what a run has", nullptr);
+  if (c.state.step < 1 || c.recipe.order.micro_batch < 1 || c.recipe.order.token_chunk < 0 || c.recipe.order.head_chunk < 1 || !c.recipe.options.is_object())
+    fail_field(where, "step, micro_batch, token_chunk, head_chunk, options", "what a run has", nullptr);
   return c;
 }
 
@@ -190,9 +192,10 @@ void require_same_run(const Checkpoint& c, const Recipe& now, int64_t total_step
     if (c.recipe.options.contains(key) && c.recipe.options[key] != now.options[key])
       log_warning("{} was {} and is {}: the learning rate follows the new number of steps from here on", key, c.recipe.options[key].dump(),
                   now.options[key].dump());
-  if (c.recipe.machine != now.machine || c.recipe.micro_batch != now.micro_batch)
-    log_warning("the run began on {} with micro-batches of {}, and goes on on {} with {}: the same numbers but for rounding",
-                c.recipe.machine, c.recipe.micro_batch, now.machine, now.micro_batch);
+  const auto order = [](const plan::SumOrder& o) { return fmt::format("{} (layers in chunks of {} tokens, logits of {})", o.micro_batch, o.token_chunk, o.head_chunk); };
+  if (c.recipe.machine != now.machine || c.recipe.order != now.order)
+    log_warning("the run began on {} with micro-batches of {}, and goes on on {} with {}: the same numbers but for rounding", c.recipe.machine, order(c.recipe.order),
+                now.machine, order(now.order));
 }
 
 void restore(Trainer& trainer, const Setup& setup, const Checkpoint& c) {

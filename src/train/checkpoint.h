@@ -21,7 +21,7 @@ struct RunState {
 struct Recipe {
   Json options;              // every option with its value
   std::string model, data;   // fingerprints
-  int64_t micro_batch = 0;   // the plan's: sums are added in its order
+  plan::SumOrder order;      // the plan's
   std::string machine;       // the same bits are promised on the same one only
 };
 

@@ -12,13 +12,14 @@ OptimizerState::OptimizerState(comm::Rank& rank, const std::vector<nn::Model::Tr
     : rank_(rank), id_(id) {
   int last_layer = -2;
   for (const auto& t : trained) {
-    if (t.spec->layer != last_layer) groups_.emplace_back();
+    if (t.spec->layer != last_layer || t.spec->layer < 0) groups_.emplace_back();
     last_layer = t.spec->layer;
     Group& g = groups_.back();
+    g.layer = t.spec->layer;
     const int64_t count = t.value.count();
     int n = 0;
     const auto parts = optim::states_of(id, count, n);
-    optim::Update u{.param = t.value.view({count}), .grad = t.gradient.view({count}),
+    optim::Update u{.param = t.value.view({count}), .grad = {},
                     .weight_decay = t.spec->role == store::Role::norm || t.spec->role == store::Role::bias ? decay.norms : decay.matrices};
     auto& offsets = g.offsets.emplace_back();
     for (int i = 0; i < n; ++i) {
@@ -54,14 +55,31 @@ void OptimizerState::reset() {
   if (ring_) ring_->forget();
 }
 
-void OptimizerState::update(Tensor scalars, const optim::AdamW& adam) {
-  for (size_t i = 0; i < groups_.size(); ++i) {
-    Group& g = groups_[i];
-    const Tensor bytes = ring_ ? ring_->acquire(int(i), g.home) : g.home;
-    if (ring_ && i + 1 < groups_.size()) ring_->prefetch(int(i + 1), groups_[i + 1].home);
+int OptimizerState::index_of(int layer) const {
+  const auto g = std::find_if(groups_.begin(), groups_.end(), [&](const Group& of) { return of.layer == layer; });
+  return g == groups_.end() ? -1 : int(g - groups_.begin());
+}
+
+void OptimizerState::update(int layer, std::span<const nn::Model::Trained> trained, Tensor scalars, const optim::AdamW& adam, int next) {
+  const auto is_of = [&](int i, int l) { return i >= 0 && i < int(groups_.size()) && groups_[size_t(i)].layer == l; };
+  size_t done = 0;
+  for (int i = index_of(layer); is_of(i, layer); ++i) {
+    Group& g = groups_[size_t(i)];
+    check(done + g.updates.size() <= trained.size(), "an update is of all that is trained of a layer");
+    for (auto& u : g.updates) {
+      const auto& [spec, value, gradient, on_host] = trained[done++];
+      u.param = value.view({value.count()}), u.grad = gradient.view({value.count()});
+    }
+    const Tensor bytes = ring_ ? ring_->acquire(i, g.home) : g.home;
+    const int after = is_of(i + 1, layer) ? i + 1 : next < 0 ? -1 : index_of(next);
+    if (ring_ && after >= 0) ring_->prefetch(after, groups_[size_t(after)].home);
     optim::update(rank_.stream, id_, placed(g, static_cast<std::byte*>(bytes.data)), scalars, adam);
-    if (ring_) ring_->release(int(i), g.home);
+    if (ring_) ring_->release(i, g.home);
   }
+  check(done == trained.size(), "an update is of all that is trained of a layer");
+}
+
+void OptimizerState::drain() {
   if (ring_) ring_->drain();
 }
 

@@ -16,8 +16,10 @@ class OptimizerState {
   OptimizerState(comm::Rank&, const std::vector<nn::Model::Trained>&, optim::OptimizerId, bool paged, Decay);
 
   void reset();  // as before the first step
-  // One update of everything that is trained. `scalars`: see optim/optimizer.h.
-  void update(Tensor scalars, const optim::AdamW&);
+  // One update of what is trained of a layer (-1: outside all layers), as Model::trained(layer) gives it. `scalars`: see optim/optimizer.h. The states
+  // of layer `next` set out (-1: none).
+  void update(int layer, std::span<const nn::Model::Trained>, Tensor scalars, const optim::AdamW&, int next);
+  void drain();  // what is on its way home has come
 
   // Every state of every parameter at home, packed as it is: what a checkpoint holds. It may be overwritten, if changed() follows.
   struct State { std::string name; Tensor home; };
@@ -26,8 +28,9 @@ class OptimizerState {
   void changed();
 
  private:
-  // Consecutive parameters whose states travel together: those of one layer.
+  // Consecutive parameters whose states travel together: those of one layer; outside all layers, where a tensor may be larger than a layer, one.
   struct Group {
+    int layer = 0;
     std::vector<std::string> names;      // of the parameters
     std::vector<optim::Update> updates;  // states relative to the group's bytes
     std::vector<std::array<int64_t, 4>> offsets;
@@ -35,6 +38,7 @@ class OptimizerState {
     Tensor home;
   };
   std::span<const optim::Update> placed(Group&, std::byte* base);
+  int index_of(int layer) const;  // -1: it has none
 
   comm::Rank& rank_;
   optim::OptimizerId id_;

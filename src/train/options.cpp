@@ -57,8 +57,6 @@ void validate_method(const TrainOptions& o) {
   }
   contradiction(o.finetuning_type == Finetuning::full && o.adapter_name_or_path.has_value(), "adapter_name_or_path with finetuning_type full",
                 "use finetuning_type: lora to go on with an adapter, or leave out adapter_name_or_path");
-  contradiction(o.finetuning_type == Finetuning::full && o.resident_layers.has_value(),
-                "resident_layers with finetuning_type full: only a frozen base can stream", "leave out resident_layers");
   expect(o.lora_rank >= 1 && o.lora_rank <= 4096, "lora_rank", "1 to 4096", fmt::format("{}", o.lora_rank));
   if (o.lora_alpha) expect(std::isfinite(*o.lora_alpha) && *o.lora_alpha > 0, "lora_alpha", "a positive number", fmt::format("{}", *o.lora_alpha));
   expect(o.lora_dropout == 0, "lora_dropout", "0", fmt::format("{}", o.lora_dropout), "dropout is not there yet: lora_dropout: 0");

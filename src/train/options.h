@@ -174,7 +174,7 @@ struct TrainOptions {
     visit("deterministic", o.deterministic, "the same bits in every run, at a price on a GPU");
     visit("threads", o.threads, "CPU threads; null: all");
     visit("save", o.save, "what forward leaves for backward, of every layer; auto: the plan decides");
-    visit("resident_layers", o.resident_layers, "layers of the frozen base on the device, the rest streams; auto: the plan decides");
+    visit("resident_layers", o.resident_layers, "layers of the model on the device, the rest streams; auto: the plan decides");
   }
 
   double lora_scale() const;  // alpha / rank, or alpha / sqrt(rank)

@@ -35,16 +35,18 @@ Trainer::Trainer(comm::Rank& rank, const Setup& setup, const plan::Plan& plan)
       model_(rank, setup.model, setup.method,
              {.layers = int(setup.model.layers.size()), .resident = plan.resident_layers, .embedding_on_host = plan.embedding_on_host,
               .unpacked = plan.unpacked_layers}),
-      decoder_(rank, model_, {.save = plan.save, .head_chunk = plan.head_chunk, .window = plan.window, .unpack_layer = plan.unpack_layer,
+      decoder_(rank, model_, {.save = plan.save, .head_chunk = plan.head_chunk, .token_chunk = plan.token_chunk, .window = plan.window, .unpack_layer = plan.unpack_layer,
                                .longest_document = setup.tokens_per_row},
                data::token_cap(plan.micro_batch, setup.tokens_per_row)),
       window_(plan.window) {
-  model_.take_gradients(rank);
+  // A streamed layer's gradients outlive its turn where they wait for the norm of all, or for the next window.
+  model_.take_gradients(rank, clips() || plan.window < plan.accumulation);
   const OptimizerState::Decay decay{setup.weight_decay, setup.decay_norms ? setup.weight_decay : 0};
   optimizer_.emplace(rank, model_.trained(), setup.optimizer, plan.paged_optimizer, decay);
   const int64_t cap = data::token_cap(plan.micro_batch, setup.tokens_per_row);
   tokens_ = rank.memory.take(Use::batch, "tokens", DType::i32, {window_, token_rows, cap});
   scalars_ = rank.memory.take(Use::batch, "scalars", DType::f32, {scalar_total});
+  if (model_.streams_trained() && clips()) pending_scalars_ = rank.memory.take(Use::batch, "scalars of the last step", DType::f32, {optim::scalar_count});
   results_ = rank.memory.take(Use::batch, "results", DType::f32, {result_count});
   correct_ = rank.memory.take(Use::batch, "correct", DType::i32, {1});
   host_tokens_ = rank.pinned.take(Use::batch, "tokens", DType::i32, {token_rows, cap});
@@ -95,6 +97,57 @@ nn::Tokens Trainer::upload(const data::MicroBatch& batch, int64_t place) {
 
 nn::LossOut Trainer::loss_out() const { return {element(results_, loss_sum), correct_, element(scalars_, loss_scale)}; }
 
+nn::Turns Trainer::turns(bool first, bool last) {
+  nn::Turns t{.first = first};
+  if (pending_) t.before_forward = [this](int l) { return update_pending(l, l + 1); };
+  if (last && setup_.method.trains_weights)
+    t.after_backward = [this](int l) {
+      add_squares(model_.gradients().all(l));
+      if (clips() || model_.weights().is_resident(l)) return false;
+      set_update_scale(0);  // what is not finite by now stops this update and all that follow
+      update_layer(l, scalars_.rows(0, optim::scalar_count), l - 1);
+      return true;
+    };
+  return t;
+}
+
+void Trainer::add_squares(Tensor gradients) { ops::sum_of_squares(rank_.stream, element(results_, squares), gradients); }
+
+void Trainer::set_update_scale(float most) {
+  optim::clip_scale(rank_.stream, element(scalars_, optim::grad_scale), element(results_, squares), element(results_, loss_sum), most);
+}
+
+void Trainer::update_layer(int layer, Tensor scalars, int next) { optimizer_->update(layer, model_.trained(layer), scalars, setup_.adam, next); }
+
+bool Trainer::update_pending(int layer, int next) {
+  if (model_.weights().is_resident(layer)) return false;
+  if (next == int(setup_.model.layers.size())) next = -1;
+  model_.open_gradients(layer, false, next);
+  update_layer(layer, pending_scalars_, next);
+  model_.close_gradients(layer, false);
+  return true;
+}
+
+void Trainer::finish_pending() {
+  for (int l = 0; pending_ && l < int(setup_.model.layers.size()); ++l) {
+    rank_.ledger.at_layer(l);
+    model_.weights().acquire(l, l + 1);
+    model_.weights().release(l, update_pending(l, l + 1));
+  }
+  rank_.ledger.at_layer(-1);
+  pending_ = false;
+  optimizer_->drain();
+}
+
+void Trainer::update_resident() {
+  std::vector<int> resident{-1};
+  for (int l = 0; l < int(setup_.model.layers.size()); ++l)
+    if (!setup_.method.trains_weights || model_.weights().is_resident(l)) resident.push_back(l);
+  resident.push_back(-1);  // none
+  for (size_t i = 0; i + 1 < resident.size(); ++i) update_layer(resident[i], scalars_.rows(0, optim::scalar_count), resident[i + 1]);
+  optimizer_->drain();
+}
+
 void Trainer::fetch_results() {
   rank_.download("results", host_results_, results_);
   rank_.download("correct", host_correct_, correct_);
@@ -117,18 +170,22 @@ StepResult Trainer::step(std::span<const data::MicroBatch> batches, double learn
     s[loss_scale] = float(1.0 / double(std::max<int64_t>(1, result.targets)));
   }
   rank_.upload("scalars", scalars_, host_scalars_);
-  ops::zero(rank_.stream, model_.all_gradients());
+  ops::zero(rank_.stream, model_.gradients().resident());
   ops::zero(rank_.stream, results_);
   ops::zero(rank_.stream, correct_);
   for (size_t at = 0; at < batches.size(); at += size_t(window_)) {
     std::vector<nn::Tokens> window;
     for (const auto& m : batches.subspan(at, std::min(size_t(window_), batches.size() - at))) window.push_back(upload(m, std::ssize(window)));
-    decoder_.forward_backward(window, loss_out());
+    decoder_.forward_backward(window, loss_out(), turns(at == 0, at + size_t(window_) >= batches.size()));
+    pending_ = false;
   }
-  ops::sum_of_squares(rank_.stream, element(results_, squares), model_.all_gradients());
-  optim::clip_scale(rank_.stream, element(scalars_, optim::grad_scale),
-                     element(results_, squares), element(results_, loss_sum), setup_.max_grad_norm);
-  optimizer_->update(scalars_.rows(0, optim::scalar_count), adam);
+  add_squares(setup_.method.trains_weights ? model_.gradients().all(-1) : model_.gradients().resident());  // the layers' were added at their turns
+  set_update_scale(setup_.max_grad_norm);
+  update_resident();
+  if (pending_scalars_ && !batches.empty()) {
+    ops::convert(rank_.stream, pending_scalars_, scalars_.rows(0, optim::scalar_count));
+    pending_ = true;
+  }
   fetch_results();
   if (rank_.is_phantom()) return result;
   result.loss = host_results_.get<float>()[loss_sum];
@@ -138,6 +195,7 @@ StepResult Trainer::step(std::span<const data::MicroBatch> batches, double learn
 }
 
 EvalResult Trainer::evaluate(std::span<const data::MicroBatch> batches) {
+  finish_pending();
   EvalResult result;
   double sum = 0;
   for (const auto& m : batches) {
@@ -167,14 +225,17 @@ void Trainer::by_pieces(Tensor t, F&& f) {
 }
 
 void Trainer::save(const std::function<void(const store::ParamSpec&, Tensor piece)>& write) {
+  finish_pending();
+  model_.weights().settle();
   for (const auto& t : model_.trained())
     by_pieces(t.value, [&](int64_t, Tensor piece, Tensor host) {
-      rank_.download("saving", host, piece);
-      if (!rank_.is_phantom()) write(*t.spec, host);
+      if (!t.on_host) rank_.download("saving", host, piece);
+      if (!rank_.is_phantom()) write(*t.spec, t.on_host ? piece : host);
     });
 }
 
 void Trainer::save_states(const std::function<void(Tensor piece)>& write) {
+  finish_pending();
   rank_.device.synchronize();  // states that are paged have come home
   for (const auto& s : optimizer_->states())
     by_pieces(s.home, [&](int64_t, Tensor piece, Tensor host) {
@@ -185,11 +246,14 @@ void Trainer::save_states(const std::function<void(Tensor piece)>& write) {
 
 void Trainer::restore(int64_t steps, const std::function<void(const store::ParamSpec&, int64_t first, Tensor piece)>& read,
                       const std::function<void(const std::string& state, int64_t first, Tensor piece)>& read_state) {
+  pending_ = false;
+  model_.weights().settle();
   for (const auto& t : model_.trained())
     by_pieces(t.value, [&](int64_t first, Tensor piece, Tensor host) {
-      if (!rank_.is_phantom()) read(*t.spec, first, host);
-      rank_.upload("resuming", piece, host);
+      if (!rank_.is_phantom()) read(*t.spec, first, t.on_host ? piece : host);
+      if (!t.on_host) rank_.upload("resuming", piece, host);
     });
+  model_.weights().changed_at_home();
   optimizer_->changed();
   rank_.device.synchronize();  // nothing is on its way home any more
   for (const auto& s : optimizer_->states())
@@ -220,6 +284,7 @@ plan::Outcome Trainer::rehearse(const DeviceSpec& spec, const Setup& setup, cons
   };
   timed(0);  // a step finds in the rings what the one before left there
   outcome.update_seconds = timed(0);
+  if (trainer.model().streams_trained()) timed(plan.window);  // whose updates are the next step's
   outcome.window_seconds = std::max(0.0, timed(plan.window) - outcome.update_seconds);
   if (const int64_t rest = plan.accumulation % plan.window) outcome.rest_seconds = std::max(0.0, timed(rest) - outcome.update_seconds);
   trainer.evaluate({&batch, 1});

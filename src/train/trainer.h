@@ -68,6 +68,16 @@ class Trainer {
 
   nn::Tokens upload(const data::MicroBatch&, int64_t place = 0);  // of a window
   nn::LossOut loss_out() const;
+  // What is trained is updated as soon as its gradients are whole and, where they are clipped, their norm is known: all that is resident at the end of
+  // the step, a streamed layer at its turn: in backward where nothing is clipped, else before the next forward reads it.
+  nn::Turns turns(bool first, bool last);
+  bool clips() const { return setup_.max_grad_norm > 0; }
+  void add_squares(Tensor gradients);
+  void set_update_scale(float most);
+  void update_layer(int layer, Tensor scalars, int next);  // acquired, its gradients open
+  bool update_pending(int layer, int next);
+  void finish_pending();
+  void update_resident();
   void fetch_results();
   // Calls f(first element, piece, a host tensor of its type and size) from the first to the last.
   template <class F> void by_pieces(Tensor, F&&);
@@ -81,6 +91,8 @@ class Trainer {
   Tensor tokens_, scalars_, results_, correct_;                       // on the device
   Tensor host_tokens_, host_scalars_, host_results_, host_correct_;   // pinned
   Tensor staging_;                                                    // pinned: pieces of adapters, trained tensors and states
+  Tensor pending_scalars_;                                            // on the device: of updates that wait for the next forward
+  bool pending_ = false;
   int64_t steps_ = 0;
 };
 

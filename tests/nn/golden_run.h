@@ -20,7 +20,7 @@ struct GoldenRun {
     decoder->load();
     if (adapters) adapters(*model);
     model->take_gradients(rank);
-    std::fill_n(model->all_gradients().get<float>(), model->all_gradients().count(), 0.0f);
+    std::fill_n(model->gradients().resident().get<float>(), model->gradients().resident().count(), 0.0f);
     const store::SafetensorsFile golden_file(reference);
     const Tensor targets = golden_file.tensor("targets");
     const Tokens tokens = machine.tokens(golden_file.tensor("ids"), targets);

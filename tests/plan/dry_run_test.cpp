@@ -65,16 +65,92 @@ TEST(DryRun, MillisecondsOfA70BShape) {
   }
 }
 
-// Eight micro-batches of 1,024 tokens inside 24 GiB and 64 GiB, planned for a card that is not here (its rates as device/cuda.cu has them).
+// An H200's rates as device/cuda.cu has them.
+DeviceSpec an_h200() {
+  return {.kind = DeviceKind::cuda, .name = "an H200", .compute = DType::bf16, .flops = 7e14, .memory_bandwidth = 4e12, .link_bandwidth = 5e10,
+          .matmul_workspace = int64_t{32} << 20, .overhead = int64_t{640} << 20};
+}
+Budget on_24_gib(int64_t ram_gib) { return {(int64_t{24} << 30) - an_h200().overhead, ram_gib << 30}; }
+
+// Llama-3.1-8B, QLoRA, one sequence of `tokens`.
+train::Setup long_context(int64_t tokens) {
+  nn::ModelSpec m{.family = "llama", .vocab = 128256, .hidden = 4096, .max_positions = 262144, .dtype = "bfloat16"};
+  m.layers.assign(32, {.heads = 32, .kv_heads = 8, .head_dim = 128, .ffn = 14336});
+  train::Setup setup{.model = m, .method = {.lora = {.rank = 16, .scale = 2}, .format = quant::FormatId::nf4_dq}, .optimizer = optim::OptimizerId::adamw_8bit,
+                     .tokens_per_row = tokens};
+  for (int p = 0; p < nn::layer_param_count; ++p) setup.method.lora.targets[size_t(p)] = nn::is_matrix(p);
+  return setup;
+}
+
+void print_outcome(int64_t tokens, int64_t ram, const Candidate& c) {
+  std::printf("%lld tokens, %lld GiB of RAM: %.2f GiB of the card, %.2f GiB of RAM, %.0f tokens/s; %d layers resident, chunks of %lld, %s\n", static_cast<long long>(tokens),
+              static_cast<long long>(ram), double(c.outcome.device() + an_h200().overhead) / double(1 << 30), double(c.outcome.ram()) / double(1 << 30),
+              c.outcome.tokens_per_second(c.plan), c.plan.resident_layers, static_cast<long long>(c.plan.token_chunk), describe_saves(c.plan).c_str());
+  std::fflush(stdout);
+}
+
+// What the search finds, all lengths of docs/long-contexts.md: minutes.
+TEST(DryRun, DISABLED_LongContextsOf8BOn24GiB) {
+  for (const int64_t ram : {64, 128})
+    for (const int64_t tokens : {32768, 65536, 100000, 150000, 200000}) {
+      const Space space{.layers = 32, .can_stream = true, .can_window = true, .packed = true, .can_host_embedding = true, .tokens_per_row = tokens, .vocab = 128256};
+      const Choice choice = choose(on_24_gib(ram), space, [&](const Plan& p) { return train::Trainer::rehearse(an_h200(), long_context(tokens), p); });
+      if (choice.best) print_outcome(tokens, ram, *choice.best);
+      else std::printf("%lld tokens, %lld GiB of RAM: do not fit\n", static_cast<long long>(tokens), static_cast<long long>(ram));
+    }
+}
+
+// A plan of theirs, and that no buffer of all tokens and all of the MLP's channels is among what it takes.
+TEST(DryRun, LongContextsOf8BOn24GiB) {
+  const auto fits = [](int64_t tokens, int64_t chunk, const char* level, double least) {
+    Plan plan{.resident_layers = 32, .head_chunk = 1024, .token_chunk = chunk, .embedding_on_host = true};
+    for (const auto& l : ladder())
+      if (std::string_view(l.name) == level) plan.save.assign(32, l.save);
+    const Candidate c{plan, train::Trainer::rehearse(an_h200(), long_context(tokens), plan)};
+    print_outcome(tokens, 64, c);
+    const Budget b = on_24_gib(64);
+    return c.outcome.device() <= b.device && c.outcome.ram() <= b.ram && c.outcome.tokens_per_second(plan) >= least;
+  };
+  EXPECT_TRUE(fits(150000, 8192, "recompute block, offload input", 2000));
+  EXPECT_TRUE(fits(100000, 8192, "recompute block, offload input", 3000));
+  EXPECT_TRUE(fits(200000, 8192, "recompute block, offload input", 0));
+  EXPECT_FALSE(fits(150000, 0, "recompute block, offload input", 0));
+}
+
+// Llama-3.1-8B, all of it trained, every layer at home in host memory: 65,536 tokens a step as eight micro-batches, each layer crossing the link once each way.
+TEST(DryRun, FullTuningOf8BOn24GiB) {
+  const auto outcome = [](optim::OptimizerId optimizer, float max_grad_norm, int64_t micro_batches) {
+    train::Setup setup = long_context(8192);
+    setup.method = {.trains_weights = true};
+    setup.optimizer = optimizer, setup.max_grad_norm = max_grad_norm;
+    Plan plan{.accumulation = micro_batches, .window = micro_batches, .unpack_layer = true, .resident_layers = 0, .head_chunk = 1024, .paged_optimizer = true};
+    plan.save.assign(32, ladder().back().save);
+    const Outcome o = train::Trainer::rehearse(an_h200(), setup, plan);
+    std::printf("%lld tokens a step, %s, %s: %.2f GiB of the card, %.2f GiB of RAM, %.0f tokens/s\n", static_cast<long long>(8192 * micro_batches),
+                optimizer == optim::OptimizerId::adamw ? "f32 states" : "8-bit states", max_grad_norm > 0 ? "clipped" : "not clipped",
+                double(o.device() + an_h200().overhead) / double(1 << 30), double(o.ram()) / double(1 << 30), o.tokens_per_second(plan));
+    EXPECT_LE(o.device(), on_24_gib(0).device);
+    return std::pair(double(o.ram()) / double(1 << 30), o.tokens_per_second(plan));
+  };
+  using enum optim::OptimizerId;
+  const auto clipped = outcome(adamw_8bit, 1, 8), free = outcome(adamw_8bit, 0, 8), exact = outcome(adamw, 0, 8);
+  outcome(adamw_8bit, 1, 2);
+  outcome(adamw_8bit, 0, 2);
+  EXPECT_LE(clipped.first, 126);
+  EXPECT_LE(exact.first, 126);
+  EXPECT_LE(free.first, 63);
+  for (const auto& o : {clipped, free, exact}) EXPECT_GE(o.second, 7500);
+}
+
+// Eight micro-batches of 1,024 tokens inside 24 GiB and 64 GiB, planned for a card that is not here.
 TEST(DryRun, A70BOn24GiB) {
   train::Setup setup{.method = {.lora = {.rank = 16, .scale = 2}, .format = quant::FormatId::nf4_dq}, .optimizer = optim::OptimizerId::adamw_8bit,
                      .tokens_per_row = 1024};
   for (int p = 0; p < nn::layer_param_count; ++p) setup.method.lora.targets[size_t(p)] = nn::is_matrix(p);
   setup.model = models::parse_config(parse_json(config_70b, "config.json"), "config.json");
-  const DeviceSpec h200{.kind = DeviceKind::cuda, .name = "an H200", .compute = DType::bf16, .flops = 7e14, .memory_bandwidth = 4e12, .link_bandwidth = 5e10,
-                        .matmul_workspace = int64_t{32} << 20};
-  const Budget budget{(int64_t{24} << 30) - (int64_t{640} << 20), int64_t{64} << 30};
-  const Space space{.layers = 80, .accumulation = 8, .can_stream = true, .packed = true, .tokens_per_row = 1024, .vocab = setup.model.vocab};
+  const DeviceSpec h200 = an_h200();
+  const Budget budget = on_24_gib(64);
+  const Space space{.layers = 80, .accumulation = 8, .can_stream = true, .can_window = true, .packed = true, .tokens_per_row = 1024, .vocab = setup.model.vocab};
   const auto begin = std::chrono::steady_clock::now();
   const Choice choice = choose(budget, space, [&](const Plan& p) { return train::Trainer::rehearse(h200, setup, p); });
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();

@@ -54,7 +54,7 @@ TEST(KnownFamilies, ParametersAsPublishedAndAPlan) {
     EXPECT_EQ(nn::parameters(setup.model, quant::FormatId::dense, false).parameters(), known.parameters);
     DeviceSpec spec;
     spec.compute = DType::bf16;
-    const Space space{.layers = int(setup.model.layers.size()), .can_stream = true, .save = nn::Save::recompute, .tokens_per_row = setup.tokens_per_row, .vocab = setup.model.vocab};
+    const Space space{.layers = int(setup.model.layers.size()), .can_stream = true, .can_window = true, .save = nn::Save::recompute, .tokens_per_row = setup.tokens_per_row, .vocab = setup.model.vocab};
     const auto choice = choose({int64_t{48} << 30, int64_t{64} << 30}, space, [&](const Plan& p) { return train::Trainer::rehearse(spec, setup, p); });
     ASSERT_TRUE(choice.best.has_value());
     EXPECT_GT(choice.best->outcome.tokens_per_second(choice.best->plan), 0);

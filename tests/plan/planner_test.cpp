@@ -36,6 +36,7 @@ World random_world(uint64_t seed) {
   World w{.setup = {.model = m, .tokens_per_row = between(2, 100)}, .space = {.layers = int(m.layers.size())}};
   const int64_t method = between(0, 3);
   w.setup.method.trains_weights = method == 0;
+  if (method == 0 && m.layers.size() > 2) w.setup.model.layers.resize(2), w.space.layers = 2;
   if (method > 0) {
     w.setup.method.format = std::array{quant::FormatId::dense, quant::FormatId::nf4, quant::FormatId::nf4_dq}[size_t(method - 1)];
     w.setup.method.lora = {.rank = between(1, 9), .scale = 2};
@@ -44,10 +45,14 @@ World random_world(uint64_t seed) {
   w.setup.optimizer = between(0, 1) ? optim::OptimizerId::adamw : optim::OptimizerId::adamw_8bit;
   w.space.batch = between(1, 6);
   w.space.accumulation = between(1, 3);
-  w.space.can_stream = method > 0;
+  w.space.can_stream = true;
+  w.space.can_window = method > 0 || !m.tied_head;
+  w.space.trained = method == 0;
   w.space.packed = method > 1;
   w.space.can_host_embedding = method > 0 && !m.tied_head;
   w.space.paged_optimizer = between(0, 1) == 1;
+  w.space.token_chunks.clear();  // in every third world one, so that the others stay small; more tokens than are multiplied with packed bytes as they are
+  if (seed % 3 == 0) w.space.token_chunks = {between(33, 60)};
   w.space.tokens_per_row = w.setup.tokens_per_row;
   w.space.vocab = m.vocab;
   return w;
@@ -55,8 +60,8 @@ World random_world(uint64_t seed) {
 
 // Two plans are the same exactly when their texts are.
 std::string text(const Plan& p) {
-  std::string s = fmt::format("micro {} x {} window {} unpacked {} resident {} unpacked {} chunk {} paged {} embedding on host {}:", p.micro_batch, p.accumulation, p.window,
-                              p.unpack_layer, p.resident_layers, p.unpacked_layers, p.head_chunk, p.paged_optimizer, p.embedding_on_host);
+  std::string s = fmt::format("micro {} x {} window {} unpacked {} resident {} unpacked {} chunk {} layers in chunks of {} paged {} embedding on host {}:", p.micro_batch, p.accumulation, p.window,
+                              p.unpack_layer, p.resident_layers, p.unpacked_layers, p.head_chunk, p.token_chunk, p.paged_optimizer, p.embedding_on_host);
   for (const auto& layer : p.save) {
     s += ' ';
     for (const Save how : layer) s += char('0' + int(how));
@@ -184,7 +189,7 @@ TEST(Planner, WhatTheUserFixedStaysFixed) {
     SCOPED_TRACE(fmt::format("seed {}", seed));
     Draws draws{seed, 13};
     Space space{.layers = 1 + int(draws.below(9)), .batch = 1 + int64_t(draws.below(12)), .accumulation = 1 + int64_t(draws.below(4)),
-                .can_stream = draws.below(2) == 1, .packed = draws.below(2) == 1, .can_host_embedding = draws.below(2) == 1, .paged_optimizer = draws.below(2) == 1,
+                .can_stream = draws.below(2) == 1, .can_window = draws.below(2) == 1, .packed = draws.below(2) == 1, .can_host_embedding = draws.below(2) == 1, .paged_optimizer = draws.below(2) == 1,
                 .tokens_per_row = 1 + int64_t(draws.below(4000)), .vocab = 100};
     if (draws.below(2)) space.save = Save(draws.below(3));
     if (draws.below(2)) space.resident_layers = int(draws.below(uint64_t(space.layers + 1)));
@@ -200,8 +205,8 @@ TEST(Planner, WhatTheUserFixedStaysFixed) {
       EXPECT_EQ(p.micro_batch * p.accumulation, space.batch * space.accumulation);
       EXPECT_TRUE(p.paged_optimizer || !space.paged_optimizer);
       EXPECT_TRUE(space.can_host_embedding || !p.embedding_on_host);
-      EXPECT_EQ(p.window, std::min(space.window.value_or(std::max<int64_t>(1, p.window)), space.can_stream ? p.accumulation : 1));
-      EXPECT_TRUE(space.packed || !p.unpack_layer);
+      EXPECT_EQ(p.window, std::min(space.window.value_or(std::max<int64_t>(1, p.window)), space.can_window ? p.accumulation : 1));
+      EXPECT_TRUE(space.packed || space.wide || !p.unpack_layer);
       EXPECT_TRUE(p.unpacked_layers == 0 || (space.packed && p.resident_layers == space.layers));
       EXPECT_EQ(int(p.save.size()), space.layers);
       EXPECT_GE(p.resident_layers, 0);
@@ -228,7 +233,7 @@ TEST(Planner, A70BFitsACardOf8GiB) {
   for (int p = 0; p < nn::layer_param_count; ++p) setup.method.lora.targets[size_t(p)] = nn::is_matrix(p);
   const DeviceSpec spec{.kind = DeviceKind::cuda, .compute = DType::bf16, .flops = 7e14, .memory_bandwidth = 4e12, .link_bandwidth = 5e10,
                         .matmul_workspace = int64_t{32} << 20, .overhead = int64_t{640} << 20};
-  Space space{.layers = 80, .can_stream = true, .tokens_per_row = 4096, .vocab = m.vocab, .recompute_all = true};
+  Space space{.layers = 80, .can_stream = true, .can_window = true, .tokens_per_row = 4096, .vocab = m.vocab, .recompute_all = true};
   const auto search = [&] {
     return choose({(int64_t{8} << 30) - spec.overhead, int64_t{64} << 30}, space, [&](const Plan& p) { return train::Trainer::rehearse(spec, setup, p); });
   };

@@ -72,6 +72,11 @@ inline plan::Plan in_windows(plan::Plan p, int64_t window, bool unpack_layer) {
   return p;
 }
 
+inline plan::Plan in_chunks(plan::Plan p, int64_t tokens) {
+  p.token_chunk = tokens;
+  return p;
+}
+
 // The micro-batches of a step, ragged: one has so few tokens that its products take packed bytes as they are.
 inline std::vector<data::MicroBatch> three_batches(const nn::ModelSpec& m, int64_t tokens, uint64_t seed) {
   return {random_batch(m, tokens, seed), random_batch(m, 6, seed + 200), random_batch(m, tokens - 5, seed + 100)};

@@ -300,7 +300,6 @@ TEST_F(TrainOptionsTest, ContradictionsAreRefused) {
   const std::pair<const char*, const char*> cases[] = {
       {"quantization_bit: 4\nfinetuning_type: full", "quantization_bit"},
       {"adapter_name_or_path: a\nfinetuning_type: full", "adapter_name_or_path"},
-      {"resident_layers: 2\nfinetuning_type: full", "resident_layers"},
       {"val_size: 0.1\neval_dataset: e.jsonl", "val_size"},
       {"eval_strategy: steps", "eval_strategy"},
       {"neat_packing: true\npacking: false", "packing"},

@@ -61,11 +61,14 @@ class Run {
   Trainer trainer_;
 };
 
-void resumes(const nn::Method& method, optim::OptimizerId optimizer, nn::ModelSpec model) {
-  const Setup setup{.model = model, .method = method, .optimizer = optimizer, .weight_decay = 0.01f, .tokens_per_row = 64};
+// resident: layers that are, before and after.
+void resumes(const nn::Method& method, optim::OptimizerId optimizer, nn::ModelSpec model, std::array<int, 2> resident = {99, 99}, float clip = 1) {
+  const Setup setup{.model = model, .method = method, .optimizer = optimizer, .weight_decay = 0.01f, .max_grad_norm = clip, .tokens_per_row = 64};
   for (const bool paged_before : {false, true})
     for (const bool paged_after : {false, true}) {
-      const auto plan = [&](bool paged, nn::Save save) { return plan_of(setup.model, nn::all(save), int(model.layers.size()), paged); };
+      const auto plan = [&](bool paged, nn::Save save) {
+        return plan_of(setup.model, nn::all(save), std::min(int(model.layers.size()), resident[save == nn::Save::keep ? 0 : 1]), paged);
+      };
       std::vector<double> whole, parted;
       Run through(setup, plan(paged_before, nn::Save::keep));
       for (int64_t s = 0; s < 6; ++s) through.step(s, whole);
@@ -85,6 +88,10 @@ void resumes(const nn::Method& method, optim::OptimizerId optimizer, nn::ModelSp
 }
 
 TEST(Resume, Full) { resumes(full(), optim::OptimizerId::adamw, tiny_model()); }
+TEST(Resume, FullWhereLayersAreStreamed) {
+  for (const float clip : {1.0f, 0.0f})
+    for (const auto& resident : {std::array{1, 0}, {0, 99}, {99, 1}}) resumes(full(), optim::OptimizerId::adamw, tiny_model(), resident, clip);
+}
 TEST(Resume, Lora) { resumes(lora(quant::FormatId::dense), optim::OptimizerId::adamw, tiny_model()); }
 TEST(Resume, EightBitStates) {
   nn::ModelSpec m = tiny_model(2);  // matrices of 4096 elements and more, whose states are packed

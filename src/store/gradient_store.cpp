@@ -1,0 +1,55 @@
+// A slot is filled with zeros on the device where a step begins: nothing crosses the link for that.
+#include "store/gradient_store.h"
+
+#include "ops/elementwise.h"
+
+namespace thimble::store {
+namespace {
+
+std::vector<ParamSpec> resident_ones(std::vector<ParamSpec> specs, const Residency& r) {
+  std::erase_if(specs, [&](const ParamSpec& p) { return p.layer >= 0 && !r.is_resident(p.layer); });
+  return specs;
+}
+
+}  // namespace
+
+GradientStore::GradientStore(comm::Rank& rank, const std::vector<ParamSpec>& trained, const Residency& residency, bool homes)
+    : rank_(rank), residency_(residency), resident_(rank, Use::gradients, "gradients", resident_ones(trained, residency)) {
+  std::map<int, std::vector<ParamSpec>> by_layer;
+  for (const ParamSpec& p : trained) by_layer[p.layer].push_back(p);
+  size_t first = 0;
+  int64_t largest = 0;
+  for (const auto& [layer, specs] : by_layer) {
+    Group& g = groups_.emplace(layer, Group{FlatLayout(specs)}).first->second;
+    if (streamed(layer)) {
+      rank.ledger.at_layer(layer);
+      largest = std::max(largest, g.layout.bytes());
+      if (homes) g.home = rank.pinned.take(Use::gradients, "gradients of a layer", DType::f32, {g.layout.count()});
+    } else {
+      g.now = resident_.range(first, first + specs.size() - 1);
+      first += specs.size();
+    }
+  }
+  rank.ledger.at_layer(-1);
+  if (largest > 0) ring_ = std::make_unique<Ring>(rank.stream, rank.memory, "streamed gradients", homes ? 2 : 1, largest);
+}
+
+void GradientStore::open(int layer, bool first, int next) {
+  if (!streamed(layer)) return;
+  Group& g = groups_.at(layer);
+  const Tensor slot = first ? ring_->acquire_to_fill(layer, g.layout.count() * int64_t(sizeof(float))) : ring_->acquire(layer, g.home);
+  g.now = {slot.data, DType::f32, {g.layout.count()}};
+  if (first) ops::zero(rank_.stream, g.now);
+  else if (next >= 0 && streamed(next)) ring_->prefetch(next, groups_.at(next).home);
+}
+
+void GradientStore::close(int layer, bool keep) {
+  if (!streamed(layer)) return;
+  Group& g = groups_.at(layer);
+  check(!keep || g.home, "gradients that are kept have a place to wait");
+  if (keep) ring_->release(layer, g.home);
+  else ring_->release(layer);
+  g.now = {};
+}
+
+}  // namespace thimble::store
