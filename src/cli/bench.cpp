@@ -155,7 +155,7 @@ int bench_decode(const Bench& b, const nn::ModelSpec& model, const DeviceSpec& s
   decode();
   double bytes = double(engine.model().head().dense().bytes());
   for (const auto& layer : engine.model().weights().table().layers) bytes += double(store::slab_bytes(layer));
-  std::printf("%sdecode %s at batch 1: %.2f tokens/s, %.2f GB/s of weights, %.0f%% of the read bandwidth\n", table(profile, spec).c_str(), b.format.c_str(), 1 / seconds,
+  std::printf("%sdecode %s at batch 1: %.2f tokens/s, %.2f GB/s of weights, %.0f%% of the read bandwidth\n", table(profile.by_op(spec), spec).c_str(), b.format.c_str(), 1 / seconds,
               bytes / seconds / 1e9, 100 * bytes / seconds / bandwidth);
   return 0;
 }
@@ -234,9 +234,9 @@ int bench(const Bench& b) {
   std::sort(seconds.begin(), seconds.end());
   const double median = seconds[seconds.size() / 2];
   double flops = 0;
-  for (const auto& row : profile.rows()) flops += row.flops;
+  for (const auto& row : profile.events()) flops += row.flops;
   const int64_t tokens = b.tokens * b.batch * b.accumulation;
-  std::printf("%s\nloss %.4f -> %.4f; ", table(profile, spec).c_str(), losses.front(), losses.back());
+  std::printf("%s\nloss %.4f -> %.4f; ", table(profile.by_op(spec), spec).c_str(), losses.front(), losses.back());
   if (spec.kind == DeviceKind::cuda)
     std::printf("card: %s taken beside the context's (%s planned); ", human_bytes(free_inside - free_after).c_str(), human_bytes(outcome.peak[0]).c_str());
   if (loss.most() > 0) {

@@ -37,6 +37,7 @@ struct Outcome {
   std::array<std::array<int64_t, use_count>, tier_count> at_peak{};
   int64_t page_tables = 0;  // of pinned memory, on the device beside its arena
   double window_seconds = 0, rest_seconds = 0, update_seconds = 0;  // of a full window, of the smaller one that is left over, of the update
+  std::array<double, 3> busy{};  // seconds of a step that the computation, the copies in and the copies out take by themselves
   int64_t tokens = 0;  // of one micro-batch
   double step_seconds(const Plan& p) const { return window_seconds * double(p.accumulation / p.window) + rest_seconds + update_seconds; }
   double tokens_per_second(const Plan& p) const { return double(tokens * p.accumulation) / step_seconds(p); }
@@ -58,6 +59,7 @@ struct Space {
   int layers = 0;
   int64_t batch = 1, accumulation = 1;     // the user's; micro-batches are divisors of batch
   bool can_stream = false;                 // frozen base weights: streamed, or shared by the micro-batches of a window
+  bool layers_alike = false;               // all have one structure, so that what a share of them takes is that share
   bool packed = false;                     // these are stored in another form than products take
   bool can_host_embedding = false;         // the table is frozen, no head, and the device reads pinned memory
   bool paged_optimizer = false;            // the user's choice of optimizer; a plan may page another's states too
@@ -77,6 +79,7 @@ std::vector<Plan> candidates(const Space&);
 struct Choice {
   std::optional<Candidate> best;
   Candidate least;
+  std::vector<Candidate> front;  // of all that were tried, fitting or not: those than which none is faster in as little device memory, from the fastest on
   bool device_suffices = false, ram_suffices = false;  // for some candidate, were there enough of the other
   int tried = 0;
 };
@@ -88,7 +91,10 @@ const std::vector<Level>& ladder();
 // "24 of 32 layers: keep all; 8 of 32 layers: recompute mlp; spread evenly"
 std::string describe_saves(const Plan&);
 
-// The table that a person reads in ten seconds.
-std::string report(const Candidate&, const Budget&, const DeviceSpec&, int64_t process_bytes);
+// The decisions in words.
+std::string describe(const Plan&);
+// Each level of the ladder for all layers, and what it takes and costs with everything else as it is in `like`.
+struct Rung { std::string name; Candidate candidate; };
+std::vector<Rung> rungs(const Space&, const Plan& like, const DryRun&);
 
 }  // namespace thimble::plan

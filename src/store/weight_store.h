@@ -44,6 +44,7 @@ class WeightStore {
 
  private:
   void load_one(const WeightSource* source, const ParamSpec&, const quant::Weight& to, Tensor staging);
+  void read_and_pack(const WeightSource* source, const ParamSpec&, const quant::Weight& to, Tensor staging);
   Tensor home_of(int layer) const { return homes_[size_t(layer)]; }
 
   comm::Rank& rank_;

@@ -72,7 +72,7 @@ std::vector<OptimizerState::State> OptimizerState::states() const {
       int n = 0;
       const auto parts = optim::states_of(id_, g.updates[i].param.count(), n);
       for (size_t s = 0; s < size_t(n); ++s)
-        all.push_back({g.names[i] + std::string(parts[s].suffix), {static_cast<std::byte*>(g.home.data) + g.offsets[i][s], parts[s].dtype, parts[s].shape}});
+        all.push_back({g.names[i], parts[s].suffix, {static_cast<std::byte*>(g.home.data) + g.offsets[i][s], parts[s].dtype, parts[s].shape}});
     }
   return all;
 }

@@ -5,7 +5,9 @@
 #include <chrono>
 #include <cstdio>
 
+#include "device/catalogue.h"
 #include "models/registry.h"
+#include "plan/report.h"
 #include "train/trainer.h"
 
 namespace thimble::plan {
@@ -65,16 +67,15 @@ TEST(DryRun, MillisecondsOfA70BShape) {
   }
 }
 
-// Eight micro-batches of 1,024 tokens inside 24 GiB and 64 GiB, planned for a card that is not here (its rates as device/cuda.cu has them).
+// Eight micro-batches of 1,024 tokens inside 24 GiB and 64 GiB, planned for a card that is not here .
 TEST(DryRun, A70BOn24GiB) {
   train::Setup setup{.method = {.lora = {.rank = 16, .scale = 2}, .format = quant::FormatId::nf4_dq}, .optimizer = optim::OptimizerId::adamw_8bit,
                      .tokens_per_row = 1024};
   for (int p = 0; p < nn::layer_param_count; ++p) setup.method.lora.targets[size_t(p)] = nn::is_matrix(p);
   setup.model = models::parse_config(parse_json(config_70b, "config.json"), "config.json");
-  const DeviceSpec h200{.kind = DeviceKind::cuda, .name = "an H200", .compute = DType::bf16, .flops = 7e14, .memory_bandwidth = 4e12, .link_bandwidth = 5e10,
-                        .matmul_workspace = int64_t{32} << 20};
-  const Budget budget{(int64_t{24} << 30) - (int64_t{640} << 20), int64_t{64} << 30};
-  const Space space{.layers = 80, .accumulation = 8, .can_stream = true, .packed = true, .tokens_per_row = 1024, .vocab = setup.model.vocab};
+  const DeviceSpec h200 = spec_of(*find_gpu("h200"));
+  const Budget budget{(int64_t{24} << 30) - h200.overhead, int64_t{64} << 30};
+  const Space space{.layers = 80, .accumulation = 8, .can_stream = true, .layers_alike = true, .packed = true, .tokens_per_row = 1024, .vocab = setup.model.vocab};
   const auto begin = std::chrono::steady_clock::now();
   const Choice choice = choose(budget, space, [&](const Plan& p) { return train::Trainer::rehearse(h200, setup, p); });
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
