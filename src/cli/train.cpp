@@ -43,6 +43,7 @@ RunData read_data(const train::TrainOptions& o, const data::Tokenizer& tokenizer
 
 int run_training(const train::TrainOptions& o) {
   train::require_for_run(o);
+  if (o.gpu) throw Error(Fault::usage, {.what = "`gpu` names a card to plan for, and a run is on this machine", .found = *o.gpu, .fix = "leave out gpu; vram and ram cap what a run takes"});
   const auto from = train::find_checkpoint(o);
   // Resumed, with the micro-batch that it began with where that still fits: the same sums in the same order.
   Planned planned = make_plan(o, from ? std::optional(from->recipe.micro_batch) : std::nullopt);
@@ -80,35 +81,19 @@ int run_training(const train::TrainOptions& o) {
   return TrainingRun(o, planned, data, rank, trainer, recipe, from).run();
 }
 
-int run_plan(const train::TrainOptions& o) {
-  const Planned planned = make_plan(o);
-  if (!planned.choice.best) refuse(o, planned);
-  std::printf("%s%d plans tried\n", plan::report(*planned.choice.best, planned.budget, planned.spec, planned.process_bytes).c_str(), planned.choice.tried);
-  return 0;
-}
-
 }  // namespace
 
 void add_train(CLI::App& app, Run& run) {
-  struct Given { std::string file; std::vector<std::string> overrides; };
-  const auto add = [&](const char* name, const char* help, int (*what)(const train::TrainOptions&)) {
-    auto* c = app.add_subcommand(name, help);
-    const auto given = std::make_shared<Given>();
-    c->add_option("recipe", given->overrides, "a YAML file with LLaMA-Factory's keys, and key=value (or --key value) over it");
-    c->allow_extras();
-    c->callback([=, &run] {
-      run = [=] {
-        auto words = given->overrides;
-        const auto extras = c->remaining();
-        words.insert(words.end(), extras.begin(), extras.end());
-        fs::path file;
-        if (!words.empty() && words[0].find('=') == std::string::npos && !words[0].starts_with("-")) file = words[0], words.erase(words.begin());
-        return what(train::read_train_options(file, words));
-      };
-    });
-  };
-  add("train", "tune a model inside its plan", run_training);
-  add("plan", "what fits, how, and how fast; reads config.json only", run_plan);
+  const auto words = std::make_shared<std::vector<std::string>>();
+  auto* c = app.add_subcommand("train", "tune a model inside its plan");
+  c->add_option("recipe", *words, "a YAML file with LLaMA-Factory's keys, and key=value (or --key value) over it");
+  c->allow_extras();
+  c->callback([=, &run] {
+    run = [=] {
+      const auto [file, overrides] = recipe_and_overrides(*words, c->remaining());
+      return run_training(train::read_train_options(file, overrides));
+    };
+  });
 }
 
 }  // namespace thimble::cli

@@ -209,6 +209,7 @@ namespace {
 
 constexpr double rounding = 1e-6;   // of sums of seconds, added in another order
 constexpr size_t few_groups = 16;   // to be searched without bounds
+constexpr int many_layers = 16;
 
 // One search. What a dry run said is asked again from here; what cannot be faster than the best, or cannot fit, is left out unrun.
 class Search {
@@ -281,13 +282,6 @@ class Search {
     const auto busy = least_busy(g, window, unpack);
     return *std::max_element(busy.begin(), busy.end());
   }
-  // With things in a place, by a dry run there of one micro-batch after the other: weights come in once a window, all else as often.
-  double least_seconds(const Group& g, int64_t window, bool unpack, const Outcome& one_by_one) {
-    const auto busy = least_busy(g, window, unpack);
-    const double accumulation = double(g.base.accumulation), passes = g.windows.front() == 1 ? std::ceil(accumulation / double(window)) / accumulation : 0;
-    return std::max({busy[0], busy[2], busy[1] + std::max(0.0, one_by_one.busy[1] - busy[1]) * passes});
-  }
-
   // Of two levels, more layers of the larger one take more. Left out: what has more of what did not fit for want of device memory.
   struct Failed { int64_t micro; size_t first, second; int64_t count; };
   bool fewer_layers_take_more(const Group& g) {
@@ -320,51 +314,45 @@ class Search {
     }
   }
 
-  // The least that is taken with things in their places: a larger window or chunk and a layer unpacked take more.
-  const Outcome& least(const Group& g, const Placement& place) { return try_plan(g.plan(g.windows.front(), false, g.chunks.back(), place)); }
+  // The least that a window takes with things in a place: a larger chunk and a layer unpacked take more.
+  const Outcome& least(const Group& g, int64_t window, const Placement& place) { return try_plan(g.plan(window, false, g.chunks.back(), place)); }
   bool device_may_fit(const Group& g) {
     const auto extremes = g.extremes();
-    return std::any_of(extremes.begin(), extremes.end(), [&](const auto& place) { return least(g, place).device() <= budget_.device; });
+    return std::any_of(extremes.begin(), extremes.end(), [&](const auto& place) { return least(g, g.windows.front(), place).device() <= budget_.device; });
   }
-  // Some way of placing things may fit: one leaves enough of the device, and one, perhaps another, enough RAM.
-  bool may_fit(const Group& g, int64_t window) {
-    bool device_fits = false, ram_fits = false;
-    for (const auto& place : g.extremes()) {
-      if (window != g.windows.front() && least(g, place).device() > budget_.device) {
-        ram_fits = true;  // not asked
-        continue;
-      }
-      const auto& outcome = try_plan(g.plan(window, false, g.chunks.back(), place));
-      if (fits(outcome)) return true;
-      device_fits |= outcome.device() <= budget_.device;
-      ram_fits |= outcome.ram() <= budget_.ram;
+  // The first place, from the fastest on, where a window may fit. From place to place more lies in RAM and less on the device, so that halving finds it;
+  // but where layers are few a ring may be larger than what moved, and all are asked.
+  size_t first_place(const Group& g, int64_t window) {
+    const auto device_fits = [&](const Placement& p) { return least(g, window, p).device() <= budget_.device; };
+    if (space_.layers >= many_layers) {
+      const auto it = std::partition_point(g.places.begin(), g.places.end(), [&](const auto& p) { return !device_fits(p); });
+      return it == g.places.end() || least(g, window, *it).ram() > budget_.ram ? g.places.size() : size_t(it - g.places.begin());
     }
-    return device_fits && ram_fits;
+    const auto it = std::find_if(g.places.begin(), g.places.end(), [&](const auto& p) { return fits(least(g, window, p)); });
+    return size_t(it - g.places.begin());
   }
 
   void search(const Group& group) {
     if (!device_may_fit(group)) return failed(group);
     for (auto window = group.windows.rbegin(); window != group.windows.rend(); ++window) {
-      std::optional<bool> fits;
+      std::optional<size_t> place;
       for (const bool unpack : unpackings(space_, group, *window)) {
         if (!may_be_faster(least_seconds(group, *window, unpack))) continue;
-        if (!fits) fits = may_fit(group, *window);
-        if (!*fits || search(group, *window, unpack)) break;
+        if (!place) place = first_place(group, *window);
+        if (*place == group.places.size() || search(group, *window, unpack, *place)) break;
       }
     }
   }
   // From the fastest on. One that fits ends it, and one that is slower than the best: moving more is no faster, nor are smaller chunks. Returns
   // whether unpacking each time, which takes less, need not be tried.
-  bool search(const Group& group, int64_t window, bool unpack) {
+  bool search(const Group& group, int64_t window, bool unpack, size_t first) {
     for (const int64_t chunk : group.chunks)
-      for (const auto& place : group.places) {
-        const Outcome& at_least = least(group, place);
-        if (!fits(at_least)) continue;
-        if (!may_be_faster(least_seconds(group, window, unpack, at_least))) break;
-        const Plan plan = group.plan(window, unpack, chunk, place);
+      for (size_t i = first; i < group.places.size(); ++i) {
+        const Plan plan = group.plan(window, unpack, chunk, group.places[i]);
         const Outcome& outcome = try_plan(plan);
+        if (outcome.ram() > budget_.ram && space_.layers >= many_layers) break;  // more of it with every place that follows
         if (!fits(outcome) && outcome.step_seconds(plan) < best_seconds_) continue;
-        if (place == group.places.front()) return fits(outcome) || chunk == group.chunks.front();
+        if (i == 0) return fits(outcome) || chunk == group.chunks.front();
         break;
       }
     return false;

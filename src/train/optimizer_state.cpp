@@ -67,6 +67,7 @@ void OptimizerState::update(Tensor scalars, const optim::AdamW& adam) {
 
 std::vector<OptimizerState::State> OptimizerState::states() const {
   std::vector<State> all;
+  all.reserve(4 * groups_.size() * (groups_.empty() ? 0 : groups_.back().updates.size()));
   for (const Group& g : groups_)
     for (size_t i = 0; i < g.updates.size(); ++i) {
       int n = 0;
