@@ -1,5 +1,5 @@
-"""Writes docs/plans.md: what `thimble plan` says of known models on cards of 8 to 80 GiB, from config.json alone.
-usage: plans.py THIMBLE > docs/plans.md"""
+"""Prints tables: what `thimble plan` says of known models on cards of 8 to 80 GiB, from config.json alone.
+usage: plans.py THIMBLE"""
 import json
 import os
 import re
@@ -72,15 +72,7 @@ Eight micro-batches a step:
 
 ## Sizes that must come out
 
-{sizes}
-
-## Reading a plan
-
-`thimble plan` prints the table of bytes, a bar per tier, the decisions, and the reasons: what the step's time is spent on, what the next plan with less memory would
-cost, how many tokens hide what is streamed. `--explain` walks the ladder, `--html FILE` writes one page with the step's memory over time and the alternatives, `--json`
-gives all of it to programs ([plan.schema.json](plan.schema.json)). `thimble plan MODEL gpu=rtx4090`, with a model and a card and nothing else, asks of each method and
-length what it would do. A card's name stands for what its maker publishes times the shares that an H200 was measured to reach (`src/device/catalogue.cpp`); a 4090 or 3090
-has not been measured. When nothing fits the exit code is 4, and each change that the error names was dry-run.""")
+{sizes}""")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ namespace thimble::cli {
 namespace {
 
 struct PlanOptions {
-  std::vector<std::string> words;
   std::string html;
   bool json = false, explain = false;
 };
@@ -88,8 +87,8 @@ bool asks_for_matrix(const std::vector<std::string>& overrides) {
   return true;
 }
 
-int run_plan(const PlanOptions& how, const std::vector<std::string>& extras) {
-  auto [file, overrides] = recipe_and_overrides(how.words, extras);
+int run_plan(const PlanOptions& how, const std::vector<std::string>& words) {
+  auto [file, overrides] = recipe_and_overrides(words);
   const bool of_model = !file.empty() && is_model(file);
   const bool matrix = of_model && !how.json && how.html.empty() && !how.explain && asks_for_matrix(overrides);
   if (of_model) overrides.push_back("model_name_or_path=" + file.string()), file.clear();
@@ -99,8 +98,7 @@ int run_plan(const PlanOptions& how, const std::vector<std::string>& extras) {
 
 }  // namespace
 
-std::pair<fs::path, std::vector<std::string>> recipe_and_overrides(std::vector<std::string> words, const std::vector<std::string>& extras) {
-  words.insert(words.end(), extras.begin(), extras.end());
+std::pair<fs::path, std::vector<std::string>> recipe_and_overrides(std::vector<std::string> words) {
   fs::path file;
   if (!words.empty() && words[0].find('=') == std::string::npos && !words[0].starts_with("-")) file = words[0], words.erase(words.begin());
   return {file, words};
@@ -108,8 +106,8 @@ std::pair<fs::path, std::vector<std::string>> recipe_and_overrides(std::vector<s
 
 void add_plan(CLI::App& app, Run& run) {
   const auto o = std::make_shared<PlanOptions>();
-  auto* c = app.add_subcommand("plan", "what fits, how, how fast and why; reads config.json only");
-  c->add_option("recipe", o->words, "a recipe and key=value (or --key value) over it; or a model folder or config.json");
+  auto* c = app.add_subcommand("plan", "what fits, how, how fast and why, from config.json alone: [RECIPE | MODEL] [key=value | --key value]...\nRECIPE: as for train. "
+                                       "MODEL: a folder or config.json; with no more than gpu, vram and ram beside it, a matrix of methods by lengths");
   c->add_flag("--json", o->json, "for programs: docs/plan.schema.json");
   c->add_option("--html", o->html, "write a page with the step's memory over time and the alternatives");
   c->add_flag("--explain", o->explain, "walk the ladder of what forward leaves for backward");

@@ -18,7 +18,7 @@ struct Planned {
 };
 
 // A command's words: a file, if the first is no override, and the overrides.
-std::pair<fs::path, std::vector<std::string>> recipe_and_overrides(std::vector<std::string> words, const std::vector<std::string>& extras);
+std::pair<fs::path, std::vector<std::string>> recipe_and_overrides(std::vector<std::string> words);
 
 // Plans the run that the options describe on this machine. Reads config.json only. With `micro_batch` no other is tried.
 Planned make_plan(const train::TrainOptions&, std::optional<int64_t> micro_batch = {});

@@ -84,13 +84,11 @@ int run_training(const train::TrainOptions& o) {
 }  // namespace
 
 void add_train(CLI::App& app, Run& run) {
-  const auto words = std::make_shared<std::vector<std::string>>();
-  auto* c = app.add_subcommand("train", "tune a model inside its plan");
-  c->add_option("recipe", *words, "a YAML file with LLaMA-Factory's keys, and key=value (or --key value) over it");
+  auto* c = app.add_subcommand("train", "tune a model inside its plan: [RECIPE] [key=value | --key value]...\nRECIPE: a YAML file with LLaMA-Factory's keys, which what follows overrides");
   c->allow_extras();
   c->callback([=, &run] {
     run = [=] {
-      const auto [file, overrides] = recipe_and_overrides(*words, c->remaining());
+      const auto [file, overrides] = recipe_and_overrides(c->remaining());
       return run_training(train::read_train_options(file, overrides));
     };
   });

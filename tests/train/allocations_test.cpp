@@ -16,7 +16,7 @@ TEST(Allocations, AHundredStepsLeaveTheHeapAsItWas) {
   for (const Case& c : {Case{"full, kept", full(), nn::Save::keep, 3, false}, {"qlora, recomputed, streamed, paged", lora(quant::FormatId::nf4_dq), nn::Save::recompute, 0, true},
                         {"lora, offloaded", lora(quant::FormatId::dense), nn::Save::offload, 1, false}}) {
     SCOPED_TRACE(c.name);
-    const Setup setup{.model = tiny_model(), .method = c.method, .optimizer = optim::OptimizerId::adamw_8bit, .tokens_per_row = 37};
+    const train::Setup setup{.model = tiny_model(), .method = c.method, .optimizer = optim::OptimizerId::adamw_8bit, .tokens_per_row = 37};
     const auto plan = plan_of(setup.model, nn::all(c.save), c.resident, c.paged);
     const auto outcome = Trainer::rehearse(f32_cpu(), setup, plan);
     const auto device = device_under_test(f32_cpu());
