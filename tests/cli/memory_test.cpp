@@ -37,7 +37,7 @@ TEST_F(Program, StaysWithinItsPlanAtThreeBudgets) {
   make_data();
   const std::string run = "model_name_or_path=model dataset=rows.jsonl quantization_bit=4 cutoff_len=64 threads=1 device=cpu";
   int64_t before = INT64_MAX;
-  for (const char* vram : {"300MiB", "500KiB", "180KiB"}) {
+  for (const char* vram : {"300MiB", "500KiB", "350KiB"}) {
     SCOPED_TRACE(vram);
     const std::string budget = std::string(" ram=512MiB vram=") + vram;
     const Answer planned = thimble("plan --json " + run + budget);
