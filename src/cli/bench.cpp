@@ -6,6 +6,7 @@
 
 #include "base/file.h"
 #include "base/philox.h"
+#include "cli/calibration.h"
 #include "cli/commands.h"
 #include "cli/run_plan.h"
 #include "device/card_memory.h"
@@ -28,6 +29,8 @@ struct Bench {
   std::optional<int64_t> threads, resident, window;
   float max_grad_norm = 1;
   std::optional<std::string> vram, ram;
+  std::string trace;
+  bool profile = false, calibrate = false;
   bool full = false, hold_back = false, paged = false, deterministic = false;
 };
 
@@ -156,7 +159,7 @@ int bench_decode(const Bench& b, const nn::ModelSpec& model, const DeviceSpec& s
   decode();
   double bytes = double(engine.model().head().dense().bytes());
   for (const auto& layer : engine.model().weights().table().layers) bytes += double(store::slab_bytes(layer));
-  std::printf("%sdecode %s at batch 1: %.2f tokens/s, %.2f GB/s of weights, %.0f%% of the read bandwidth\n", table(profile, spec).c_str(), b.format.c_str(), 1 / seconds,
+  std::printf("%sdecode %s at batch 1: %.2f tokens/s, %.2f GB/s of weights, %.0f%% of the read bandwidth\n", table(profile.by_op(spec), spec).c_str(), b.format.c_str(), 1 / seconds,
               bytes / seconds / 1e9, 100 * bytes / seconds / bandwidth);
   return 0;
 }
@@ -172,8 +175,24 @@ data::MicroBatch random_rows(int64_t rows, int64_t length, int64_t vocab) {
   return batch;
 }
 
+// The trace of the ops, and beside it the bytes of each tier at the time of the op that follows a change.
+std::string trace_with_memory(const Profile& profile, const Ledger& ledger) {
+  std::string text = chrome_trace(profile);
+  text.resize(text.size() - 4);  // "\n]}\n"
+  size_t op = 0;
+  for (const Entry& e : ledger.entries()) {
+    if (e.kind == Entry::Kind::ran) ++op;
+    if ((e.kind != Entry::Kind::took && e.kind != Entry::Kind::gave_back) || op >= profile.events().size()) continue;
+    text += fmt::format(",\n{{\"name\": \"{} bytes\", \"ph\": \"C\", \"pid\": 0, \"ts\": {:.3f}, \"args\": {{\"bytes\": {}}}}}", name_of(e.tier), profile.events()[op].start * 1e6,
+                        e.offset + (e.kind == Entry::Kind::took ? aligned(e.bytes) : 0));
+  }
+  return text + "\n]}\n";
+}
+
 int bench(const Bench& b) {
   DeviceSpec spec = machine(b.device, b.threads);
+  if (b.calibrate && spec.kind == DeviceKind::cuda)
+    throw Error(Fault::usage, {.what = "rates are calibrated on the cpu device alone: a GPU's op is awaited in a profile, which adds to its time", .fix = "use device: cpu"});
   spec.deterministic = b.deterministic;
   const auto model = models::read_model(b.config);
   if (b.decode > 0) return bench_decode(b, model, spec);
@@ -188,7 +207,9 @@ int bench(const Bench& b) {
   const auto named = b.vram ? std::optional(parse_bytes(*b.vram, "--vram")) : std::nullopt;
   const plan::Budget budget{device_budget(spec, named), b.ram ? parse_bytes(*b.ram, "--ram") : spec.kind == DeviceKind::cpu ? available_bytes() / 4 : available_bytes() / 10 * 9};
   plan::Space space{.layers = int(model.layers.size()), .batch = b.batch, .accumulation = b.accumulation, .can_stream = true,
-                    .can_window = !b.full || !model.tied_head, .trained = b.full, .packed = setup.method.format != quant::FormatId::dense, .wide = b.full && spec.compute != DType::f32,
+                    .can_window = !b.full || !model.tied_head, .trained = b.full,
+                    .layers_alike = std::all_of(model.layers.begin(), model.layers.end(), [&](const auto& l) { return l == model.layers.front(); }),
+                    .packed = setup.method.format != quant::FormatId::dense, .wide = b.full && spec.compute != DType::f32,
                     .can_host_embedding = can_host_embedding(model, setup.method, spec), .paged_optimizer = b.paged, .tokens_per_row = b.tokens, .vocab = model.vocab};
   if (b.save == "keep") space.save = nn::Save::keep;
   if (b.save == "recompute") space.recompute_all = true;
@@ -231,13 +252,21 @@ int bench(const Bench& b) {
   const int64_t free_after = card_free(spec);
   Profile profile;
   rank.stream.profile = &profile;
+  rank.ledger.clear_entries();
+  rank.ledger.record(true);
   trainer.step(window, 1e-4);
+  if (b.profile) std::printf("%s\n", table(profile.by_layer(spec), spec).c_str());
+  if (!b.trace.empty()) write_atomically(b.trace, trace_with_memory(profile, rank.ledger));
+  if (b.calibrate) {
+    keep_rates(cache_folder(), machine_name(spec), measured_rates(profile, spec));
+    std::printf("rates of %zu ops kept in %s: plans on this machine are timed by them\n", measured_rates(profile, spec).size(), cache_folder().c_str());
+  }
   std::sort(seconds.begin(), seconds.end());
   const double median = seconds[seconds.size() / 2];
   double flops = 0;
-  for (const auto& row : profile.rows()) flops += row.flops;
+  for (const auto& row : profile.events()) flops += row.flops;
   const int64_t tokens = b.tokens * b.batch * b.accumulation;
-  std::printf("%s\nloss %.4f -> %.4f; ", table(profile, spec).c_str(), losses.front(), losses.back());
+  std::printf("%s\nloss %.4f -> %.4f; ", table(profile.by_op(spec), spec).c_str(), losses.front(), losses.back());
   if (spec.kind == DeviceKind::cuda)
     std::printf("card: %s taken beside the context's (%s planned); ", human_bytes(free_inside - free_after).c_str(), human_bytes(outcome.peak[0]).c_str());
   if (loss.most() > 0) {
@@ -252,9 +281,10 @@ int bench(const Bench& b) {
 
 }  // namespace
 
-void add_bench(CLI::App& app, Run& run) {
-  const auto b = std::make_shared<Bench>();
-  auto* c = app.add_subcommand("bench", "time a training step, or decode, at a config's shape with seeded weights");
+namespace {
+
+CLI::App* add(CLI::App& app, Run& run, const char* name, const char* help, const std::shared_ptr<Bench>& b) {
+  auto* c = app.add_subcommand(name, help);
   c->add_option("config", b->config, "config.json or a model folder")->required();
   c->add_option("--tokens", b->tokens, "of one sequence")->check(CLI::Range(1, 1 << 24));
   c->add_option("--batch", b->batch, "sequences of one step, times --accumulation")->check(CLI::Range(1, 4096));
@@ -277,6 +307,18 @@ void add_bench(CLI::App& app, Run& run) {
   c->add_flag("--full", b->full, "train all weights");
   c->add_flag("--hold-back", b->hold_back, "hold all of the card but the budget, so that the run lives on a card of that size");
   c->callback([=, &run] { run = [=] { return bench(*b); }; });
+  return c;
+}
+
+}  // namespace
+
+void add_bench(CLI::App& app, Run& run) {
+  const auto b = std::make_shared<Bench>(), p = std::make_shared<Bench>();
+  auto* bench = add(app, run, "bench", "time a training step, or decode, at a config's shape with seeded weights", b);
+  bench->add_flag("--calibrate", b->calibrate, "keep what each op was measured to take for the plans of this machine");
+  p->profile = true, p->steps = 1;
+  auto* profile = add(app, run, "profile", "a training step at a config's shape, op by op and layer by layer, predicted beside measured", p);
+  profile->add_option("--trace", p->trace, "write a trace for chrome://tracing or Perfetto: ops, and the bytes of each tier");
 }
 
 }  // namespace thimble::cli

@@ -10,7 +10,8 @@ namespace thimble::cli {
 
 // Each adds its subcommand; `run` is set to what it does when chosen.
 using Run = std::function<int()>;
-void add_train(CLI::App&, Run&);      // train, plan
+void add_train(CLI::App&, Run&);
+void add_plan(CLI::App&, Run&);
 void add_data(CLI::App&, Run&);       // data check, data prepare
 void add_generate(CLI::App&, Run&);   // generate, chat
 void add_eval(CLI::App&, Run&);

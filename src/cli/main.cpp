@@ -17,7 +17,7 @@ int main(int argc, char** argv) {
   app.require_subcommand(1);
   thimble::cli::Run run;
   using namespace thimble::cli;
-  for (const auto add : {add_train, add_data, add_generate, add_eval, add_folders, add_quantize, add_machine, add_bench}) add(app, run);
+  for (const auto add : {add_train, add_plan, add_data, add_generate, add_eval, add_folders, add_quantize, add_machine, add_bench}) add(app, run);
   try {
     app.parse(argc, argv);
     return run();

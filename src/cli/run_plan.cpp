@@ -1,12 +1,15 @@
 // The budget's rows: what the user named, or what the machine has; the program's own memory is taken off the host's first.
 #include "cli/run_plan.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <fstream>
 #include <sstream>
 
 #include "base/threads.h"
+#include "cli/calibration.h"
+#include "device/catalogue.h"
 #include "device/cuda.h"
 #include "models/registry.h"
 #include "store/adapter_files.h"
@@ -40,8 +43,9 @@ nn::Method method_of(const train::TrainOptions& o) {
 
 plan::Space space_of(const train::TrainOptions& o, const train::Setup& s, const DeviceSpec& spec) {
   plan::Space space{.layers = int(s.model.layers.size()), .batch = o.per_device_train_batch_size, .accumulation = o.gradient_accumulation_steps,
-                    .can_stream = true, .can_window = !s.method.trains_weights || !s.model.tied_head,
-                    .trained = s.method.trains_weights, .packed = s.method.format != quant::FormatId::dense, .wide = s.method.trains_weights && spec.compute != DType::f32,
+                    .can_stream = true, .can_window = !s.method.trains_weights || !s.model.tied_head, .trained = s.method.trains_weights,
+                    .layers_alike = std::all_of(s.model.layers.begin(), s.model.layers.end(), [&](const auto& l) { return l == s.model.layers.front(); }),
+                    .packed = s.method.format != quant::FormatId::dense, .wide = s.method.trains_weights && spec.compute != DType::f32,
                     .tokens_per_row = o.cutoff_len, .vocab = s.model.vocab};
   space.paged_optimizer = o.optim == train::Optim::paged_adamw || o.optim == train::Optim::paged_adamw_8bit;
   space.can_host_embedding = can_host_embedding(s.model, s.method, spec);
@@ -93,8 +97,12 @@ DeviceSpec machine(std::string_view device, const std::optional<int64_t>& thread
 #else
   if (device == "cuda") throw Error(Fault::usage, {.what = "this program was built without CUDA", .fix = "build the `cuda` preset, or use device: cpu"});
 #endif
-  return this_cpu();
+  DeviceSpec spec = this_cpu();
+  spec.rates = kept_rates(cache_folder(), machine_name(spec));
+  return spec;
 }
+
+std::string machine_name(const DeviceSpec& spec) { return spec.kind == DeviceKind::cpu ? fmt::format("{}, {} threads", spec.name, thread_count()) : spec.name; }
 
 int64_t device_budget([[maybe_unused]] const DeviceSpec& spec, const std::optional<int64_t>& named) {
 #ifdef THIMBLE_CUDA
@@ -124,9 +132,26 @@ nn::Method method_of(const store::AdapterConfig& a, quant::FormatId format) {
   return m;
 }
 
+namespace {
+
+// The card that is planned for whether it is here or not, with nothing else on it; else this machine.
+DeviceSpec planned_machine(const train::TrainOptions& o) { return o.gpu ? spec_of(*find_gpu(*o.gpu)) : machine(o.device, o.threads); }
+
+int64_t planned_device_budget(const train::TrainOptions& o, const DeviceSpec& spec) {
+  const auto named = o.vram ? std::optional(o.vram->count) : std::nullopt;
+  if (!o.gpu) return device_budget(spec, named);
+  const int64_t card = std::min(named.value_or(spec.memory), spec.memory);
+  if (card <= spec.overhead)
+    throw Error(Fault::does_not_fit, {.what = "the driver's context and the libraries alone take more of the card than the budget", .expected = "more than " + human_bytes(spec.overhead),
+                                      .found = human_bytes(card), .fix = "name a larger vram"});
+  return card - spec.overhead;
+}
+
+}  // namespace
+
 Planned make_plan(const train::TrainOptions& o, std::optional<plan::SumOrder> order) {
   Planned p;
-  p.spec = machine(o.device, o.threads);
+  p.spec = planned_machine(o);
   p.spec.deterministic = o.deterministic;
   p.setup = {.model = models::read_model(o.model_name_or_path), .method = method_of(o),
              .optimizer = o.optim == train::Optim::adamw || o.optim == train::Optim::paged_adamw ? optim::OptimizerId::adamw : optim::OptimizerId::adamw_8bit,
@@ -134,12 +159,16 @@ Planned make_plan(const train::TrainOptions& o, std::optional<plan::SumOrder> or
              .max_grad_norm = float(o.max_grad_norm), .tokens_per_row = o.cutoff_len, .seed = uint64_t(o.seed)};
   p.process_bytes = process_bytes() + data_headroom;
   const int64_t available = available_bytes();
-  p.budget.device = device_budget(p.spec, o.vram ? std::optional(o.vram->count) : std::nullopt);
+  p.budget.device = planned_device_budget(o, p.spec);
   p.budget.ram = (o.ram ? o.ram->count : p.spec.kind == DeviceKind::cpu ? available / 4 : available / 10 * 9) - p.process_bytes;
-  auto space = space_of(o, p.setup, p.spec);
-  space.order = order;
-  p.choice = plan::choose(p.budget, space, [&](const plan::Plan& plan) { return train::Trainer::rehearse(p.spec, p.setup, plan); });
+  p.space = space_of(o, p.setup, p.spec);
+  p.space.order = order;
+  p.choice = plan::choose(p.budget, p.space, p.dry_run());
   return p;
+}
+
+plan::DryRun Planned::dry_run() const {
+  return [this](const plan::Plan& plan) { return train::Trainer::rehearse(spec, setup, plan); };
 }
 
 void refuse(const train::TrainOptions& o, const Planned& planned) {
@@ -155,16 +184,19 @@ void refuse(const train::TrainOptions& o, const Planned& planned) {
       {"quantization_bit: 4", [](auto& c) { return c.finetuning_type == train::Finetuning::lora && !c.quantization_bit && (c.quantization_bit = 4, true); }},
       {"optim: adamw_8bit",  // whose states the plan pages where it must
        [](auto& c) { return (c.optim == train::Optim::adamw || c.optim == train::Optim::paged_adamw) && (c.optim = train::Optim::adamw_8bit, true); }},
+      {"cutoff_len: {}", [](auto& c) { return c.cutoff_len >= 64 && (c.cutoff_len = c.cutoff_len / 4 * 3, true); }},
       {"cutoff_len: {}", [](auto& c) { return c.cutoff_len >= 32 && (c.cutoff_len /= 2, true); }},
       {"cutoff_len: {}", [](auto& c) { return c.cutoff_len >= 64 && (c.cutoff_len /= 4, true); }},
+      {"cutoff_len: {}", [](auto& c) { return c.cutoff_len >= 256 && (c.cutoff_len /= 16, true); }},
       {"lora_rank: 4", [](auto& c) { return c.finetuning_type == train::Finetuning::lora && c.lora_rank > 4 && (c.lora_rank = 4, c.lora_alpha = 8, true); }},
       {"ram: {}", [](auto& c) { return c.ram && (c.ram->count = whole_mib(2 * c.ram->count), true); }},
   };
   std::string fits;
   int found = 0;
+  std::string_view last;
   for (const auto& change : changes) {
     auto changed = o;
-    if (found == 2 || !change.apply(changed)) continue;
+    if (found == 3 || change.text == last || !change.apply(changed)) continue;
     const auto again = make_plan(changed);
     if (!again.choice.best) continue;
     auto text = change.text;
@@ -174,6 +206,7 @@ void refuse(const train::TrainOptions& o, const Planned& planned) {
     fits += fmt::format("\n            {} ({} of the device, {:.0f} tokens/s predicted)", text, human_bytes(outcome.device()),
                         outcome.tokens_per_second(plan));
     ++found;
+    last = change.text;  // the least of its kind
   }
   const auto& least = planned.choice.least.outcome;
   auto larger = o;

@@ -1,6 +1,6 @@
 // From options to a plan: what `plan` prints and `train` runs, by the same calls.
 #pragma once
-#include "plan/plan.h"
+#include "plan/report.h"
 #include "store/adapter_files.h"
 #include "train/options.h"
 #include "train/trainer.h"
@@ -11,9 +11,14 @@ struct Planned {
   train::Setup setup;
   plan::Budget budget;       // for arenas: the program's own bytes are off
   int64_t process_bytes = 0;
+  plan::Space space;
   plan::Choice choice;
   DeviceSpec spec;
+  plan::DryRun dry_run() const;  // while this lives
 };
+
+// A command's words: a file, if the first is no override, and the overrides.
+std::pair<fs::path, std::vector<std::string>> recipe_and_overrides(std::vector<std::string> words);
 
 // Plans the run that the options describe on this machine. Reads config.json only. With `order` no other is tried.
 Planned make_plan(const train::TrainOptions&, std::optional<plan::SumOrder> order = {});
@@ -27,6 +32,8 @@ int64_t process_bytes();
 int64_t available_bytes();
 // What computes: "cpu", "cuda", or "auto" for a GPU where one answers. Sets the thread count too.
 DeviceSpec machine(std::string_view device, const std::optional<int64_t>& threads);
+// What rates are kept by: the processor and its threads, or the card.
+std::string machine_name(const DeviceSpec&);
 // What a plan may take of the device tier: what is free, or of what the user named, what the context leaves.
 int64_t device_budget(const DeviceSpec&, const std::optional<int64_t>& named);
 

@@ -15,6 +15,7 @@ namespace {
 
 int run_training(const train::TrainOptions& o) {
   train::require_for_run(o);
+  if (o.gpu) throw Error(Fault::usage, {.what = "`gpu` names a card to plan for, and a run is on this machine", .found = *o.gpu, .fix = "leave out gpu; vram and ram cap what a run takes"});
   const auto from = train::find_checkpoint(o);
   // Resumed, with the micro-batch and the chunks that it began with where these still fit: the same sums in the same order.
   Planned planned = make_plan(o, from ? std::optional(from->recipe.order) : std::nullopt);
@@ -55,34 +56,20 @@ int run_training(const train::TrainOptions& o) {
   return TrainingRun(o, planned, data, rank, trainer, recipe, from).run();
 }
 
-int run_plan(const train::TrainOptions& o) {
-  const Planned planned = make_plan(o);
-  if (!planned.choice.best) refuse(o, planned);
-  std::printf("%s%d plans tried\n", plan::report(*planned.choice.best, planned.budget, planned.spec, planned.process_bytes).c_str(), planned.choice.tried);
-  return 0;
-}
-
 }  // namespace
 
 void takes_recipe(CLI::App& command, Run& run, int (*what)(const train::TrainOptions&)) {
-  const auto given = std::make_shared<std::vector<std::string>>();
-  command.add_option("recipe", *given, "a YAML file with LLaMA-Factory's keys, and key=value (or --key value) over it");
   command.allow_extras();
   command.callback([=, &run, c = &command] {
     run = [=] {
-      auto words = *given;
-      const auto extras = c->remaining();
-      words.insert(words.end(), extras.begin(), extras.end());
-      fs::path file;
-      if (!words.empty() && words[0].find('=') == std::string::npos && !words[0].starts_with("-")) file = words[0], words.erase(words.begin());
-      return what(train::read_train_options(file, words));
+      const auto [file, overrides] = recipe_and_overrides(c->remaining());
+      return what(train::read_train_options(file, overrides));
     };
   });
 }
 
 void add_train(CLI::App& app, Run& run) {
-  takes_recipe(*app.add_subcommand("train", "tune a model inside its plan"), run, run_training);
-  takes_recipe(*app.add_subcommand("plan", "what fits, how, and how fast; reads config.json only"), run, run_plan);
+  takes_recipe(*app.add_subcommand("train", "tune a model inside its plan: [RECIPE] [key=value | --key value]...\nRECIPE: a YAML file with LLaMA-Factory's keys, which what follows overrides"), run, run_training);
 }
 
 }  // namespace thimble::cli

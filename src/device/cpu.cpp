@@ -175,6 +175,7 @@ DeviceSpec this_cpu() {
   spec.name = "cpu (" + has + ")";
   spec.compute = matrix_bf16 ? DType::bf16 : DType::f32;
   spec.flops = has == "AMX bf16" ? 2e12 : has == "AVX512 bf16" ? 5e11 : has == "AVX-512" ? 1.5e11 : 7e10;
+  spec.vector_flops = spec.flops / 4;
   return spec;
 }
 

@@ -1,4 +1,5 @@
 // The cuda device: one cudaMalloc a reservation, pinned memory registered once, two copy streams, events as tickets.
+#include <nvtx3/nvToolsExt.h>
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -9,6 +10,7 @@
 
 #include "base/file.h"
 #include "device/card_memory.h"
+#include "device/catalogue.h"
 #include "device/cuda.cuh"
 #include "device/cuda.h"
 
@@ -16,7 +18,6 @@ namespace thimble {
 namespace {
 
 constexpr int64_t mib = int64_t{1} << 20;
-constexpr int64_t usual_overhead = 640 * mib;
 // Kernels' code, which the driver loads when one is first launched, and cuDNN's handle: 10 to 30 MiB measured on H200 (2026-11-21).
 constexpr int64_t loaded_later = 64 * mib;
 
@@ -44,13 +45,12 @@ DeviceSpec this_cuda(int index) {
     throw Error(Fault::usage, {.what = driver == 0 ? "no NVIDIA driver answers" : "there is no such GPU", .expected = "GPU " + std::to_string(index), .found = std::to_string(count) + " GPUs", .fix = "use the cpu device"});
   cudaDeviceProp p{};
   check_cuda(cudaGetDeviceProperties(&p, index), "cudaGetDeviceProperties");
-  DeviceSpec spec{.kind = DeviceKind::cuda, .name = p.name, .compute = p.major >= 8 ? DType::bf16 : DType::f32};  // before, no tensor core takes bf16
-  spec.flops = 7e14;             // measured through cuBLASLt on H200; calibrated per card by `bench`
-  spec.memory_bandwidth = 4e12;
-  spec.link_bandwidth = 5e10;
-  spec.matmul_workspace = int64_t{32} << 20;
+  // The catalogue's rates; an H200's for a card that it does not know.
+  const Gpu* known = gpu_of_driver_name(p.name);
+  DeviceSpec spec = spec_of(known ? *known : *find_gpu("h200"));
+  spec.name = p.name;
+  spec.compute = p.major >= 8 ? DType::bf16 : DType::f32;  // before, no tensor core takes bf16
   spec.memory = int64_t(p.totalGlobalMem);
-  spec.overhead = usual_overhead;
   spec.index = index;
   char address[32] = {};
   check_cuda(cudaDeviceGetPCIBusId(address, sizeof address, index), "cudaDeviceGetPCIBusId");
@@ -137,6 +137,8 @@ class CudaDevice final : public Device {
   void host_wait(Ticket t) override {
     if (t) check_cuda(cudaEventSynchronize(event(t)), "cudaEventSynchronize");
   }
+  void begin_range(const char* name) override { nvtxRangePushA(name); }
+  void end_range() override { nvtxRangePop(); }
   void synchronize() override { check_cuda(cudaStreamSynchronize(context_.stream), "cudaStreamSynchronize"); }
   CudaContext* native() override { return &context_; }
 

@@ -50,6 +50,9 @@ class Device {
   virtual void wait(Ticket) = 0;    // what is launched next on the compute stream comes after the ticket
   virtual void host_wait(Ticket t) { wait(t); }  // the host goes on after the ticket: it may then touch what a copy read or wrote
   virtual void synchronize() {}     // the host waits for the compute stream, before it reads what was computed
+  // What runs between the two bears a name in the tools of the device's maker (NVTX).
+  virtual void begin_range(const char*) {}
+  virtual void end_range() {}
   virtual CudaContext* native() { return nullptr; }
 
  protected:

@@ -3,7 +3,12 @@
 
 #include <fmt/core.h>
 
+#include <algorithm>
 #include <cstring>
+#include <utility>
+
+#include "base/error.h"
+#include "device/timeline.h"
 
 namespace thimble {
 
@@ -23,33 +28,87 @@ std::string to_string(const Entry& e) {
   return "?";
 }
 
+void Ledger::write(const Entry& e) {
+  if (timeline_) timeline_->add(e);
+  if (recording_) entries_.push_back(e);
+}
+
 void Ledger::took(Tier tier, Use use, const char* name, int64_t offset, int64_t bytes) {
   Stack& s = stacks_[size_t(tier)];
   s.top = offset + aligned(bytes);
   s.alive.push_back({use, offset, aligned(bytes)});
   s.by_use[size_t(use)] += aligned(bytes);
   if (s.top > s.peak) s.peak = s.top, s.at_peak = s.by_use;
-  if (recording_) entries_.push_back({.kind = Entry::Kind::took, .tier = tier, .use = use, .layer = layer_, .name = name, .offset = offset, .bytes = bytes});
+  if (recording_) write({.kind = Entry::Kind::took, .tier = tier, .use = use, .layer = layer_, .name = name, .offset = offset, .bytes = bytes});
 }
 
 void Ledger::gave_back(Tier tier, int64_t offset) {
   Stack& s = stacks_[size_t(tier)];
   s.top = offset;
   for (; !s.alive.empty() && s.alive.back().offset >= offset; s.alive.pop_back()) s.by_use[size_t(s.alive.back().use)] -= s.alive.back().bytes;
-  if (recording_) entries_.push_back({.kind = Entry::Kind::gave_back, .tier = tier, .layer = layer_, .offset = offset});
+  if (recording_) write({.kind = Entry::Kind::gave_back, .tier = tier, .layer = layer_, .offset = offset});
 }
 
 void Ledger::ran(const Work& w) {
-  if (recording_)
-    entries_.push_back({.kind = Entry::Kind::ran, .matrix = w.matrix, .layer = layer_, .name = w.name, .bytes = int64_t(w.bytes), .flops = w.flops});
+  if (wanted()) write({.kind = Entry::Kind::ran, .matrix = w.matrix, .layer = layer_, .name = w.name, .bytes = int64_t(w.bytes), .flops = w.flops});
 }
 
 void Ledger::copied(Tier from, Tier to, const char* name, int64_t item, int64_t bytes) {
-  if (recording_) entries_.push_back({.kind = Entry::Kind::copied, .tier = from, .to = to, .layer = layer_, .name = name, .offset = item, .bytes = bytes});
+  if (wanted()) write({.kind = Entry::Kind::copied, .tier = from, .to = to, .layer = layer_, .name = name, .offset = item, .bytes = bytes});
 }
 
 void Ledger::waited(const char* name, int64_t item) {
-  if (recording_) entries_.push_back({.kind = Entry::Kind::waited, .layer = layer_, .name = name, .offset = item});
+  if (wanted()) write({.kind = Entry::Kind::waited, .layer = layer_, .name = name, .offset = item});
+}
+
+// The peaks of a passage are found by beginning the tiers' own anew; end_passage puts the larger ones back.
+Ledger::PassageBegin Ledger::begin_passage() {
+  PassageBegin begin{entries_.size(), std::exchange(recording_, true), {}};
+  for (size_t t = 0; t < tier_count; ++t) {
+    Stack& s = stacks_[t];
+    begin.before[t] = {s.top, s.peak, s.at_peak};
+    s.peak = s.top, s.at_peak = s.by_use;
+  }
+  return begin;
+}
+
+Passage Ledger::end_passage(const PassageBegin& begin) {
+  Passage p;
+  p.entries.assign(entries_.begin() + std::ptrdiff_t(begin.entries), entries_.end());
+  recording_ = begin.recording;
+  if (!recording_) entries_.resize(begin.entries);
+  for (size_t t = 0; t < tier_count; ++t) {
+    Stack& s = stacks_[t];
+    const auto& before = begin.before[t];
+    check(s.top == before.top, "a passage leaves the arenas as it found them");
+    p.tiers[t] = {s.top, s.peak - s.top, s.at_peak};
+    for (size_t u = 0; u < use_count; ++u) p.tiers[t].at_peak[u] -= s.by_use[u];
+    if (before.peak >= s.peak) s.peak = before.peak, s.at_peak = before.at_peak;
+  }
+  const bool copies = std::any_of(p.entries.begin(), p.entries.end(), [](const Entry& e) { return e.kind == Entry::Kind::copied || e.kind == Entry::Kind::waited; });
+  if (!timeline_ || copies) return p;
+  p.seconds = 0;
+  for (const Entry& e : p.entries)
+    if (e.kind == Entry::Kind::ran) p.seconds += timeline_->seconds_of(e);
+  return p;
+}
+
+void Ledger::repeat(const Passage& p) {
+  for (size_t t = 0; t < tier_count; ++t) {
+    Stack& s = stacks_[t];
+    if (s.top + p.tiers[t].peak <= s.peak) continue;
+    s.peak = s.top + p.tiers[t].peak, s.at_peak = s.by_use;
+    for (size_t u = 0; u < use_count; ++u) s.at_peak[u] += p.tiers[t].at_peak[u];
+  }
+  const bool one_by_one = timeline_ && p.seconds < 0;
+  if (timeline_ && !one_by_one) timeline_->compute(p.seconds);
+  if (!recording_ && !one_by_one) return;
+  for (Entry e : p.entries) {
+    e.layer = layer_;
+    if (e.kind == Entry::Kind::took || e.kind == Entry::Kind::gave_back) e.offset += stacks_[size_t(e.tier)].top - p.tiers[size_t(e.tier)].top;
+    if (one_by_one) timeline_->add(e);
+    if (recording_) entries_.push_back(e);
+  }
 }
 
 std::string difference(const Ledger& a, const Ledger& b) {

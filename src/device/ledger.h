@@ -42,6 +42,17 @@ struct Entry {
 
 std::string to_string(const Entry&);
 
+class Timeline;
+
+// What a stretch of a program wrote, from heights of the arenas that it left as it found them. Such a stretch may be written again: at other
+// heights, for another layer, the same.
+struct Passage {
+  struct Heights { int64_t top = 0, peak = 0; std::array<int64_t, use_count> at_peak{}; };  // peaks above top
+  std::vector<Entry> entries;
+  std::array<Heights, tier_count> tiers;
+  double seconds = -1;  // of its ops; negative: not known, or it holds copies
+};
+
 class Ledger {
  public:
   void took(Tier, Use, const char* name, int64_t offset, int64_t bytes);
@@ -50,7 +61,15 @@ class Ledger {
   void copied(Tier from, Tier to, const char* name, int64_t item, int64_t bytes);
   void waited(const char* name, int64_t item);
 
+  // Between the two, entries are recorded in any case.
+  struct PassageBegin { size_t entries; bool recording; std::array<Passage::Heights, tier_count> before; };
+  PassageBegin begin_passage();
+  Passage end_passage(const PassageBegin&);
+  void repeat(const Passage&);
+
   void at_layer(int layer) { layer_ = int16_t(layer); }
+  int layer() const { return layer_; }
+  void follow(Timeline* t) { timeline_ = t; }  // tells it every op, copy and wait from now on; null: nobody
   void record(bool on) { recording_ = on; }  // a long run keeps its peaks but not its entries
   void clear_entries() { entries_.clear(); }
 
@@ -70,8 +89,12 @@ class Ledger {
   };
   std::vector<Entry> entries_;
   std::array<Stack, tier_count> stacks_;
+  bool wanted() const { return recording_ || timeline_; }
+  void write(const Entry&);
+
   int16_t layer_ = -1;
   bool recording_ = true;
+  Timeline* timeline_ = nullptr;
 };
 
 // The first difference between two ledgers in words, empty when they are equal.

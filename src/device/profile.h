@@ -1,4 +1,4 @@
-// Seconds, flops and bytes by op name: what `bench` and `profile` show. Costs nothing where no profile is set.
+// Every op of a step with its time: what `bench` and `profile` show, by op, by layer, one after the other. Costs nothing where no profile is set.
 #pragma once
 #include <chrono>
 #include <string>
@@ -10,28 +10,39 @@ namespace thimble {
 
 class Profile {
  public:
-  struct Row { const char* name; double seconds = 0, flops = 0, bytes = 0; int64_t calls = 0; };
-  void add(const Work&, double seconds);
-  std::vector<Row> rows() const;  // most time first
-  void clear() { rows_.clear(); }
+  struct Event { const char* name; int layer; bool matrix; double start, seconds, flops, bytes; };  // start: since the profile began
+  struct Row { std::string name; double seconds = 0, flops = 0, bytes = 0, predicted = 0; int64_t calls = 0; };
+  Profile() : begin_(Clock::now()) {}
+  void add(const Work&, int layer, double start, double seconds);
+  const std::vector<Event>& events() const { return events_; }
+  // Most time first; `predicted` is the spec's.
+  std::vector<Row> by_op(const DeviceSpec&) const;
+  std::vector<Row> by_layer(const DeviceSpec&) const;  // in order; "outside the layers" first
+  void clear() { events_.clear(), begin_ = Clock::now(); }
 
   class Timer {
    public:
-    Timer(Profile* profile, const Work& work) : profile_(profile), work_(work) { if (profile_) start_ = std::chrono::steady_clock::now(); }
-    ~Timer() { if (profile_) profile_->add(work_, std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count()); }
+    Timer(Profile* profile, const Work& work, int layer) : profile_(profile), work_(work), layer_(layer) { if (profile_) start_ = profile_->now(); }
+    ~Timer() { if (profile_) profile_->add(work_, layer_, start_, profile_->now() - start_); }
     Timer(const Timer&) = delete;
     Timer& operator=(const Timer&) = delete;
 
    private:
     Profile* profile_;
     const Work& work_;
-    std::chrono::steady_clock::time_point start_;
+    int layer_;
+    double start_ = 0;
   };
 
  private:
-  std::vector<Row> rows_;
+  using Clock = std::chrono::steady_clock;
+  double now() const { return std::chrono::duration<double>(Clock::now() - begin_).count(); }
+  std::vector<Event> events_;
+  Clock::time_point begin_;
 };
 
-std::string table(const Profile&, const DeviceSpec&);
+std::string table(const std::vector<Profile::Row>&, const DeviceSpec&);
+// For chrome://tracing and Perfetto: https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU
+std::string chrome_trace(const Profile&);
 
 }  // namespace thimble

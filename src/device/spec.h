@@ -2,6 +2,8 @@
 // A real device fills it in from itself; a phantom is given one, so that a laptop plans an H200.
 #pragma once
 #include <cstdint>
+#include <map>
+#include <memory>
 #include <string>
 
 #include "base/dtype.h"
@@ -18,14 +20,23 @@ constexpr const char* name_of(Tier t) {
   return names[int(t)];
 }
 
+// How one op was measured to differ from the roofline: seconds = fixed + roofline / speed.
+struct OpRate {
+  double fixed = 0, speed = 1;
+  bool operator==(const OpRate&) const = default;
+};
+using OpRates = std::map<std::string, OpRate, std::less<>>;  // by the op's name
+
 struct DeviceSpec {
   DeviceKind kind = DeviceKind::cpu;
   std::string name = "cpu";
   DType compute = DType::f32;      // type of activations: bf16 where the matrix units take it, else f32
   double flops = 1e11;             // matrix products in `compute`, per second
+  double vector_flops = 2.5e10;    // all other arithmetic
   double memory_bandwidth = 1e10;  // bytes per second, read or written
   double link_bandwidth = 5e9;     // between the device tier and pinned, each way
   double op_seconds = 5e-6;        // that an op takes however small it is: launch, or waking the threads
+  std::shared_ptr<const OpRates> rates;  // of the ops that were measured on this machine; null: none was
   int64_t matmul_workspace = 0;    // cap on what one matrix product may take as scratch from the arena
   int64_t memory = 0;              // bytes of the device's own memory; 0: the machine's RAM
   int64_t overhead = 0;            // of these, what the driver's context, the libraries and the kernels' code take beside every arena

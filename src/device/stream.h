@@ -13,6 +13,17 @@ constexpr bool has_cuda = true;
 constexpr bool has_cuda = false;
 #endif
 
+class DeviceRange {
+ public:
+  DeviceRange(Device* device, const char* name) : device_(device) { if (device_) device_->begin_range(name); }
+  ~DeviceRange() { if (device_) device_->end_range(); }
+  DeviceRange(const DeviceRange&) = delete;
+  DeviceRange& operator=(const DeviceRange&) = delete;
+
+ private:
+  Device* device_;
+};
+
 struct Stream {
   Device& device;
   Ledger& ledger;
@@ -29,7 +40,8 @@ void launch(Stream& s, Work work, Cpu&& on_cpu, Cuda&& on_cuda) {
   s.ledger.ran(work);
   if (s.device.is_phantom()) return;  // shapes were checked, bytes taken, nothing runs
   if (s.profile) s.device.synchronize();
-  const Profile::Timer timer(s.profile, work);
+  const Profile::Timer timer(s.profile, work, s.ledger.layer());
+  const DeviceRange range(s.profile ? &s.device : nullptr, work.name);
   if (s.device.kind() == DeviceKind::cpu) return on_cpu();
   if constexpr (has_cuda) on_cuda(*s.device.native());
   else throw Error(Fault::usage, {.what = "this program was built without CUDA", .fix = "build the `cuda` preset, or use the cpu device"});

@@ -12,6 +12,21 @@
 #include "ops/rms_norm.h"
 
 namespace thimble::nn {
+namespace {
+
+// Which matrices have been unpacked so far, a bit each, above those of Saved::ready.
+int64_t filled(const LayerParams& p) {
+  int64_t bits = 0;
+  for (int m = 0; m < layer_param_count; ++m)
+    if (p.weight[m].unpacked) bits |= int64_t{p.weight[m].unpacked->filled} << m;
+  return bits << saved_count;
+}
+void set_filled(const LayerParams& p, int64_t bits) {
+  for (int m = 0; m < layer_param_count; ++m)
+    if (p.weight[m].unpacked) p.weight[m].unpacked->filled = (bits >> (m + saved_count)) & 1;
+}
+
+}  // namespace
 
 Decoder::Decoder(comm::Rank& rank, Model& model, const Execution& execution, int64_t max_tokens)
     : rank_(rank), model_(model), execution_(execution), rope_(rank, model.spec()) {
@@ -23,6 +38,9 @@ Decoder::Decoder(comm::Rank& rank, Model& model, const Execution& execution, int
   check(execution_.window == 1 || !spec.rope_follows_length(), "a layer runs several micro-batches only where they share RoPE's tables");
   std::vector<int64_t> of_inputs, of_insides;
   for (int l = 0; l < int(spec.layers.size()); ++l) {
+    int first = 0;
+    while (!(spec.layers[size_t(first)] == spec.layers[size_t(l)] && execution_.save[size_t(first)] == execution_.save[size_t(l)])) ++first;
+    alike_.push_back(first);
     const Saved s = saved_of(l, max_tokens, execution_.save[size_t(l)]);
     of_inputs.push_back(s.how(input) == Save::offload ? s.shapes().bytes(input) : 0);
     of_insides.push_back(s.offloaded_bytes());
@@ -56,6 +74,19 @@ void Decoder::embed(Tensor y, const Tokens& t) {
 Saved Decoder::saved_of(int layer, int64_t tokens, const LayerSave& how) const {
   return Saved({.tokens = tokens, .hidden = model_.spec().hidden, .layer = model_.spec().layers[size_t(layer)], .lora = model_.method().lora,
                 .compute = rank_.compute()}, how);
+}
+
+void Decoder::once_a_kind(const char* pass, int layer, const LayerParams& p, const Context& c, Saved& s, const std::function<void()>& work) {
+  uint64_t weights = 0;  // how each lies, and whether it has an adapter
+  for (int m = 0; m < layer_param_count; ++m)
+    weights = weights * 1099511628211u + uint64_t(p.weight[m].format) * 4 + (p.weight[m].unpacked ? 2 : 0) + (p.lora.b[size_t(m)] ? 1 : 0);
+  const comm::Kind kind{pass, {alike_[size_t(layer)], s.shapes().tokens, c.document, int64_t(weights), s.ready() | filled(p)}};
+  const int64_t left = rank_.once_a_kind(kind, [&] {
+    work();
+    return s.ready() | filled(p);
+  });
+  s.set_ready(left);
+  set_filled(p, left);
 }
 
 void Decoder::layer_forward(const LayerParams& p, const Context& c, Tensor y, Tensor x, Saved& s) {
@@ -132,7 +163,7 @@ void Decoder::forward_backward(std::span<const Tokens> window, const LossOut& ou
       LayerState& s = m.layers[size_t(l)];
       const Tensor y = input_of(l + 1, m);
       if (insides_->has(l)) s.saved.place_offloaded(insides_->open(l, m.index, s.saved.offloaded_bytes()));
-      layer_forward(p, m.context, y, s.in, s.saved);
+      once_a_kind("forward", l, p, m.context, s.saved, [&] { layer_forward(p, m.context, y, s.in, s.saved); });
       s.saved.forget_temporaries();
       if (inputs_->has(l)) inputs_->send(l, m.index);
       if (insides_->has(l)) insides_->send(l, m.index);
@@ -153,7 +184,7 @@ void Decoder::forward_backward(std::span<const Tokens> window, const LossOut& ou
         LayerState& s = m.layers[size_t(l)];
         if (inputs_->has(l)) s.in.data = inputs_->bring(l, m.index).data;
         if (insides_->has(l)) s.saved.offloaded_is_back(insides_->bring(l, m.index));
-        layer_backward(l, p, g, m.context, m.d, s.in, s.saved);
+        once_a_kind(l > 0 ? "backward" : "backward of the first", l, p, m.context, s.saved, [&] { layer_backward(l, p, g, m.context, m.d, s.in, s.saved); });
         if (inputs_->has(l)) inputs_->close(l, m.index);
         if (insides_->has(l)) insides_->close(l, m.index);
       }
@@ -187,7 +218,9 @@ Decoder::Residual Decoder::hidden(const Tokens& t, KvCache* cache) {
     p.generating = cache;
     if (cache) c.cache_k = cache->keys(l), c.cache_v = cache->values(l);
     Saved s = saved_of(l, t.count(), all(Save::recompute));
-    layer_forward(p, c, y, x, s);
+    const auto forward = [&] { layer_forward(p, c, y, x, s); };
+    if (cache) forward();  // whose length grows from pass to pass
+    else once_a_kind("forward alone", l, p, c, s, forward);
     model_.release(l);
     std::swap(x, y);
   }

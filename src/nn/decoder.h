@@ -63,6 +63,8 @@ class Decoder {
   void embed(Tensor y, const Tokens&);
   float embedding_scale() const;  // 1: none
   Saved saved_of(int layer, int64_t tokens, const LayerSave&) const;
+  // The work of one layer on one micro-batch: on a phantom once for all that are alike. `pass` is a literal.
+  void once_a_kind(const char* pass, int layer, const LayerParams&, const Context&, Saved&, const std::function<void()>& work);
   void layer_forward(const LayerParams&, const Context&, Tensor y, Tensor x, Saved&);
   void layer_backward(int layer, const LayerParams&, const LayerGrads&, const Context&, Tensor d, Tensor x, Saved&);
   struct Residual { Tensor value, free; };     // (T, C) after the last layer; the buffer of its other half of layers
@@ -74,6 +76,7 @@ class Decoder {
   Model& model_;
   Execution execution_;
   RopeTables rope_;
+  std::vector<int> alike_;  // by layer: the first with its structure and its saves
   std::optional<Offload> inputs_, insides_;  // a layer's input is there before its turn, all else only during it
 };
 

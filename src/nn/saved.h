@@ -86,6 +86,16 @@ class Saved {
   // It lies elsewhere (a cache, the previous layer's output).
   void set(SavedName n, Tensor t) { entries_[n] = {t, true}; }
 
+  // Which tensors are there, a bit each.
+  int64_t ready() const {
+    int64_t bits = 0;
+    for (size_t i = 0; i < saved_count; ++i) bits |= int64_t{entries_[i].ready} << i;
+    return bits;
+  }
+  void set_ready(int64_t bits) {
+    for (size_t i = 0; i < saved_count; ++i) entries_[i].ready = (bits >> i) & 1;
+  }
+
   const SavedShapes& shapes() const { return shapes_; }
   Save how(SavedName n) const { return how_[n]; }
 

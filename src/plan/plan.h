@@ -46,6 +46,7 @@ struct Outcome {
   std::array<std::array<int64_t, use_count>, tier_count> at_peak{};
   int64_t page_tables = 0;  // of pinned memory, on the device beside its arena
   double window_seconds = 0, rest_seconds = 0, update_seconds = 0;  // of a full window, of the smaller one that is left over, of the update
+  std::array<double, 3> busy{};  // seconds of a step that the computation, the copies in and the copies out take by themselves
   int64_t tokens = 0;  // of one micro-batch
   double step_seconds(const Plan& p) const { return window_seconds * double(p.accumulation / p.window) + rest_seconds + update_seconds; }
   double tokens_per_second(const Plan& p) const { return double(tokens * p.accumulation) / step_seconds(p); }
@@ -69,6 +70,7 @@ struct Space {
   bool can_stream = false;                 // layers may lie in pinned memory
   bool can_window = false;                 // a layer may run several micro-batches: its gradients add up in the same order
   bool trained = false;                    // layers are: one that is streamed is updated at its turn
+  bool layers_alike = false;               // all have one structure, so that what a share of them takes is that share
   bool packed = false;                     // these are stored packed
   bool wide = false;                       // or in f32, where products take fewer bits
   bool can_host_embedding = false;         // the table is frozen, no head, and the device reads pinned memory
@@ -90,6 +92,7 @@ std::vector<Plan> candidates(const Space&);
 struct Choice {
   std::optional<Candidate> best;
   Candidate least;
+  std::vector<Candidate> front;  // of all that were tried, fitting or not: those than which none is faster in as little device memory, from the fastest on
   bool device_suffices = false, ram_suffices = false;  // for some candidate, were there enough of the other
   int tried = 0;
 };
@@ -101,7 +104,10 @@ const std::vector<Level>& ladder();
 // "24 of 32 layers: keep all; 8 of 32 layers: recompute mlp; spread evenly"
 std::string describe_saves(const Plan&);
 
-// The table that a person reads in ten seconds.
-std::string report(const Candidate&, const Budget&, const DeviceSpec&, int64_t process_bytes);
+// The decisions in words.
+std::string describe(const Plan&);
+// Each level of the ladder for all layers, and what it takes and costs with everything else as it is in `like`.
+struct Rung { std::string name; Candidate candidate; };
+std::vector<Rung> rungs(const Space&, const Plan& like, const DryRun&);
 
 }  // namespace thimble::plan

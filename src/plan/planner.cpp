@@ -1,9 +1,10 @@
 // The search: a grid over saves, what lies on the device, windows and micro-batch. Points are dry-run, the fastest that fits is taken.
 #include <algorithm>
 #include <cmath>
-#include <map>
+#include <deque>
 #include <set>
 
+#include "device/timeline.h"
 #include "plan/plan.h"
 
 namespace thimble::plan {
@@ -25,16 +26,24 @@ std::vector<int> shares(int n, int parts) {
   return counts;
 }
 
-// Each level for all layers, then each pair of levels over a share of them: what travels is spread evenly, so that the link never rests.
-std::vector<std::vector<LayerSave>> save_choices(const Space& space) {
+// Saves of two levels: `count` layers have the second, spread evenly, so that the link never rests.
+struct Mix {
+  size_t first = 0, second = 0;
+  int64_t count = 0;
+  std::vector<LayerSave> save;
+  bool uniform() const { return count == 0; }
+};
+
+// Each level for all layers, then each pair of levels over a share of them.
+std::vector<Mix> save_choices(const Space& space) {
   const int layers = space.layers;
-  if (space.save) return {std::vector<LayerSave>(size_t(layers), nn::all(*space.save))};
-  if (space.keep_all) return {std::vector<LayerSave>(size_t(layers), ladder().front().save)};
+  if (space.save) return {{.save = std::vector<LayerSave>(size_t(layers), nn::all(*space.save))}};
+  if (space.keep_all) return {{.save = std::vector<LayerSave>(size_t(layers), ladder().front().save)}};
   std::vector<LayerSave> levels;
   for (const Level& level : ladder())
     if (!space.recompute_all || level.recomputes_block) levels.push_back(level.save);
-  std::vector<std::vector<LayerSave>> choices;
-  for (const LayerSave& level : levels) choices.emplace_back(size_t(layers), level);
+  std::vector<Mix> choices;
+  for (size_t a = 0; a < levels.size(); ++a) choices.push_back({.first = a, .second = a, .save = std::vector<LayerSave>(size_t(layers), levels[a])});
   for (size_t a = 0; a < levels.size(); ++a)
     for (size_t b = a + 1; b < levels.size(); ++b)
       for (const int64_t count : shares(layers, 8)) {
@@ -42,7 +51,7 @@ std::vector<std::vector<LayerSave>> save_choices(const Space& space) {
         std::vector<LayerSave> saves(size_t(layers), levels[a]);
         for (int64_t l = 0; l < layers; ++l)
           if ((l + 1) * count / layers != l * count / layers) saves[size_t(l)] = levels[b];
-        choices.push_back(std::move(saves));
+        choices.push_back({a, b, count, std::move(saves)});
       }
   return choices;
 }
@@ -89,6 +98,7 @@ std::vector<Chunks> chunk_choices(const Space& space, int64_t tokens) {
 // small.
 struct Group {
   Plan base;
+  Mix mix;
   std::vector<int64_t> windows;
   std::vector<Chunks> chunks;
   std::vector<Placement> places;
@@ -125,9 +135,10 @@ std::vector<Group> groups(const Space& space) {
     std::vector<std::vector<int64_t>> rising;
     if (!space.trained) rising.emplace_back(windows.begin(), windows.end());
     else for (const int64_t w : windows) rising.push_back({w});
-    for (const auto& save : saves)
+    for (const Mix& mix : saves)
       for (const auto& of : rising)
-        all.push_back({.base = {.micro_batch = micro, .accumulation = accumulation, .save = save},
+        all.push_back({.base = {.micro_batch = micro, .accumulation = accumulation, .save = mix.save},
+                       .mix = mix,
                        .windows = of,
                        .chunks = chunk_choices(space, micro * space.tokens_per_row),
                        .places = places});
@@ -136,13 +147,13 @@ std::vector<Group> groups(const Space& space) {
 }
 
 // Whether to unpack a layer once, where its matrices serve several products; first what is faster.
-std::vector<bool> unpackings(const Space& space, const Group& group, int64_t window) {
+std::vector<bool> unpackings(const Space& space, const Group& group, int64_t window, const Chunks& chunk) {
   const auto multiplies_again = [](const LayerSave& s) {
     for (const auto n : {nn::q, nn::k, nn::v, nn::middle, nn::gate, nn::up})
       if (s[n] == Save::recompute) return true;
     return false;
   };
-  const bool several = window > 1 || group.chunks.back().tokens > 0 || std::any_of(group.base.save.begin(), group.base.save.end(), multiplies_again);
+  const bool several = window > 1 || chunk.tokens > 0 || std::any_of(group.base.save.begin(), group.base.save.end(), multiplies_again);
   return (space.packed || space.wide) && several ? std::vector<bool>{true, false} : std::vector<bool>{false};
 }
 
@@ -200,90 +211,202 @@ void Outcome::set_bytes(const Ledger& ledger, const DeviceSpec& spec) {
 }
 
 double predicted_seconds(std::span<const Entry> entries, const DeviceSpec& spec) {
-  double compute = 0, lanes[2] = {0, 0};
-  std::map<std::pair<const char*, int64_t>, double> arrival;
-  for (const Entry& e : entries) {
-    if (e.kind == Entry::Kind::ran) {
-      const double flops = e.matrix ? spec.flops : spec.flops / 4;  // plain arithmetic runs on the vector units
-      compute += spec.op_seconds + std::max(e.flops / flops, double(e.bytes) / spec.memory_bandwidth);
-    } else if (e.kind == Entry::Kind::copied) {
-      double& lane = lanes[e.tier == Tier::device ? 1 : 0];
-      lane = std::max(lane, compute) + double(e.bytes) / spec.link_bandwidth;
-      arrival[{e.name, e.offset}] = lane;
-    } else if (e.kind == Entry::Kind::waited) {
-      const auto it = arrival.find({e.name, e.offset});
-      if (it != arrival.end()) compute = std::max(compute, it->second);
-    }
+  Timeline timeline(spec);
+  for (const Entry& e : entries) timeline.add(e);
+  return timeline.end();
+}
+
+std::vector<Rung> rungs(const Space& space, const Plan& like, const DryRun& dry_run) {
+  std::vector<Rung> all;
+  for (const Level& level : ladder()) {
+    Plan plan = like;
+    plan.save.assign(size_t(space.layers), level.save);
+    all.push_back({level.name, {plan, dry_run(plan)}});
   }
-  return std::max({compute, lanes[0], lanes[1]});
+  return all;
 }
 
 std::vector<Plan> candidates(const Space& space) {
   std::vector<Plan> plans;
   for (const Group& group : groups(space))
     for (const int64_t window : group.windows)
-      for (const bool unpack : unpackings(space, group, window))
-        for (const Chunks& chunk : group.chunks)
+      for (const Chunks& chunk : group.chunks)
+        for (const bool unpack : unpackings(space, group, window, chunk))
           for (const auto& place : group.places) plans.push_back(group.plan(window, unpack, chunk, place));
   return plans;
 }
 
-Choice choose(const Budget& budget, const Space& space, const DryRun& dry_run) {
-  Choice choice;
-  double best_seconds = INFINITY;
-  const auto fits = [&](const Outcome& o) { return o.device() <= budget.device && o.ram() <= budget.ram; };
-  for (const Group& group : groups(space)) {
-    std::vector<Candidate> tried;
-    const auto try_plan = [&](const Plan& plan) -> Outcome {
-      for (const auto& t : tried)
-        if (t.plan == plan) return t.outcome;
-      const Candidate c{plan, dry_run(plan)};
-      tried.push_back(c);
-      choice.device_suffices |= c.outcome.device() <= budget.device;
-      choice.ram_suffices |= c.outcome.ram() <= budget.ram;
-      if (++choice.tried == 1 || c.outcome.device() < choice.least.outcome.device()) choice.least = c;
-      if (const double seconds = c.outcome.step_seconds(plan); fits(c.outcome) && seconds < best_seconds) best_seconds = seconds, choice.best = c;
-      return c.outcome;
-    };
-    // The least that is taken with things in their places: a larger window or chunk and a layer unpacked take more.
-    const auto least = [&](const Placement& place) { return try_plan(group.plan(group.windows.front(), false, group.chunks.back(), place)); };
-    const auto may_fit = [&](int64_t window) {
-      bool device_fits = false, ram_fits = false;
-      for (const auto& place : group.extremes()) {
-        if (window != group.windows.front() && least(place).device() > budget.device) {
-          ram_fits = true;  // not asked
-          continue;
-        }
-        const auto outcome = try_plan(group.plan(window, false, group.chunks.back(), place));
-        if (fits(outcome)) return true;
-        device_fits |= outcome.device() <= budget.device;
-        ram_fits |= outcome.ram() <= budget.ram;
-      }
-      return device_fits && ram_fits;
-    };
-    // From the fastest on. One that fits ends it, and one that is slower than the best: moving more is no faster, nor are smaller chunks. Returns
-    // whether unpacking each time, which takes less, need not be tried.
-    const auto search = [&](int64_t window, bool unpack) {
-      for (const Chunks& chunk : group.chunks)
-        for (const auto& place : group.places) {
-          const bool fastest = chunk == group.chunks.front() && place == group.places.front();
-          if (!fastest && !fits(least(place))) continue;
-          const Plan plan = group.plan(window, unpack, chunk, place);
-          const auto outcome = try_plan(plan);
-          if (!fits(outcome) && outcome.step_seconds(plan) < best_seconds) continue;
-          if (space.trained && space.paged_optimizer) continue;  // states that visit at a streamed layer's turn cost less than at the end of the step
-          if (place == group.places.front()) return fits(outcome) || chunk == group.chunks.front();
-          break;
-        }
-      return false;
-    };
-    size_t windows = 0;
-    while (windows < group.windows.size() && may_fit(group.windows[windows])) ++windows;  // a larger window takes more
-    for (size_t i = windows; i-- > 0;)
-      for (const bool unpack : unpackings(space, group, group.windows[i]))
-        if (search(group.windows[i], unpack)) break;
+namespace {
+
+constexpr double rounding = 1e-6;   // of sums of seconds, added in another order
+constexpr size_t few_groups = 16;   // to be searched without bounds
+constexpr int many_layers = 16;
+
+// One search. What a dry run said is asked again from here; what cannot be faster than the best, or cannot fit, is left out unrun.
+class Search {
+ public:
+  Search(const Budget& budget, const Space& space, const DryRun& dry_run) : budget_(budget), space_(space), dry_run_(dry_run), groups_(groups(space)) {}
+
+  Choice run() {
+    // First each level by itself, so that there is a best to beat; then mixes of two, those that may be fastest first.
+    std::vector<std::pair<double, const Group*>> order;
+    for (const Group& g : groups_) order.emplace_back(least_seconds(g, g.windows.back(), fastest_way(g)), &g);
+    std::stable_sort(order.begin(), order.end(), [](const auto& a, const auto& b) {
+      return std::pair(!a.second->mix.uniform(), a.first) < std::pair(!b.second->mix.uniform(), b.first);
+    });
+    for (const auto& [least, group] : order)
+      if (may_be_faster(least) && !known_not_to_fit(*group)) search(*group);
+    return std::move(choice_);
   }
-  return choice;
-}
+
+ private:
+  bool fits(const Outcome& o) const { return o.device() <= budget_.device && o.ram() <= budget_.ram; }
+  bool may_be_faster(double least) const { return least * (1 - rounding) < best_seconds_; }
+
+  const Outcome& try_plan(const Plan& plan) {
+    const auto it = std::find_if(tried_.begin(), tried_.end(), [&](const Candidate& c) { return c.plan == plan; });
+    if (it != tried_.end()) return it->outcome;
+    const Candidate& c = tried_.emplace_back(Candidate{plan, dry_run_(plan)});
+    choice_.device_suffices |= c.outcome.device() <= budget_.device;
+    choice_.ram_suffices |= c.outcome.ram() <= budget_.ram;
+    if (++choice_.tried == 1 || c.outcome.device() < choice_.least.outcome.device()) choice_.least = c;
+    const double seconds = c.outcome.step_seconds(plan);
+    if (fits(c.outcome) && seconds < best_seconds_) best_seconds_ = seconds, choice_.best = c;
+    keep_in_front(c, seconds);
+    return c.outcome;
+  }
+
+  void keep_in_front(const Candidate& c, double seconds) {
+    auto& front = choice_.front;
+    const auto beats = [](double s, const Outcome& o, double other_s, const Outcome& other) { return s <= other_s && o.device() <= other.device() && o.ram() <= other.ram(); };
+    for (const auto& f : front)
+      if (beats(f.outcome.step_seconds(f.plan), f.outcome, seconds, c.outcome)) return;
+    std::erase_if(front, [&](const auto& f) { return beats(seconds, c.outcome, f.outcome.step_seconds(f.plan), f.outcome); });
+    front.insert(std::find_if(front.begin(), front.end(), [&](const auto& f) { return f.outcome.step_seconds(f.plan) > seconds; }), c);
+  }
+
+  // What a level takes by itself, computation and link apart, where all else is as fast as it can be: no mix of two levels takes less than its shares
+  // of theirs.
+  struct Level { int64_t micro; size_t level; int64_t window; bool unpack; std::array<double, 3> busy; int64_t device; };
+  const Level* level(const Group& g, size_t which, int64_t window, bool unpack) {
+    if (groups_.size() <= few_groups) return nullptr;
+    for (const Level& l : levels_)
+      if (l.micro == g.base.micro_batch && l.level == which && l.window == window && l.unpack == unpack) return &l;
+    for (const Group& u : groups_) {
+      if (!u.mix.uniform() || u.mix.first != which || u.base.micro_batch != g.base.micro_batch) continue;
+      const auto ways = unpackings(space_, u, window, u.chunks.front());
+      const bool possible = std::find(ways.begin(), ways.end(), unpack) != ways.end();
+      const Outcome& o = try_plan(u.plan(window, possible && unpack, u.chunks.front(), u.places.front()));
+      return &levels_.emplace_back(Level{g.base.micro_batch, which, window, unpack, o.busy, o.device()});
+    }
+    return nullptr;
+  }
+  std::array<double, 3> least_busy(const Group& g, int64_t window, bool unpack) {
+    const Level *a = level(g, g.mix.first, window, unpack), *b = level(g, g.mix.second, window, unpack);
+    std::array<double, 3> least{};
+    if (!a || !b) return least;
+    const double share = double(g.mix.count) / double(space_.layers);
+    for (size_t i = 0; i < 3; ++i) least[i] = space_.layers_alike ? (1 - share) * a->busy[i] + share * b->busy[i] : std::min(a->busy[i], b->busy[i]);
+    return least;
+  }
+  double least_seconds(const Group& g, int64_t window, bool unpack) {
+    const auto busy = least_busy(g, window, unpack);
+    return *std::max_element(busy.begin(), busy.end());
+  }
+  // Of two levels, more layers of the larger one take more. Left out: what has more of what did not fit for want of device memory.
+  struct Failed { int64_t micro, window; size_t first, second; int64_t count; };
+  bool fastest_way(const Group& g) const { return unpackings(space_, g, g.windows.back(), g.chunks.front()).front(); }
+  bool fewer_layers_take_more(const Group& g) {
+    const int64_t window = g.windows.back();
+    const bool unpack = fastest_way(g);
+    return level(g, g.mix.first, window, unpack)->device >= level(g, g.mix.second, window, unpack)->device;
+  }
+  bool known_not_to_fit(const Group& g) {
+    if (groups_.size() <= few_groups || g.mix.uniform()) return false;
+    return std::any_of(failed_.begin(), failed_.end(), [&](const Failed& f) {
+      return f.micro == g.base.micro_batch && f.window == g.windows.front() && f.first == g.mix.first && f.second == g.mix.second &&
+             (fewer_layers_take_more(g) ? g.mix.count <= f.count : g.mix.count >= f.count);
+    });
+  }
+  // By halves: the mixes of these two levels that do not fit either.
+  void failed(const Group& g) {
+    failed_.push_back({g.base.micro_batch, g.windows.front(), g.mix.first, g.mix.second, g.mix.count});
+    if (groups_.size() <= few_groups || g.mix.uniform()) return;
+    for (;;) {
+      std::vector<const Group*> open;
+      for (const Group& other : groups_)
+        if (other.base.micro_batch == g.base.micro_batch && other.windows.front() == g.windows.front() && other.mix.first == g.mix.first && other.mix.second == g.mix.second && !other.mix.uniform() &&
+            !known_not_to_fit(other) && std::find(enough_.begin(), enough_.end(), &other) == enough_.end())
+          open.push_back(&other);
+      if (!fewer_layers_take_more(g)) std::reverse(open.begin(), open.end());
+      if (open.empty()) return;
+      const size_t middle = open.size() / 2;
+      if (device_may_fit(*open[middle])) enough_.insert(enough_.end(), open.begin() + std::ptrdiff_t(middle), open.end());
+      else failed_.push_back({g.base.micro_batch, g.windows.front(), g.mix.first, g.mix.second, open[middle]->mix.count});
+    }
+  }
+
+  // The least that a window takes with things in a place: a larger chunk and a layer unpacked take more.
+  const Outcome& least(const Group& g, int64_t window, const Placement& place) { return try_plan(g.plan(window, false, g.chunks.back(), place)); }
+  bool device_may_fit(const Group& g) {
+    const auto extremes = g.extremes();
+    return std::any_of(extremes.begin(), extremes.end(), [&](const auto& place) { return least(g, g.windows.front(), place).device() <= budget_.device; });
+  }
+  // The first place, from the fastest on, where a window may fit. From place to place more lies in RAM and less on the device, so that halving finds it;
+  // but where layers are few a ring may be larger than what moved, and all are asked.
+  size_t first_place(const Group& g, int64_t window) {
+    const auto device_fits = [&](const Placement& p) { return least(g, window, p).device() <= budget_.device; };
+    if (space_.layers >= many_layers) {
+      const auto it = std::partition_point(g.places.begin(), g.places.end(), [&](const auto& p) { return !device_fits(p); });
+      return it == g.places.end() || least(g, window, *it).ram() > budget_.ram ? g.places.size() : size_t(it - g.places.begin());
+    }
+    const auto it = std::find_if(g.places.begin(), g.places.end(), [&](const auto& p) { return fits(least(g, window, p)); });
+    return size_t(it - g.places.begin());
+  }
+
+  void search(const Group& group) {
+    if (!device_may_fit(group)) return failed(group);
+    for (auto window = group.windows.rbegin(); window != group.windows.rend(); ++window) search(group, *window);
+  }
+  void search(const Group& group, int64_t window) {
+    std::optional<size_t> place;
+    for (const Chunks& chunk : group.chunks) {
+      const auto ways = unpackings(space_, group, window, chunk);
+      for (const bool unpack : ways) {
+        if (!may_be_faster(least_seconds(group, window, unpack))) continue;
+        if (!place) place = first_place(group, window);
+        if (*place == group.places.size() || search(group, window, chunk, unpack, *place, unpack == ways.front())) return;
+      }
+    }
+  }
+  // From the fastest on. One that fits ends it, and one that is slower than the best: moving more is no faster, nor are smaller chunks. Returns
+  // whether this holds of all that follows of the window.
+  bool search(const Group& group, int64_t window, const Chunks& chunk, bool unpack, size_t first, bool fastest_way) {
+    for (size_t i = first; i < group.places.size(); ++i) {
+      const Plan plan = group.plan(window, unpack, chunk, group.places[i]);
+      const Outcome& outcome = try_plan(plan);
+      if (outcome.ram() > budget_.ram && space_.layers >= many_layers) break;  // more of it with every place that follows
+      if (!fits(outcome) && outcome.step_seconds(plan) < best_seconds_) continue;
+      if (space_.trained && space_.paged_optimizer) continue;  // states that visit at a streamed layer's turn cost less than at the end of the step
+      return i == 0 && fastest_way;
+    }
+    return false;
+  }
+
+  const Budget& budget_;
+  const Space& space_;
+  const DryRun& dry_run_;
+  const std::vector<Group> groups_;
+  Choice choice_;
+  double best_seconds_ = INFINITY;
+  std::deque<Candidate> tried_;
+  std::deque<Level> levels_;
+  std::vector<Failed> failed_;
+  std::vector<const Group*> enough_;  // of the device's memory there is for these
+};
+
+}  // namespace
+
+Choice choose(const Budget& budget, const Space& space, const DryRun& dry_run) { return Search(budget, space, dry_run).run(); }
 
 }  // namespace thimble::plan

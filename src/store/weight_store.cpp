@@ -87,6 +87,14 @@ void WeightStore::load(const WeightSource* source) {
 }
 
 void WeightStore::load_one(const WeightSource* source, const ParamSpec& p, const quant::Weight& to, Tensor staging) {
+  const comm::Kind kind{"load", {int64_t(p.format), int64_t(to.format), int64_t(p.dtype), p.shape.rows(), p.shape.row(), on_host(p)}};
+  rank_.once_a_kind(kind, [&] {
+    read_and_pack(source, p, to, staging);
+    return 0;
+  });
+}
+
+void WeightStore::read_and_pack(const WeightSource* source, const ParamSpec& p, const quant::Weight& to, Tensor staging) {
   if (on_host(p)) {  // it stays where it is read to
     if (!rank_.is_phantom()) source->read(p.name, 0, to.dense());
     return;

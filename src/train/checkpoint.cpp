@@ -272,7 +272,7 @@ void Checkpoints::write(store::SealedFolder& sealed, Trainer& trainer, const Run
   std::vector<store::SafetensorsWriter::Declared> declared;
   if (loses_bits(setup_))
     for (const auto& t : trainer.model().trained()) declared.push_back({store::name_in_file(*t.spec), t.value.dtype, t.value.shape});
-  for (const auto& s : trainer.states()) declared.push_back({s.name, s.home.dtype, s.home.shape});
+  for (const auto& s : trainer.states()) declared.push_back({s.name(), s.home.dtype, s.home.shape});
   store::SafetensorsWriter writer(inside / state_file, std::move(declared));
   if (loses_bits(setup_)) trainer.save([&](const store::ParamSpec&, Tensor piece) { writer.write(piece); });
   trainer.save_states([&](Tensor piece) { writer.write(piece); });

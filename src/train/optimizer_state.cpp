@@ -85,12 +85,13 @@ void OptimizerState::drain() {
 
 std::vector<OptimizerState::State> OptimizerState::states() const {
   std::vector<State> all;
+  all.reserve(4 * groups_.size() * (groups_.empty() ? 0 : groups_.back().updates.size()));
   for (const Group& g : groups_)
     for (size_t i = 0; i < g.updates.size(); ++i) {
       int n = 0;
       const auto parts = optim::states_of(id_, g.updates[i].param.count(), n);
       for (size_t s = 0; s < size_t(n); ++s)
-        all.push_back({g.names[i] + std::string(parts[s].suffix), {static_cast<std::byte*>(g.home.data) + g.offsets[i][s], parts[s].dtype, parts[s].shape}});
+        all.push_back({g.names[i], parts[s].suffix, {static_cast<std::byte*>(g.home.data) + g.offsets[i][s], parts[s].dtype, parts[s].shape}});
     }
   return all;
 }

@@ -22,7 +22,11 @@ class OptimizerState {
   void drain();  // what is on its way home has come
 
   // Every state of every parameter at home, packed as it is: what a checkpoint holds. It may be overwritten, if changed() follows.
-  struct State { std::string name; Tensor home; };
+  struct State {
+    std::string_view tensor, suffix;  // of its name
+    Tensor home;
+    std::string name() const { return std::string(tensor) + std::string(suffix); }
+  };
   std::vector<State> states() const;
   bool paged() const { return ring_ != nullptr; }  // home is pinned memory, which the host may touch
   void changed();

@@ -8,6 +8,7 @@
 
 #include "base/file.h"
 #include "base/log.h"
+#include "device/catalogue.h"
 
 namespace thimble::train {
 namespace {
@@ -141,6 +142,13 @@ void validate_plan(const TrainOptions& o) {
   if (o.disk) expect_at_least(o.disk->count, 0, "disk");
   if (o.threads) expect(*o.threads >= 1 && *o.threads <= 1024, "threads", "1 to 1024", fmt::format("{}", *o.threads));
   if (o.resident_layers) expect_at_least(*o.resident_layers, 0, "resident_layers");
+  if (o.gpu && !find_gpu(*o.gpu)) {
+    std::vector<std::string_view> names;
+    std::string all;
+    for (const Gpu& g : gpus()) names.push_back(g.key), all += fmt::format(" {}", g.key);
+    const auto close = nearest(*o.gpu, names);
+    expect(false, "gpu", "one of" + all, *o.gpu, close.empty() ? "" : fmt::format("did you mean '{}'?", close));
+  }
   const bool recompute = o.gradient_checkpointing == true, never = o.disable_gradient_checkpointing || o.gradient_checkpointing == false;
   contradiction(recompute && o.disable_gradient_checkpointing, "gradient_checkpointing: true with disable_gradient_checkpointing: true",
                 "leave out one of them");

@@ -94,6 +94,7 @@ struct TrainOptions {
   std::optional<bool> greater_is_better;
   Resume resume_from_checkpoint;
 
+  std::optional<std::string> gpu;
   std::optional<Bytes> vram, ram, disk;
   std::optional<int64_t> threads;
   std::string device = "auto";
@@ -167,6 +168,7 @@ struct TrainOptions {
     visit("metric_for_best_model", o.metric_for_best_model, "what is best: loss, of the evaluation");
     visit("greater_is_better", o.greater_is_better, "of that metric: false");
     visit("resume_from_checkpoint", o.resume_from_checkpoint, "true: go on from the newest checkpoint of output_dir; or the folder of one");
+    visit("gpu", o.gpu, "plan for a card by its name, such as rtx4090, whether it is here or not; null: this machine");
     visit("vram", o.vram, "memory of the device tier; null: what the machine has");
     visit("ram", o.ram, "host memory; null: what the machine has");
     visit("disk", o.disk, "disk for what fits nowhere else; null: none");

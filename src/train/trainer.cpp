@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "base/philox.h"
+#include "device/timeline.h"
 #include "ops/elementwise.h"
 #include "optim/clip.h"
 
@@ -258,42 +259,68 @@ void Trainer::restore(int64_t steps, const std::function<void(const store::Param
   rank_.device.synchronize();  // nothing is on its way home any more
   for (const auto& s : optimizer_->states())
     by_pieces(s.home, [&](int64_t first, Tensor piece, Tensor host) {
-      if (!rank_.is_phantom()) read_state(s.name, first, optimizer_->paged() ? piece : host);
+      if (!rank_.is_phantom()) read_state(s.name(), first, optimizer_->paged() ? piece : host);
       if (!optimizer_->paged()) rank_.upload("resuming", piece, host);
     });
   steps_ = steps;
 }
 
+namespace {
+
+data::MicroBatch empty_batch(const Setup& setup, const plan::Plan& plan) {
+  const std::vector<int32_t> zeros(size_t(data::token_cap(plan.micro_batch, setup.tokens_per_row)));
+  return {zeros, zeros, zeros, zeros};
+}
+
+}  // namespace
+
 plan::Outcome Trainer::rehearse(const DeviceSpec& spec, const Setup& setup, const plan::Plan& plan) {
   const auto device = phantom_device(spec);
   comm::Rank rank(*device, comm::boundless);
-  rank.ledger.record(false);  // but for what is timed: a load has more entries than a step
+  rank.ledger.record(false);  // its peaks are enough
   Trainer trainer(rank, setup, plan);
   trainer.load(nullptr);
   plan::Outcome outcome;
   outcome.tokens = plan.micro_batch * setup.tokens_per_row;
-  const auto cap = size_t(data::token_cap(plan.micro_batch, setup.tokens_per_row));
-  const std::vector<int32_t> zeros(cap);
-  const data::MicroBatch batch{zeros, zeros, zeros, zeros};
+  const data::MicroBatch batch = empty_batch(setup, plan);
+  struct Took { double seconds; std::array<double, 3> busy; };
   const auto timed = [&](int64_t micro_batches) {
-    rank.ledger.clear_entries();
-    rank.ledger.record(true);
+    Timeline timeline(spec);
+    rank.ledger.follow(&timeline);
     trainer.step(std::vector<data::MicroBatch>(size_t(micro_batches), batch), 1e-4);
-    rank.ledger.record(false);
-    return plan::predicted_seconds(rank.ledger.entries(), spec);
+    rank.ledger.follow(nullptr);
+    return Took{timeline.end(), {timeline.busy(), timeline.lane(Lane::in), timeline.lane(Lane::out)}};
   };
   timed(0);  // a step finds in the rings what the one before left there
-  outcome.update_seconds = timed(0);
+  const Took update = timed(0);
+  outcome.update_seconds = update.seconds;
+  outcome.busy = update.busy;
   if (trainer.model().streams_trained()) timed(plan.window);  // whose updates are the next step's
-  outcome.window_seconds = std::max(0.0, timed(plan.window) - outcome.update_seconds);
-  if (const int64_t rest = plan.accumulation % plan.window) outcome.rest_seconds = std::max(0.0, timed(rest) - outcome.update_seconds);
+  // Of one window beside the update's, as often as a step has it.
+  const auto add = [&](int64_t micro_batches, double times) {
+    const Took took = timed(micro_batches);
+    for (size_t i = 0; i < took.busy.size(); ++i) outcome.busy[i] += times * (took.busy[i] - update.busy[i]);
+    return std::max(0.0, took.seconds - update.seconds);
+  };
+  outcome.window_seconds = add(plan.window, double(plan.accumulation / plan.window));
+  if (const int64_t rest = plan.accumulation % plan.window) outcome.rest_seconds = add(rest, 1);
   trainer.evaluate({&batch, 1});
-  rank.ledger.record(false);  // saving and resuming take nothing, in many copies
   trainer.save(nullptr);
   trainer.save_states(nullptr);
   trainer.restore(0, nullptr, nullptr);
   outcome.set_bytes(rank.ledger, spec);
   return outcome;
+}
+
+Trainer::Rehearsed Trainer::rehearse_a_step(const DeviceSpec& spec, const Setup& setup, const plan::Plan& plan) {
+  const auto device = phantom_device(spec);
+  comm::Rank rank(*device, comm::boundless);
+  Trainer trainer(rank, setup, plan);
+  trainer.load(nullptr);
+  trainer.step({}, 1e-4);
+  const size_t begin = rank.ledger.entries().size();
+  trainer.step(std::vector<data::MicroBatch>(size_t(plan.window), empty_batch(setup, plan)), 1e-4);
+  return {std::move(rank.ledger), begin};
 }
 
 }  // namespace thimble::train

@@ -56,6 +56,9 @@ class Trainer {
 
   // Load, a window of a step, evaluate, save, resume, all at their caps: what a plan is made of. Returns the dry run's outcome.
   static plan::Outcome rehearse(const DeviceSpec&, const Setup&, const plan::Plan&);
+  // The entries of the same dry run: set-up, load, and a step of one window, whose entries begin at `step`.
+  struct Rehearsed { Ledger ledger; size_t step; };
+  static Rehearsed rehearse_a_step(const DeviceSpec&, const Setup&, const plan::Plan&);
 
   nn::Model& model() { return model_; }
   nn::Decoder& decoder() { return decoder_; }

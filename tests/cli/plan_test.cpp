@@ -69,5 +69,33 @@ TEST_F(Program, PlansFromAConfigAlone) {
   EXPECT_TRUE(a.says("plans tried")) << a.text;
 }
 
+// A card that is not here, by its name: from config.json alone, as text, for programs, and as a page.
+TEST_F(Program, PlansForACardByItsName) {
+  write("config.json", config(4, 512, 1024, 8, 4, 5000).dump());
+  const std::string run = "plan config.json quantization_bit=4 cutoff_len=512 ram=2GiB threads=1 ";
+  const Answer text = thimble(run + "--gpu rtx4090 --explain");
+  ASSERT_EQ(text.code, 0) << text.text;
+  for (const char* part : {"predicted on GeForce RTX 4090", "what binds: ", "the ladder", "device [", "23.99 GiB"}) EXPECT_TRUE(text.says(part)) << part << text.text;
+  const Answer json = thimble(run + "gpu=rtx4090 vram=2GiB --json --html plan.html");
+  ASSERT_EQ(json.code, 0) << json.text;
+  const Json plan = parse_json(json.text.substr(json.text.find('{')), "plan");
+  EXPECT_EQ(plan["machine"]["kind"], "cuda");
+  EXPECT_LE(plan["total"]["device_bytes"].get<int64_t>(), int64_t{2} << 30);
+  EXPECT_NE(read("plan.html").find("</html>"), std::string::npos);
+  const Answer unknown = thimble(run + "gpu=rtx4091");
+  EXPECT_EQ(unknown.code, 2);
+  EXPECT_TRUE(unknown.says("did you mean 'rtx4090'?")) << unknown.text;
+  const Answer train = thimble("train model_name_or_path=. dataset=rows.jsonl output_dir=out gpu=rtx4090");
+  EXPECT_EQ(train.code, 2);
+  EXPECT_TRUE(train.says("to plan for")) << train.text;
+}
+
+TEST_F(Program, AModelAndACardAloneGiveAMatrix) {
+  write("config.json", config(2, 256, 512, 4, 2, 1000).dump());
+  const Answer a = thimble("plan config.json --gpu l4 ram=4GiB");
+  ASSERT_EQ(a.code, 0) << a.text;
+  for (const char* part : {"QLoRA, 4 bits", "full, AdamW", "65536 tokens"}) EXPECT_TRUE(a.says(part)) << a.text;
+}
+
 }  // namespace
 }  // namespace thimble::cli

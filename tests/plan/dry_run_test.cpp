@@ -5,7 +5,9 @@
 #include <chrono>
 #include <cstdio>
 
+#include "device/catalogue.h"
 #include "models/registry.h"
+#include "plan/report.h"
 #include "train/trainer.h"
 
 namespace thimble::plan {
@@ -65,11 +67,7 @@ TEST(DryRun, MillisecondsOfA70BShape) {
   }
 }
 
-// An H200's rates as device/cuda.cu has them.
-DeviceSpec an_h200() {
-  return {.kind = DeviceKind::cuda, .name = "an H200", .compute = DType::bf16, .flops = 7e14, .memory_bandwidth = 4e12, .link_bandwidth = 5e10,
-          .matmul_workspace = int64_t{32} << 20, .overhead = int64_t{640} << 20};
-}
+DeviceSpec an_h200() { return spec_of(*find_gpu("h200")); }
 Budget on_24_gib(int64_t ram_gib) { return {(int64_t{24} << 30) - an_h200().overhead, ram_gib << 30}; }
 
 // Llama-3.1-8B, QLoRA, one sequence of `tokens`.
@@ -93,7 +91,7 @@ void print_outcome(int64_t tokens, int64_t ram, const Candidate& c) {
 TEST(DryRun, DISABLED_LongContextsOf8BOn24GiB) {
   for (const int64_t ram : {64, 128})
     for (const int64_t tokens : {32768, 65536, 100000, 150000, 200000}) {
-      const Space space{.layers = 32, .can_stream = true, .can_window = true, .packed = true, .can_host_embedding = true, .tokens_per_row = tokens, .vocab = 128256};
+      const Space space{.layers = 32, .can_stream = true, .can_window = true, .layers_alike = true, .packed = true, .can_host_embedding = true, .tokens_per_row = tokens, .vocab = 128256};
       const Choice choice = choose(on_24_gib(ram), space, [&](const Plan& p) { return train::Trainer::rehearse(an_h200(), long_context(tokens), p); });
       if (choice.best) print_outcome(tokens, ram, *choice.best);
       else std::printf("%lld tokens, %lld GiB of RAM: do not fit\n", static_cast<long long>(tokens), static_cast<long long>(ram));
@@ -150,7 +148,7 @@ TEST(DryRun, A70BOn24GiB) {
   setup.model = models::parse_config(parse_json(config_70b, "config.json"), "config.json");
   const DeviceSpec h200 = an_h200();
   const Budget budget = on_24_gib(64);
-  const Space space{.layers = 80, .accumulation = 8, .can_stream = true, .can_window = true, .packed = true, .tokens_per_row = 1024, .vocab = setup.model.vocab};
+  const Space space{.layers = 80, .accumulation = 8, .can_stream = true, .can_window = true, .layers_alike = true, .packed = true, .tokens_per_row = 1024, .vocab = setup.model.vocab};
   const auto begin = std::chrono::steady_clock::now();
   const Choice choice = choose(budget, space, [&](const Plan& p) { return train::Trainer::rehearse(h200, setup, p); });
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();

@@ -6,7 +6,9 @@
 #include <set>
 
 #include "base/philox.h"
+#include "device/catalogue.h"
 #include "models/registry.h"
+#include "plan/report.h"
 #include "train/trainer.h"
 
 namespace thimble::plan {
@@ -48,11 +50,12 @@ World random_world(uint64_t seed) {
   w.space.can_stream = true;
   w.space.can_window = method > 0 || !m.tied_head;
   w.space.trained = method == 0;
+  w.space.layers_alike = true;
   w.space.packed = method > 1;
   w.space.can_host_embedding = method > 0 && !m.tied_head;
   w.space.paged_optimizer = between(0, 1) == 1;
-  w.space.token_chunks.clear();  // in every third world one, so that the others stay small; more tokens than are multiplied with packed bytes as they are
-  if (seed % 3 == 0) w.space.token_chunks = {between(33, 60)};
+  w.space.token_chunks.clear();  // in every third world one, so that the others stay small
+  if (seed % 3 == 0) w.space.token_chunks = {between(4, 60)};
   w.space.tokens_per_row = w.setup.tokens_per_row;
   w.space.vocab = m.vocab;
   return w;
@@ -231,8 +234,7 @@ TEST(Planner, A70BFitsACardOf8GiB) {
   m.layers.assign(80, {.heads = 64, .kv_heads = 8, .head_dim = 128, .ffn = 28672});
   train::Setup setup{.model = m, .method = {.lora = {.rank = 16, .scale = 2}, .format = quant::FormatId::nf4_dq}, .optimizer = optim::OptimizerId::adamw_8bit, .tokens_per_row = 4096};
   for (int p = 0; p < nn::layer_param_count; ++p) setup.method.lora.targets[size_t(p)] = nn::is_matrix(p);
-  const DeviceSpec spec{.kind = DeviceKind::cuda, .compute = DType::bf16, .flops = 7e14, .memory_bandwidth = 4e12, .link_bandwidth = 5e10,
-                        .matmul_workspace = int64_t{32} << 20, .overhead = int64_t{640} << 20};
+  const DeviceSpec spec = spec_of(*find_gpu("h200"));
   Space space{.layers = 80, .can_stream = true, .can_window = true, .tokens_per_row = 4096, .vocab = m.vocab, .recompute_all = true};
   const auto search = [&] {
     return choose({(int64_t{8} << 30) - spec.overhead, int64_t{64} << 30}, space, [&](const Plan& p) { return train::Trainer::rehearse(spec, setup, p); });
@@ -261,7 +263,7 @@ TEST(Planner, ALadderGoesDown) {
 // Times by hand: ops at their floor, copies beside them, waits where they are.
 TEST(PredictedSeconds, ByHand) {
   DeviceSpec spec;
-  spec.flops = 4e9, spec.memory_bandwidth = 1e9, spec.link_bandwidth = 1e8, spec.op_seconds = 1;
+  spec.flops = 4e9, spec.vector_flops = 1e9, spec.memory_bandwidth = 1e9, spec.link_bandwidth = 1e8, spec.op_seconds = 1;
   Ledger ledger;
   const auto seconds = [&] { return predicted_seconds(ledger.entries(), spec); };
   EXPECT_EQ(seconds(), 0);

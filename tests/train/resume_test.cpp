@@ -37,8 +37,8 @@ class Run {
     const auto states = trainer_.states();
     size_t i = 0;
     trainer_.save_states([&](Tensor piece) {
-      Kept::append(k.states[states.at(i).name], piece);
-      if (int64_t(k.states[states[i].name].size()) == states[i].home.bytes()) ++i;
+      Kept::append(k.states[states.at(i).name()], piece);
+      if (int64_t(k.states[states[i].name()].size()) == states[i].home.bytes()) ++i;
     });
     EXPECT_EQ(i, states.size());
     return k;

@@ -1,0 +1,18 @@
+// What the ops of this machine were measured to take, kept from one `thimble bench --calibrate` for every plan that follows.
+#pragma once
+#include <filesystem>
+
+#include "device/profile.h"
+
+namespace thimble::cli {
+
+// Folder of what is measured once and kept, as the XDG base directory specification says; empty where there is no home.
+std::string cache_folder();
+
+// By op: the line through its calls' seconds over their floors, where they differ enough in size; else their ratio.
+OpRates measured_rates(const Profile&, const DeviceSpec&);
+// Of a machine by its name. Reading gives null where there is none, or none that can be read.
+void keep_rates(const std::string& folder, const std::string& machine, const OpRates&);
+std::shared_ptr<const OpRates> kept_rates(const std::string& folder, const std::string& machine);
+
+}  // namespace thimble::cli

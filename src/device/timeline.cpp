@@ -1,0 +1,36 @@
+// Rates and rings are found by the address of their literal: a dry run of 80 layers must stay in the milliseconds.
+#include "device/timeline.h"
+
+namespace thimble {
+
+OpRate Timeline::rate_of(const char* name) const {
+  if (!spec_.rates) return {.fixed = spec_.op_seconds};
+  for (const auto& [known, rate] : rates_)
+    if (known == name) return rate;
+  const auto it = spec_.rates->find(std::string_view(name));
+  return rates_.emplace_back(name, it == spec_.rates->end() ? OpRate{.fixed = spec_.op_seconds} : it->second).second;
+}
+
+Timeline::Cost Timeline::cost_of(const Entry& e) const {
+  const OpRate rate = rate_of(e.name);
+  return {rate.fixed, e.flops / (e.matrix ? spec_.flops : spec_.vector_flops) / rate.speed, double(e.bytes) / spec_.memory_bandwidth / rate.speed};
+}
+
+void Timeline::add(const Entry& e) {
+  if (e.kind == Entry::Kind::ran) return compute(seconds_of(e));
+  if (e.kind != Entry::Kind::copied && e.kind != Entry::Kind::waited) return;
+  auto ring = std::find_if(arrivals_.begin(), arrivals_.end(), [&](const auto& r) { return r.first == e.name; });
+  if (ring == arrivals_.end()) ring = arrivals_.insert(arrivals_.end(), {e.name, {}});
+  auto& at = ring->second;
+  if (at.size() <= size_t(e.offset)) at.resize(size_t(e.offset) + 1, 0);
+  if (e.kind == Entry::Kind::waited) {
+    now_ = std::max(now_, at[size_t(e.offset)]);
+    return;
+  }
+  const auto lane = size_t(e.tier == Tier::device ? Lane::out : Lane::in);
+  const double seconds = double(e.bytes) / spec_.link_bandwidth;
+  on_lane_[lane] += seconds;
+  at[size_t(e.offset)] = lanes_[lane] = std::max(lanes_[lane], now_) + seconds;
+}
+
+}  // namespace thimble
