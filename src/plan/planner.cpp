@@ -136,13 +136,13 @@ std::vector<Group> groups(const Space& space) {
 }
 
 // Whether to unpack a layer once, where its matrices serve several products; first what is faster.
-std::vector<bool> unpackings(const Space& space, const Group& group, int64_t window) {
+std::vector<bool> unpackings(const Space& space, const Group& group, int64_t window, const Chunks& chunk) {
   const auto multiplies_again = [](const LayerSave& s) {
     for (const auto n : {nn::q, nn::k, nn::v, nn::middle, nn::gate, nn::up})
       if (s[n] == Save::recompute) return true;
     return false;
   };
-  const bool several = window > 1 || group.chunks.back().tokens > 0 || std::any_of(group.base.save.begin(), group.base.save.end(), multiplies_again);
+  const bool several = window > 1 || chunk.tokens > 0 || std::any_of(group.base.save.begin(), group.base.save.end(), multiplies_again);
   return (space.packed || space.wide) && several ? std::vector<bool>{true, false} : std::vector<bool>{false};
 }
 
@@ -222,8 +222,8 @@ std::vector<Plan> candidates(const Space& space) {
   std::vector<Plan> plans;
   for (const Group& group : groups(space))
     for (const int64_t window : group.windows)
-      for (const bool unpack : unpackings(space, group, window))
-        for (const Chunks& chunk : group.chunks)
+      for (const Chunks& chunk : group.chunks)
+        for (const bool unpack : unpackings(space, group, window, chunk))
           for (const auto& place : group.places) plans.push_back(group.plan(window, unpack, chunk, place));
   return plans;
 }
@@ -261,27 +261,27 @@ Choice choose(const Budget& budget, const Space& space, const DryRun& dry_run) {
       }
       return device_fits && ram_fits;
     };
-    // From the fastest on. One that fits ends it, and one that is slower than the best: moving more is no faster, nor are smaller chunks. Returns
-    // whether unpacking each time, which takes less, need not be tried.
-    const auto search = [&](int64_t window, bool unpack) {
-      for (const Chunks& chunk : group.chunks)
-        for (const auto& place : group.places) {
-          const bool fastest = chunk == group.chunks.front() && place == group.places.front();
-          if (!fastest && !fits(least(place))) continue;
-          const Plan plan = group.plan(window, unpack, chunk, place);
-          const auto outcome = try_plan(plan);
-          if (!fits(outcome) && outcome.step_seconds(plan) < best_seconds) continue;
-          if (space.trained && space.paged_optimizer) continue;  // states that visit at a streamed layer's turn cost less than at the end of the step
-          if (place == group.places.front()) return fits(outcome) || chunk == group.chunks.front();
-          break;
-        }
-      return false;
+    // From the fastest on. One that fits ends it, and one that is slower than the best: moving more is no faster, nor are smaller chunks, nor unpacking
+    // each time.
+    const auto search = [&](int64_t window) {
+      for (const Chunks& chunk : group.chunks) {
+        const auto ways = unpackings(space, group, window, chunk);
+        for (const bool unpack : ways)
+          for (const auto& place : group.places) {
+            const bool first = place == group.places.front() && unpack == ways.front();
+            if (!(first && chunk == group.chunks.front()) && !fits(least(place))) continue;
+            const Plan plan = group.plan(window, unpack, chunk, place);
+            const auto outcome = try_plan(plan);
+            if (!fits(outcome) && outcome.step_seconds(plan) < best_seconds) continue;
+            if (space.trained && space.paged_optimizer) continue;  // states that visit at a streamed layer's turn cost less than at the end of the step
+            if (first) return;
+            break;
+          }
+      }
     };
     size_t windows = 0;
     while (windows < group.windows.size() && may_fit(group.windows[windows])) ++windows;  // a larger window takes more
-    for (size_t i = windows; i-- > 0;)
-      for (const bool unpack : unpackings(space, group, group.windows[i]))
-        if (search(group.windows[i], unpack)) break;
+    for (size_t i = windows; i-- > 0;) search(group.windows[i]);
   }
   return choice;
 }

@@ -51,8 +51,8 @@ World random_world(uint64_t seed) {
   w.space.packed = method > 1;
   w.space.can_host_embedding = method > 0 && !m.tied_head;
   w.space.paged_optimizer = between(0, 1) == 1;
-  w.space.token_chunks.clear();  // in every third world one, so that the others stay small; more tokens than are multiplied with packed bytes as they are
-  if (seed % 3 == 0) w.space.token_chunks = {between(33, 60)};
+  w.space.token_chunks.clear();  // in every third world one, so that the others stay small
+  if (seed % 3 == 0) w.space.token_chunks = {between(4, 60)};
   w.space.tokens_per_row = w.setup.tokens_per_row;
   w.space.vocab = m.vocab;
   return w;
