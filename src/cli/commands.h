@@ -10,7 +10,7 @@ void add_train(CLI::App&, Run&);      // train, plan
 void add_generate(CLI::App&, Run&);   // generate, chat
 void add_eval(CLI::App&, Run&);
 void add_folders(CLI::App&, Run&);    // init, inspect
-void add_quantize(CLI::App&, Run&);
+void add_quantize(CLI::App&, Run&);   // quantize, export
 void add_machine(CLI::App&, Run&);    // doctor
 void add_bench(CLI::App&, Run&);
 
