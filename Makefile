@@ -3,7 +3,7 @@ JOBS ?= $(shell nproc)
 SEED ?= 1
 PRESET ?= $(eval PRESET := $(shell tools/preset.sh))$(PRESET)
 
-.PHONY: build programs demo demo-seeds check cuda-build gpu-bundle format tidy clean
+.PHONY: build programs demo demo-seeds check fuzz cuda-build gpu-bundle format tidy clean
 
 build:
 	@tools/setup.sh
@@ -25,6 +25,10 @@ demo-seeds: programs
 
 check:
 	@JOBS=$(JOBS) PRESET=$(PRESET) bash tools/check.sh
+
+# Every fuzz target for SECONDS under the sanitizers (clang's libFuzzer); TARGETS="tokenizer_json ..." for some of them.
+fuzz:
+	@JOBS=$(JOBS) bash tools/fuzz.sh $(TARGETS)
 
 cuda-build:
 	@tools/setup.sh
