@@ -124,12 +124,13 @@ int write_weights(const Options& o, const nn::ModelSpec& spec, const Adapter& ad
   return writer.commit();
 }
 
-// What is compared: a text in the model's tokens, or any tokens where there is no tokenizer.
+// What is compared: a text in the model's tokens, or any tokens where there is no tokenizer that fits.
 std::vector<int32_t> sample_tokens(const fs::path& folder, int64_t vocab) {
   constexpr std::string_view text = "The sea was quiet that morning. A boat lay on the sand, and beside it an old man mended his net, as he had done for forty years. "
                                     "He asked: \"What is 12 + 30?\" The girl thought for a moment and said that it was 42.";
   std::vector<int32_t> ids;
   if (fs::exists(folder / "tokenizer.json")) ids = data::Tokenizer::open(folder)->encode(std::string(text));
+  if (std::any_of(ids.begin(), ids.end(), [&](int32_t id) { return id >= vocab; })) ids.clear();
   Draws draws{1, 2, 3};
   if (ids.empty())
     for (int i = 0; i < 64; ++i) ids.push_back(int32_t(draws.below(uint64_t(vocab))));

@@ -35,17 +35,23 @@ void ModelWriter::next_shard() {
 }
 
 void ModelWriter::write(const Tensor& piece) {
-  if (next_ == ends_[shard_] && shard_ + 1 < ends_.size()) {
+  turn_to_next();
+  writer_->write(piece);
+  written_ += piece.bytes();
+}
+
+// Tensors of no bytes are complete as they are declared.
+void ModelWriter::turn_to_next() {
+  while (next_ < tensors_.size() && written_ == bytes_of(tensors_[next_])) ++next_, written_ = 0;
+  while (shard_ + 1 < ends_.size() && next_ >= ends_[shard_]) {
     writer_->commit();
     ++shard_;
     next_shard();
   }
-  writer_->write(piece);
-  written_ += piece.bytes();
-  while (next_ < tensors_.size() && written_ == bytes_of(tensors_[next_])) ++next_, written_ = 0;
 }
 
 int ModelWriter::commit() {
+  turn_to_next();
   writer_->commit();
   check(shard_ + 1 == ends_.size(), "all shards were written");
   if (ends_.size() == 1) return 1;

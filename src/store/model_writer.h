@@ -15,7 +15,8 @@ class ModelWriter {
   int commit();
 
  private:
-  void next_shard();
+  void next_shard();    // opens shard_
+  void turn_to_next();  // tensor, and shard where that one is complete
   fs::path folder_;
   std::vector<SafetensorsWriter::Declared> tensors_;
   std::vector<size_t> ends_;  // of shards, in tensors_

@@ -9,7 +9,7 @@ namespace {
 
 TEST(ModelWriter, ShardsHoldWhatOneFileHolds) {
   const std::vector<SafetensorsWriter::Declared> declared = {{"a", DType::bf16, {6, 5}}, {"none", DType::f32, {0, 4}}, {"b", DType::f32, {9, 4}}, {"c", DType::u8, {3}}, {"d", DType::f32, {2}}};
-  for (const auto& [limit, shards] : {std::pair{int64_t{1000}, 1}, {int64_t{150}, 2}, {int64_t{100}, 3}, {int64_t{1}, 4}}) {
+  for (const auto& [limit, shards] : {std::pair{int64_t{1000}, 1}, {int64_t{160}, 2}, {int64_t{100}, 3}, {int64_t{1}, 4}}) {
     const Folder folder;
     ModelWriter writer(folder.path / "model", declared, limit);
     for (const auto& t : declared) {
