@@ -193,7 +193,7 @@ int write_model(const Options& o) {
   Json config = parse_json(read_text(from / "config.json"), (from / "config.json").string());
   config.erase("quantization_config");
   if (format != quant::FormatId::dense)
-    config["quantization_config"] = models::quantization_config(format, format == spec.stored.format ? spec.stored.kept : std::vector<std::string>{});
+    config["quantization_config"] = models::quantization_config(format, spec.dtype, format == spec.stored.format ? spec.stored.kept : std::vector<std::string>{});
   for (const char* name : {"tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "chat_template.jinja"})
     if (fs::exists(from / name)) copy_atomically(from / name, to / name);
   write_atomically(to / "config.json", config.dump(2) + "\n");  // last: a folder with a config is whole

@@ -55,10 +55,10 @@ nn::StoredAs read_stored(const Json& config, const std::string& in) {
                                  .found = method.substr(0, 80), .fix = "name the 16-bit model; `quantization_bit: 4` quantises it while loading"});
 }
 
-Json quantization_config(quant::FormatId format, const std::vector<std::string>& kept) {
+Json quantization_config(quant::FormatId format, const std::string& dtype, const std::vector<std::string>& kept) {
   const bool eight = format == quant::FormatId::int8;
   return {{"quant_method", "bitsandbytes"}, {"load_in_4bit", !eight}, {"load_in_8bit", eight}, {"_load_in_4bit", !eight}, {"_load_in_8bit", eight},
-          {"bnb_4bit_quant_type", "nf4"}, {"bnb_4bit_use_double_quant", format == quant::FormatId::nf4_dq}, {"bnb_4bit_compute_dtype", "bfloat16"},
+          {"bnb_4bit_quant_type", "nf4"}, {"bnb_4bit_use_double_quant", format == quant::FormatId::nf4_dq}, {"bnb_4bit_compute_dtype", dtype},
           {"bnb_4bit_quant_storage", "uint8"}, {"llm_int8_threshold", 6.0}, {"llm_int8_skip_modules", kept.empty() ? Json(nullptr) : Json(kept)},
           {"llm_int8_enable_fp32_cpu_offload", false}, {"llm_int8_has_fp16_weight", false}};
 }

@@ -37,7 +37,7 @@ TEST(Quantization, WhatIsRead) {
   EXPECT_EQ(stored(with(four, "bnb_4bit_use_double_quant", true)).format, FormatId::nf4_dq);
   EXPECT_EQ(stored(eight).format, FormatId::int8);
   EXPECT_EQ(stored(floats), nn::StoredAs{});
-  for (const FormatId id : {FormatId::nf4, FormatId::nf4_dq, FormatId::int8}) EXPECT_EQ(stored(quantization_config(id, {"a", "b"})), (nn::StoredAs{id, {"a", "b"}}));
+  for (const FormatId id : {FormatId::nf4, FormatId::nf4_dq, FormatId::int8}) EXPECT_EQ(stored(quantization_config(id, "bfloat16", {"a", "b"})), (nn::StoredAs{id, {"a", "b"}}));
 }
 
 TEST(Quantization, ModulesThatStayPlain) {

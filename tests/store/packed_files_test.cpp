@@ -2,6 +2,8 @@
 // write is what we read.
 #include "store/packed_files.h"
 
+#include "base/json.h"
+#include "comm/rank.h"
 #include "files.h"
 #include "quant/int8.h"
 #include "quant/nf4.h"
