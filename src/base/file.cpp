@@ -1,6 +1,7 @@
 // The system calls behind file.h, each checked; messages name the path and the reason the system gave.
 #include "base/file.h"
 
+#include <algorithm>
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -121,15 +122,17 @@ AtomicFile::~AtomicFile() {
   ::unlink(aside_.c_str());
 }
 
-void AtomicFile::write(const void* data, int64_t bytes) {
+void AtomicFile::write_at(int64_t place, const void* data, int64_t bytes) {
   auto p = static_cast<const char*>(data);
-  hash_.add(data, bytes);
-  bytes_ += bytes;
+  in_order_ = in_order_ && place == end_;
+  if (in_order_) hash_.add(data, bytes);
+  end_ = std::max(end_, place + bytes);
   while (bytes > 0) {
-    const ssize_t n = ::write(fd_, p, size_t(bytes));
+    const ssize_t n = ::pwrite(fd_, p, size_t(bytes), off_t(place));
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) fail(path_, "cannot write a file", "free some disk space; what stood there before is untouched");
     p += n;
+    place += n;
     bytes -= n;
   }
 }
@@ -144,7 +147,7 @@ WrittenFile AtomicFile::commit() {
     fail(path_, "cannot rename a finished file into place");
   }
   flush_folder(path_.parent_path());
-  return {path_.filename().string(), bytes_, hash_.value()};
+  return in_order_ ? WrittenFile{path_.filename().string(), end_, hash_.value()} : measure(path_);
 }
 
 WrittenFile write_atomically(const fs::path& path, std::string_view bytes) {

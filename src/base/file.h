@@ -54,13 +54,15 @@ class AtomicFile {
   ~AtomicFile();  // an uncommitted file leaves nothing behind
   AtomicFile(const AtomicFile&) = delete;
   AtomicFile& operator=(const AtomicFile&) = delete;
-  void write(const void* data, int64_t bytes);
+  void write(const void* data, int64_t bytes) { write_at(end_, data, bytes); }
+  void write_at(int64_t place, const void* data, int64_t bytes);  // anywhere; holes that are left read as zeros
   WrittenFile commit();
 
  private:
   fs::path path_, aside_;
   int fd_ = -1;
-  int64_t bytes_ = 0;
+  int64_t end_ = 0;
+  bool in_order_ = true;  // so far: then the hash grew with the file
   Xxh64 hash_;
 };
 

@@ -194,7 +194,8 @@ int bench(const Bench& b) {
   if (b.calibrate && spec.kind == DeviceKind::cuda)
     throw Error(Fault::usage, {.what = "rates are calibrated on the cpu device alone: a GPU's op is awaited in a profile, which adds to its time", .fix = "use device: cpu"});
   spec.deterministic = b.deterministic;
-  const auto model = models::read_model(b.config);
+  auto model = models::read_model(b.config);
+  model.stored = {};  // the weights are made here, not read
   if (b.decode > 0) return bench_decode(b, model, spec);
   train::Setup setup{.model = model, .method = {.trains_weights = b.full, .format = b.full ? quant::FormatId::dense : quant::format(b.format).id},
                      .optimizer = optim::OptimizerId::adamw_8bit, .max_grad_norm = b.max_grad_norm, .tokens_per_row = b.tokens};
@@ -206,10 +207,11 @@ int bench(const Bench& b) {
   print_rates(model, spec, b.tokens * b.batch, rate, read);
   const auto named = b.vram ? std::optional(parse_bytes(*b.vram, "--vram")) : std::nullopt;
   const plan::Budget budget{device_budget(spec, named), b.ram ? parse_bytes(*b.ram, "--ram") : spec.kind == DeviceKind::cpu ? available_bytes() / 4 : available_bytes() / 10 * 9};
+  const bool packed = setup.method.format != quant::FormatId::dense && quant::format(setup.method.format).same_unpacked;
   plan::Space space{.layers = int(model.layers.size()), .batch = b.batch, .accumulation = b.accumulation, .can_stream = true,
                     .can_window = !b.full || !model.tied_head, .trained = b.full,
                     .layers_alike = std::all_of(model.layers.begin(), model.layers.end(), [&](const auto& l) { return l == model.layers.front(); }),
-                    .packed = setup.method.format != quant::FormatId::dense, .wide = b.full && spec.compute != DType::f32,
+                    .packed = packed, .wide = b.full && spec.compute != DType::f32,
                     .can_host_embedding = can_host_embedding(model, setup.method, spec), .paged_optimizer = b.paged, .tokens_per_row = b.tokens, .vocab = model.vocab};
   if (b.save == "keep") space.save = nn::Save::keep;
   if (b.save == "recompute") space.recompute_all = true;
@@ -289,7 +291,7 @@ CLI::App* add(CLI::App& app, Run& run, const char* name, const char* help, const
   c->add_option("--tokens", b->tokens, "of one sequence")->check(CLI::Range(1, 1 << 24));
   c->add_option("--batch", b->batch, "sequences of one step, times --accumulation")->check(CLI::Range(1, 4096));
   c->add_option("--accumulation", b->accumulation, "of micro-batches")->check(CLI::Range(1, 4096));
-  c->add_option("--format", b->format, "of the base: dense, nf4, nf4_dq");
+  c->add_option("--format", b->format, "of the base: dense, nf4, nf4_dq, int8");
   c->add_option("--rank", b->rank, "of the adapters")->check(CLI::Range(1, 4096));
   c->add_option("--steps", b->steps)->check(CLI::Range(1, 1000));
   c->add_option("--save", b->save, "what forward leaves for backward: auto, keep, recompute, offload")->check(CLI::IsMember({"auto", "keep", "recompute", "offload"}));

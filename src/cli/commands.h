@@ -16,7 +16,7 @@ void add_data(CLI::App&, Run&);       // data check, data prepare
 void add_generate(CLI::App&, Run&);   // generate, chat
 void add_eval(CLI::App&, Run&);
 void add_folders(CLI::App&, Run&);    // init, inspect
-void add_quantize(CLI::App&, Run&);
+void add_quantize(CLI::App&, Run&);   // quantize, export
 void add_machine(CLI::App&, Run&);    // doctor
 void add_bench(CLI::App&, Run&);
 

@@ -15,6 +15,7 @@ int init(const std::string& config, const std::string& out, uint64_t seed, const
   if (fs::exists(to / "model.safetensors"))
     throw Error(Fault::usage, {.what = "the folder holds a model already", .where = out, .fix = "name another --out"});
   nn::ModelSpec spec = models::read_model(file);
+  spec.stored = {};
   if (!dtype.empty()) spec.dtype = dtype;
   const auto table = store::as_files_hold(nn::parameters(spec, quant::FormatId::dense, false));
   const auto source = store::random_weights(table, seed, float(deviation));
@@ -50,7 +51,8 @@ int inspect(const std::string& model) {
   std::printf("%s: %zu layers, hidden %lld, %lld heads of %lld (%lld key/value), ffn %lld, vocabulary %lld%s, %s\n", spec.family.c_str(), spec.layers.size(),
               static_cast<long long>(spec.hidden), static_cast<long long>(l.heads), static_cast<long long>(l.head_dim), static_cast<long long>(l.kv_heads),
               static_cast<long long>(l.ffn), static_cast<long long>(spec.vocab), spec.tied_head ? " (tied head)" : "", spec.dtype.c_str());
-  std::printf("%.4g parameters\n", double(dense.parameters()));
+  std::printf("%.4g parameters%s%s\n", double(dense.parameters()), spec.stored.format == quant::FormatId::dense ? "" : ", stored as ",
+              spec.stored.format == quant::FormatId::dense ? "" : std::string(quant::format(spec.stored.format).name).c_str());
   for (const auto& f : quant::formats()) {
     const auto table = nn::parameters(spec, f.id, false);
     int64_t layers = 0;

@@ -26,9 +26,12 @@ int64_t kib_line(const char* file, std::string_view key) {
   return 0;
 }
 
-nn::Method method_of(const train::TrainOptions& o) {
+nn::Method method_of(const train::TrainOptions& o, const nn::ModelSpec& model) {
   nn::Method m;
   if (o.finetuning_type == train::Finetuning::full) {
+    if (model.stored.format != quant::FormatId::dense)
+      throw Error(Fault::usage, {.what = "full tuning of a folder whose matrices are packed", .where = o.model_name_or_path, .expected = "16-bit weights",
+                                 .found = std::string(quant::format(model.stored.format).name), .fix = "finetuning_type: lora; or write 16-bit weights first: thimble export"});
     m.trains_weights = true;
     return m;
   }
@@ -37,7 +40,12 @@ nn::Method method_of(const train::TrainOptions& o) {
   for (int p = 0; p < nn::layer_param_count; ++p)
     for (const auto& target : o.lora_target)
       m.lora.targets[size_t(p)] |= nn::is_matrix(p) && (target == "all" || std::string_view(nn::leaf_names[p]).ends_with(target));
-  if (o.quantization_bit) m.format = o.double_quantization ? quant::FormatId::nf4_dq : quant::FormatId::nf4;
+  using quant::FormatId;
+  m.format = model.stored.format;
+  if (o.quantization_bit && m.format == FormatId::dense) m.format = *o.quantization_bit == 8 ? FormatId::int8 : o.double_quantization ? FormatId::nf4_dq : FormatId::nf4;
+  if (o.quantization_bit && (*o.quantization_bit == 8) != (m.format == FormatId::int8))
+    throw Error(Fault::usage, {.what = "the folder is quantised already, to other bits", .where = o.model_name_or_path, .expected = fmt::format("quantization_bit: {}", *o.quantization_bit),
+                               .found = std::string(quant::format(m.format).name), .fix = "leave out quantization_bit, or name the 16-bit model"});
   return m;
 }
 
@@ -45,7 +53,7 @@ plan::Space space_of(const train::TrainOptions& o, const train::Setup& s, const 
   plan::Space space{.layers = int(s.model.layers.size()), .batch = o.per_device_train_batch_size, .accumulation = o.gradient_accumulation_steps,
                     .can_stream = true, .can_window = !s.method.trains_weights || !s.model.tied_head, .trained = s.method.trains_weights,
                     .layers_alike = std::all_of(s.model.layers.begin(), s.model.layers.end(), [&](const auto& l) { return l == s.model.layers.front(); }),
-                    .packed = s.method.format != quant::FormatId::dense, .wide = s.method.trains_weights && spec.compute != DType::f32,
+                    .packed = s.method.format != quant::FormatId::dense && quant::format(s.method.format).same_unpacked, .wide = s.method.trains_weights && spec.compute != DType::f32,
                     .tokens_per_row = o.cutoff_len, .vocab = s.model.vocab};
   space.paged_optimizer = o.optim == train::Optim::paged_adamw || o.optim == train::Optim::paged_adamw_8bit;
   space.can_host_embedding = can_host_embedding(s.model, s.method, spec);
@@ -153,7 +161,8 @@ Planned make_plan(const train::TrainOptions& o, std::optional<plan::SumOrder> or
   Planned p;
   p.spec = planned_machine(o);
   p.spec.deterministic = o.deterministic;
-  p.setup = {.model = models::read_model(o.model_name_or_path), .method = method_of(o),
+  const nn::ModelSpec model = models::read_model(o.model_name_or_path);
+  p.setup = {.model = model, .method = method_of(o, model),
              .optimizer = o.optim == train::Optim::adamw || o.optim == train::Optim::paged_adamw ? optim::OptimizerId::adamw : optim::OptimizerId::adamw_8bit,
              .adam = {float(o.adam_beta1), float(o.adam_beta2), float(o.adam_epsilon)}, .weight_decay = float(o.weight_decay),
              .max_grad_norm = float(o.max_grad_norm), .tokens_per_row = o.cutoff_len, .seed = uint64_t(o.seed)};
@@ -172,6 +181,7 @@ plan::DryRun Planned::dry_run() const {
 }
 
 void refuse(const train::TrainOptions& o, const Planned& planned) {
+  const bool plain = planned.setup.model.stored.format == quant::FormatId::dense;
   const std::vector<Change> changes = {
       {"finetuning_type: lora", [](auto& c) { return c.finetuning_type == train::Finetuning::full && (c.finetuning_type = train::Finetuning::lora, true); }},
       {"finetuning_type: lora and quantization_bit: 4",
@@ -181,7 +191,7 @@ void refuse(const train::TrainOptions& o, const Planned& planned) {
          c.quantization_bit = 4;
          return was;
        }},
-      {"quantization_bit: 4", [](auto& c) { return c.finetuning_type == train::Finetuning::lora && !c.quantization_bit && (c.quantization_bit = 4, true); }},
+      {"quantization_bit: 4", [plain](auto& c) { return plain && c.finetuning_type == train::Finetuning::lora && c.quantization_bit != 4 && (c.quantization_bit = 4, true); }},
       {"optim: adamw_8bit",  // whose states the plan pages where it must
        [](auto& c) { return (c.optim == train::Optim::adamw || c.optim == train::Optim::paged_adamw) && (c.optim = train::Optim::adamw_8bit, true); }},
       {"cutoff_len: {}", [](auto& c) { return c.cutoff_len >= 64 && (c.cutoff_len = c.cutoff_len / 4 * 3, true); }},

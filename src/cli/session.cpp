@@ -10,7 +10,7 @@ namespace thimble::cli {
 void add_session_options(CLI::App& c, SessionOptions& o) {
   c.add_option("--model", o.model, "folder of the base model")->required();
   c.add_option("--adapter", o.adapter, "folder of a PEFT adapter");
-  c.add_option("--quantization", o.quantization, "store the layers' matrices as dense, nf4 or nf4_dq");
+  c.add_option("--quantization", o.quantization, "hold the layers' matrices as dense, nf4, nf4_dq or int8; otherwise as the folder does");
   c.add_option("--device", o.device, "what computes: cpu, cuda, or auto for a GPU where there is one");
   c.add_option("--threads", o.threads, "CPU threads")->check(CLI::Range(1, 4096));
   c.add_option("--context", o.context, "tokens of prompt and answer at most")->check(CLI::Range(int64_t{2}, int64_t{1} << 22));
@@ -19,7 +19,8 @@ void add_session_options(CLI::App& c, SessionOptions& o) {
 
 Session::Session(const SessionOptions& o) {
   const DeviceSpec spec = machine(o.device, o.threads);
-  shape_ = {.model = models::read_model(o.model), .method = {.format = quant::format(o.quantization).id}, .context = o.context, .prefill_chunk = std::min(o.prefill_chunk, o.context)};
+  const nn::ModelSpec model = models::read_model(o.model);
+  shape_ = {.model = model, .method = {.format = o.quantization.empty() ? model.stored.format : quant::format(o.quantization).id}, .context = o.context, .prefill_chunk = std::min(o.prefill_chunk, o.context)};
   if (!o.adapter.empty()) shape_.method = method_of(store::read_adapter_config(o.adapter), shape_.method.format);
   outcome_ = serve::Engine::rehearse(spec, shape_);
   const int64_t budget = device_budget(spec, o.vram ? std::optional(parse_bytes(*o.vram, "--vram")) : std::nullopt);

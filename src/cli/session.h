@@ -9,7 +9,7 @@
 namespace thimble::cli {
 
 struct SessionOptions {
-  std::string model, adapter, quantization = "dense", device = "auto";
+  std::string model, adapter, quantization, device = "auto";  // quantization: as the folder has it where empty
   std::optional<int64_t> threads;
   int64_t context = 1024, prefill_chunk = 128;
   std::optional<std::string> vram;

@@ -8,6 +8,7 @@
 #include "models/llama.h"
 #include "models/mistral.h"
 #include "models/phi3.h"
+#include "models/quantization.h"
 #include "models/qwen.h"
 
 namespace thimble::models {
@@ -47,11 +48,6 @@ nn::ModelSpec parse_config(const Json& config, const std::string& where) {
   const auto list = config.find("architectures");
   if (list == config.end() || !list->is_array() || list->empty())
     fail_field(where, "architectures", "an array that names one architecture", list == config.end() ? nullptr : &*list);
-  if (config.contains("quantization_config") && !config["quantization_config"].is_null())
-    throw Error(Fault::bad_input, {.what = "a pre-quantised model folder is not read yet",
-                                   .where = where,
-                                   .found = "quantization_config",
-                                   .fix = "name the 16-bit model; `quantization_bit: 4` quantises it while loading"});
   if (config.contains("auto_map") && !config["auto_map"].is_null())
     throw Error(Fault::bad_input, {.what = "a model that is defined by code of its own",
                                    .where = where,
@@ -63,6 +59,7 @@ nn::ModelSpec parse_config(const Json& config, const std::string& where) {
   for (const auto& f : families()) {
     if (f.architecture == name) {
       auto spec = f.read(config, where);
+      spec.stored = read_stored(config, where);
       check_size(spec, where);
       return spec;
     }

@@ -83,7 +83,11 @@ store::ParamTable parameters(const ModelSpec& m, quant::FormatId format, bool tr
     auto& layer = table.layers.emplace_back();
     const LayerSpec& spec = m.layers[size_t(l)];
     for (const LayerParam p : layer_params(spec)) {
-      layer.push_back({layer_param_name(spec, l, p), shape_of(m, spec, p), role_of(p), l, is_matrix(p) ? format : dense, dtype});
+      const std::string name = layer_param_name(spec, l, p);
+      const bool packed = is_matrix(p) && !m.stored.keeps(std::string_view(name).substr(0, name.rfind('.')));
+      const auto stored = packed ? m.stored.format : dense;
+      // What a packed folder keeps plain stays so; in another format than the folder's all matrices are alike.
+      layer.push_back({name, shape_of(m, spec, p), role_of(p), l, !is_matrix(p) || (!packed && m.stored.format == format) ? dense : format, dtype, stored});
       layer.back().about_zero = about_zero && role_of(p) == store::Role::norm;
     }
     if (m.fused_files) place_in_fused(m, spec, l, layer);

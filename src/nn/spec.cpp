@@ -5,6 +5,12 @@
 #include <cmath>
 
 namespace thimble::nn {
+
+bool StoredAs::keeps(std::string_view module) const {
+  return std::any_of(kept.begin(), kept.end(), [&](const std::string& name) {
+    return module.ends_with(name) || (module.starts_with(name) && module.substr(name.size()).starts_with('.'));
+  });
+}
 namespace {
 
 // Of YaRN: pairs below `low` keep their frequency, those from `high` on are divided by the factor.

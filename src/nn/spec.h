@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "ops/swiglu.h"
+#include "quant/weight.h"
 
 namespace thimble::nn {
 
@@ -42,6 +43,14 @@ struct LayerSpec {
   bool operator==(const LayerSpec&) const = default;
 };
 
+// How the files hold the layers' matrices: plain, or packed but for some modules. (8-bit floats count as plain: they are read as numbers.)
+struct StoredAs {
+  quant::FormatId format = quant::FormatId::dense;
+  std::vector<std::string> kept{};  // beginnings or ends of modules' names, as transformers' llm_int8_skip_modules
+  bool keeps(std::string_view module) const;
+  bool operator==(const StoredAs&) const = default;
+};
+
 struct ModelSpec {
   std::string family;  // "llama": the model_type of its config
   int64_t vocab = 0, hidden = 0, max_positions = 0;
@@ -56,6 +65,7 @@ struct ModelSpec {
   double query_scalar = 0;         // scores are divided by its square root; 0: by that of head_dim
   float attention_cap = 0, logit_cap = 0;  // soft caps; 0: none
   bool fused_files = false;        // q k v lie in one tensor of the files, gate and up in another
+  StoredAs stored;
   bool rope_follows_length() const { return rope.follows_length() || local_rope.follows_length(); }
   bool operator==(const ModelSpec&) const = default;
 };

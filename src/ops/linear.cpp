@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "ops/llm_int8.h"
+
 namespace thimble::ops {
 namespace {
 
@@ -27,6 +29,7 @@ void check_shapes(const Tensor& out, const Tensor& in, const quant::Weight& w) {
 void linear(Stream& s, Tensor y, Tensor x, const quant::Weight& w, Tensor c) {
   check_shapes(y, x, w);
   const Scope scope(s.arena);
+  if (w.format == quant::FormatId::int8) return llm_int8(s, y, x, w, c);
   matmul(s, {.y = y, .a = x, .b = unpacked(s, w, x.dtype), .tb = Trans::yes, .c = c, .name = "linear"});
 }
 

@@ -1,5 +1,6 @@
 // The linear layer on a stored weight: many tokens unpack into scratch and multiply; where text is generated, a few multiply the packed bytes
 // directly, whose sums are added in another order.
+// INT8 weights multiply many tokens as LLM.int8 does (ops/llm_int8.h); their backward is that of the unpacked matrix, as the reference's.
 #pragma once
 #include "ops/matmul.h"
 #include "quant/weight.h"

@@ -109,6 +109,10 @@ void dense_multiply_few(Stream& s, Tensor x, std::span<const FewProduct> product
   }, [&](auto& cuda) { dense_multiply_few_cuda(cuda, x, products); });
 }
 
+void dense_decode(float* out, const Weight& w, int64_t first, int64_t n) {
+  visit_float(w.dense().dtype, [&]<class T>(T) { std::copy_n(w.dense().get<T>() + first, n, out); });
+}
+
 Tensor f32_scratch_for(Stream& s, Tensor x) {
   return x.dtype == DType::f32 || s.device.kind() == DeviceKind::cuda ? x : s.scratch("few tokens f32", DType::f32, x.shape);
 }

@@ -9,6 +9,7 @@ void dense_parts(const Shape& matrix, DType dense, std::array<Part, 4>& out, int
 void dense_pack(Stream&, const Weight& out, Tensor dense);
 void dense_unpack(Stream&, Tensor dense, const Weight&);
 void dense_multiply_few(Stream&, Tensor x, std::span<const FewProduct>);
+void dense_decode(float* out, const Weight&, int64_t first, int64_t n);
 
 void dense_convert_cuda(CudaContext&, Tensor y, Tensor x);  // y = x, any float types, as many elements; for .cu files and launch()
 

@@ -212,4 +212,14 @@ void nf4_unpack(Stream& s, Tensor dense, const Weight& w) {
   }, [&](auto& cuda) { nf4_unpack_cuda(cuda, dense, w); });
 }
 
+void nf4_decode(float* out, const Weight& w, int64_t first, int64_t n) {
+  const Nf4Bytes bytes(w);
+  for (int64_t i = first; i < first + n;) {  // a block at a time
+    float scale = 0;
+    bytes.scales(&scale, i / nf4_block, 1);
+    const int64_t end = std::min(first + n, (i / nf4_block + 1) * nf4_block);
+    for (; i < end; ++i) *out++ = nf4_values[size_t(bytes.code(i))] * scale;
+  }
+}
+
 }  // namespace thimble::quant

@@ -29,6 +29,7 @@ void nf4_pack(Stream&, const Weight& out, Tensor dense);
 void nf4_dq_pack(Stream&, const Weight& out, Tensor dense);
 void nf4_unpack(Stream&, Tensor dense, const Weight&);              // both formats
 void nf4_multiply_few(Stream&, Tensor x, std::span<const FewProduct>);  // both formats
+void nf4_decode(float* out, const Weight&, int64_t first, int64_t n);  // both formats
 
 // The steps of packing. codes u8 ((n + 1) / 2), the even weight in the high half; absmax f32 (blocks); dense of n weights; overwritten.
 void nf4_quantize(Stream&, Tensor codes, Tensor absmax, Tensor dense);

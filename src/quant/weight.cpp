@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "quant/dense.h"
+#include "quant/int8.h"
 #include "quant/nf4.h"
 
 namespace thimble::quant {
@@ -14,9 +15,10 @@ namespace {
 constexpr int64_t few = 8;  // beyond it, unpacking once and a real matrix product cost less than decoding again and again
 
 constexpr Format table[] = {
-    {FormatId::dense, "dense", dense_parts, dense_pack, dense_unpack, dense_multiply_few, few},
-    {FormatId::nf4, "nf4", nf4_parts, nf4_pack, nf4_unpack, nf4_multiply_few, few},
-    {FormatId::nf4_dq, "nf4_dq", nf4_dq_parts, nf4_dq_pack, nf4_unpack, nf4_multiply_few, few},
+    {FormatId::dense, "dense", dense_parts, dense_pack, dense_unpack, dense_multiply_few, few, true, dense_decode},
+    {FormatId::nf4, "nf4", nf4_parts, nf4_pack, nf4_unpack, nf4_multiply_few, few, true, nf4_decode},
+    {FormatId::nf4_dq, "nf4_dq", nf4_dq_parts, nf4_dq_pack, nf4_unpack, nf4_multiply_few, few, true, nf4_decode},
+    {FormatId::int8, "int8", int8_parts, int8_pack, int8_unpack, int8_multiply_few, few, false, int8_decode},
 };
 
 }  // namespace

@@ -9,7 +9,7 @@
 
 namespace thimble::quant {
 
-enum class FormatId : uint8_t { dense, nf4, nf4_dq };
+enum class FormatId : uint8_t { dense, nf4, nf4_dq, int8 };
 
 // A place for the dense numbers of a packed matrix, (N, K) in the type of the activations. The first product that wants them fills it.
 struct Unpacked {
@@ -17,7 +17,8 @@ struct Unpacked {
   bool filled = false;
 };
 
-// The parts of a matrix (N, K) = (out, in): dense: {values}; nf4: {codes, absmax}; nf4_dq: {codes, absmax, nested absmax, offset}.
+// The parts of a matrix (N, K) = (out, in): dense: {values}; nf4: {codes, absmax}; nf4_dq: {codes, absmax, nested absmax, offset};
+// int8: {codes, absmax}.
 struct Weight {
   FormatId format = FormatId::dense;
   Shape shape;                    // (N, K), whatever the parts look like
@@ -42,7 +43,7 @@ struct Part {
 
 struct Format {
   FormatId id;
-  std::string_view name;                                              // as in options and files: "dense", "nf4", "nf4_dq"
+  std::string_view name;                                              // as in options and files: "dense", "nf4", "nf4_dq", "int8"
   void (*parts)(const Shape& matrix, DType dense, std::array<Part, 4>& out, int& count);
   void (*pack)(Stream&, const Weight& out, Tensor dense);            // out.parts overwritten; dense (N, K) f32, bf16 or f16
   void (*unpack)(Stream&, Tensor dense, const Weight&);              // dense (N, K) f32, bf16 or f16, overwritten
@@ -50,6 +51,9 @@ struct Format {
   // The sum of one (token, row) has one order, whatever T, N and the thread count are.
   void (*multiply_few)(Stream&, Tensor x, std::span<const FewProduct>);
   int64_t few_tokens;
+  bool same_unpacked;  // is the product of many tokens that of the unpacked matrix, so that it may lie unpacked?
+  // Elements [first, first + n) of a matrix that lies in host memory, as unpack has them before it rounds: for readers of files.
+  void (*decode)(float* out, const Weight&, int64_t first, int64_t n);
 };
 
 std::span<const Format> formats();

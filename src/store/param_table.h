@@ -21,6 +21,7 @@ struct ParamSpec {
   int layer = -1;              // -1: outside the layers
   quant::FormatId format = quant::FormatId::dense;
   DType dtype = DType::f32;    // of dense values, and what a packed one is made from
+  quant::FormatId stored = quant::FormatId::dense;  // in the model's files
   bool adjoins = false;        // lies right behind the one before, so that both can be read as one matrix
   bool about_zero = false;     // a norm that multiplies by 1 + w: a new one is 0, not 1
   // Where the model's files hold it as rows of a tensor that several share: that tensor's name, the first row here, the rows in all.
@@ -28,6 +29,8 @@ struct ParamSpec {
   int64_t shared_row = 0, shared_rows = 0;
 
   const std::string& file_name() const { return shared.empty() ? name : shared; }
+  // Do the files hold the very codes that are wanted? Rows of a matrix that several share are read as numbers and packed anew.
+  bool comes_packed() const { return format != quant::FormatId::dense && format == stored && shared.empty(); }
   Shape file_shape() const { return shared.empty() ? shape : Shape{shared_rows, shape[1]}; }
 };
 

@@ -204,24 +204,13 @@ void SafetensorsFile::read(const TensorInfo& info, int64_t first, Tensor to) con
   const auto dtype = readable(info.type);
   if (!dtype || (*dtype != to.dtype && *dtype != DType::f32 && *dtype != DType::bf16 && *dtype != DType::f16))
     refuse("a parameter holds no numbers that are read here", where(info.name), "F32, BF16 or F16", info.type, "name the 16-bit model");
-  const auto fetch = [&](int64_t at, int64_t bytes, void* into) {
-    for (auto* p = static_cast<char*>(into); bytes > 0;) {
-      const ssize_t n = ::pread(descriptor_->fd, p, size_t(bytes), off_t(at));
-      if (n < 0 && errno == EINTR) continue;
-      if (n < 0) throw Error(Fault::bad_input, {.what = "cannot read a tensor", .where = where(info.name), .found = std::strerror(errno)});
-      if (n == 0)
-        refuse("a file became shorter while it was read", where(info.name), fmt::format("{} more bytes", bytes), "the end of the file",
-               "leave model files alone while they are in use");
-      p += n, at += n, bytes -= n;
-    }
-  };
-  const int64_t width = size_of(*dtype), begin = info.begin + first * width;
-  if (*dtype == to.dtype) return fetch(begin, to.bytes(), to.data);
+  const int64_t width = size_of(*dtype), begin = first * width;
+  if (*dtype == to.dtype) return read_bytes(info, begin, to.bytes(), to.data);
   const int64_t step = (int64_t{1} << 20) / width;
   std::vector<std::byte> piece(size_t(std::min(to.count(), step) * width));
   for (int64_t done = 0; done < to.count(); done += step) {
     const int64_t n = std::min(step, to.count() - done);
-    fetch(begin + done * width, n * width, piece.data());
+    read_bytes(info, begin + done * width, n * width, piece.data());
     visit_float(*dtype, [&]<class From>(From) {
       visit_float(to.dtype, [&]<class To>(To) {
         const From* f = reinterpret_cast<const From*>(piece.data());
@@ -234,23 +223,42 @@ void SafetensorsFile::read(const TensorInfo& info, int64_t first, Tensor to) con
   }
 }
 
+void SafetensorsFile::read_bytes(const TensorInfo& info, int64_t first, int64_t n, void* to) const {
+  check(first >= 0 && n >= 0 && first <= info.bytes() - n, "a read lies inside its tensor");
+  int64_t at = info.begin + first;
+  for (auto* p = static_cast<char*>(to); n > 0;) {
+    const ssize_t got = ::pread(descriptor_->fd, p, size_t(n), off_t(at));
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) throw Error(Fault::bad_input, {.what = "cannot read a tensor", .where = where(info.name), .found = std::strerror(errno)});
+    if (got == 0)
+      refuse("a file became shorter while it was read", where(info.name), fmt::format("{} more bytes", n), "the end of the file",
+             "leave model files alone while they are in use");
+    p += got, at += got, n -= got;
+  }
+}
+
 SafetensorsWriter::SafetensorsWriter(const fs::path& path, std::vector<Declared> tensors,
                                      const std::map<std::string, std::string>& metadata)
-    : file_(path), tensors_(std::move(tensors)) {
+    : file_(path), tensors_(std::move(tensors)), places_(tensors_.size()) {
+  std::vector<size_t> order(tensors_.size());
+  for (size_t i = 0; i < order.size(); ++i) order[i] = i;
+  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return size_of(tensors_[a].dtype) > size_of(tensors_[b].dtype); });
   std::string text = "{";  // by hand: a JSON object looks for each new key among all others
   if (!metadata.empty()) text += "\"__metadata__\":" + Json(metadata).dump();
   int64_t at = 0;
-  for (const auto& t : tensors_) {
+  for (const size_t i : order) {
+    const auto& t = tensors_[i];
     Json sizes = Json::array();
-    for (int i = 0; i < t.shape.rank(); ++i) sizes.push_back(t.shape[i]);
-    const int64_t end = at + t.shape.count() * size_of(t.dtype);
+    for (int d = 0; d < t.shape.rank(); ++d) sizes.push_back(t.shape[d]);
+    places_[i] = at;
+    at += t.shape.count() * size_of(t.dtype);
     text += fmt::format("{}{}:{}", text == "{" ? "" : ",", Json(t.name).dump(),
-                        Json{{"dtype", spelled(t.dtype)}, {"shape", sizes}, {"data_offsets", {at, end}}}.dump());
-    at = end;
+                        Json{{"dtype", spelled(t.dtype)}, {"shape", sizes}, {"data_offsets", {places_[i], at}}}.dump());
   }
   text += "}";
   text.resize((text.size() + 7) / 8 * 8, ' ');
   const auto length = uint64_t(text.size());
+  for (int64_t& place : places_) place += 8 + int64_t(text.size());
   file_.write(&length, 8);
   file_.write(text.data(), int64_t(text.size()));
   skip_complete();
@@ -266,7 +274,7 @@ void SafetensorsWriter::write(const Tensor& piece) {
   const Declared& t = tensors_[next_];
   check(piece.dtype == t.dtype && written_ + piece.bytes() <= t.shape.count() * size_of(t.dtype),
         "a piece has the type of the tensor that is next and stays inside it");
-  file_.write(piece.data, piece.bytes());
+  file_.write_at(places_[next_] + written_, piece.data, piece.bytes());
   written_ += piece.bytes();
   skip_complete();
 }

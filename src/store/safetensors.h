@@ -31,6 +31,8 @@ class SafetensorsFile {
   // Elements [first, first + to.count()), of `to`'s type or, F32, BF16 and F16, converted to it, into host memory. Not through the mapping: where a
   // file was cut short meanwhile the mapping would raise a signal, and this throws Error (bad_input); nor need elements be aligned.
   void read(const TensorInfo&, int64_t first, Tensor to) const;
+  // Bytes [first, first + n) of the tensor as they stand, by the same way.
+  void read_bytes(const TensorInfo&, int64_t first, int64_t n, void* to) const;
   // "model.safetensors, tensor 'x'"
   std::string where(const std::string& name) const;
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
@@ -50,7 +52,8 @@ class SafetensorsFile {
   std::map<std::string, std::string> metadata_;
 };
 
-// Writes a file whose tensors are declared first and then filled in the same order, each in as many pieces as one likes.
+// Writes a file whose tensors are declared first and then filled in the same order, each in as many pieces as one likes. In the file they lie by
+// falling size of their elements, so that each is aligned (as the safetensors library writes them).
 class SafetensorsWriter {
  public:
   struct Declared {
@@ -66,6 +69,7 @@ class SafetensorsWriter {
   void skip_complete();
   AtomicFile file_;
   std::vector<Declared> tensors_;
+  std::vector<int64_t> places_;  // in the file
   size_t next_ = 0;      // of tensors_
   int64_t written_ = 0;  // bytes of it
 };

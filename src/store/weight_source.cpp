@@ -2,10 +2,12 @@
 #include "store/weight_source.h"
 
 #include <map>
+#include <optional>
 
 #include "base/json.h"
 #include "base/philox.h"
 #include "base/threads.h"
+#include "store/packed_files.h"
 #include "store/safetensors.h"
 
 namespace thimble::store {
@@ -33,18 +35,31 @@ class SafetensorsFolder final : public WeightSource {
   bool has(const std::string& name) const override { return where_.contains(name); }
   void read(const std::string& name, int64_t row, Tensor to) const override {
     const TensorInfo& all = info(name);
-    bool agrees = all.shape.rank() == to.shape.rank() && all.shape.rank() >= 1 && row + to.shape[0] <= all.shape[0];
-    for (int i = 1; agrees && i < to.shape.rank(); ++i) agrees = all.shape[i] == to.shape[i];
-    if (!agrees) wrong_shape(name, "rows of " + to_string(to.shape));
-    file(name).read(all, row * all.shape.row(), to);
+    const bool codes = is_packed(locate_, name);
+    const Shape shape = codes ? packed(name).shape() : all.shape;
+    bool agrees = shape.rank() == to.shape.rank() && shape.rank() >= 1 && row + to.shape[0] <= shape[0];
+    for (int i = 1; agrees && i < to.shape.rank(); ++i) agrees = shape[i] == to.shape[i];
+    if (!agrees) wrong_shape(name, "rows of " + to_string(to.shape), shape);
+    if (codes) packed(name).read_rows(row, to);
+    else file(name).read(all, row * shape.row(), to);
   }
+  void read_part(const std::string& name, int part, int64_t first, Tensor to) const override { packed(name).read_part(part, first, to); }
   void check_table(const ParamTable& table) const override {
     table.for_each([&](const ParamSpec& p) {
-      const TensorInfo& t = info(p.file_name());
-      if (!(t.shape == p.file_shape())) wrong_shape(p.file_name(), to_string(p.file_shape()));
-      if (t.type != "F32" && t.type != "BF16" && t.type != "F16")
+      const std::string& name = p.file_name();
+      const TensorInfo& t = info(name);
+      const bool codes = p.shape.rank() == 2 && is_packed(locate_, name);
+      const Shape shape = codes ? packed(name).shape() : t.shape;
+      if (!(shape == p.file_shape())) wrong_shape(name, to_string(p.file_shape()), shape);
+      if (p.comes_packed() && (!codes || packed(name).format() != p.format))
+        throw Error(Fault::bad_input, {.what = "a matrix is not packed as the config says",
+                                       .where = file(name).where(name),
+                                       .expected = fmt::format("{}, by quantization_config", quant::format(p.format).name),
+                                       .found = codes ? std::string(quant::format(packed(name).format()).name) : t.type,
+                                       .fix = "check that config.json belongs to these weights"});
+      if (!codes && t.type != "F32" && t.type != "BF16" && t.type != "F16")
         throw Error(Fault::bad_input, {.what = "a parameter holds no numbers that are read here",
-                                       .where = file(p.file_name()).where(p.file_name()),
+                                       .where = file(name).where(name),
                                        .expected = "F32, BF16 or F16",
                                        .found = t.type,
                                        .fix = "name the 16-bit model"});
@@ -62,11 +77,16 @@ class SafetensorsFolder final : public WeightSource {
                                      .fix = "check that all shards were downloaded, and that config.json belongs to these weights"});
     return *file(name).find(name);
   }
-  [[noreturn]] void wrong_shape(const std::string& name, std::string expected) const {
+  // The matrix asked for last stays open, since its rows and parts are asked for piece by piece.
+  const PackedMatrix& packed(const std::string& name) const {
+    if (!open_ || open_name_ != name) open_.emplace(locate_, name), open_name_ = name;
+    return *open_;
+  }
+  [[noreturn]] void wrong_shape(const std::string& name, std::string expected, const Shape& found) const {
     throw Error(Fault::bad_input, {.what = "a tensor has another shape than the config says",
                                    .where = file(name).where(name),
                                    .expected = std::move(expected),
-                                   .found = to_string(info(name).shape),
+                                   .found = to_string(found),
                                    .fix = "check that config.json belongs to these weights"});
   }
   void read_index(const fs::path& index) {
@@ -101,6 +121,12 @@ class SafetensorsFolder final : public WeightSource {
   fs::path folder_;
   std::vector<std::unique_ptr<SafetensorsFile>> files_;
   std::map<std::string, size_t> where_;
+  const Locate locate_ = [this](const std::string& name) {
+    const auto at = where_.find(name);
+    return at == where_.end() ? Located{} : Located{files_[at->second].get(), files_[at->second]->find(name)};
+  };
+  mutable std::optional<PackedMatrix> open_;
+  mutable std::string open_name_;
 };
 
 uint64_t hash_of(std::string_view s) {  // FNV-1a
@@ -161,6 +187,8 @@ class RepeatedWeights final : public WeightSource {
 };
 
 }  // namespace
+
+void WeightSource::read_part(const std::string& name, int, int64_t, Tensor) const { throw Error("weights that are made on the spot come as numbers, not packed: " + name); }
 
 std::unique_ptr<WeightSource> repeated_random_weights(const ParamTable& table, uint64_t seed, float std) { return std::make_unique<RepeatedWeights>(table, seed, std); }
 std::unique_ptr<WeightSource> open_weights(const fs::path& folder) { return std::make_unique<SafetensorsFolder>(folder); }

@@ -13,9 +13,12 @@ class WeightSource {
  public:
   virtual ~WeightSource() = default;
   virtual bool has(const std::string& name) const = 0;
-  // Rows [row, row + to.shape[0]) of the named tensor of the files (ParamSpec::file_name), converted to `to`'s type, into host memory.
+  // Rows [row, row + to.shape[0]) of the named tensor of the files (ParamSpec::file_name), converted to `to`'s type, into host memory. Of a matrix
+  // that the files hold packed, the numbers that its codes stand for.
   // Throws Error (bad_input) when the parameter is missing or of another shape than `to` says (all dimensions but the first).
   virtual void read(const std::string& name, int64_t row, Tensor to) const = 0;
+  // Elements [first, first + to.count()) of a part of a matrix that ParamSpec::comes_packed(), parts as quant::parts_of numbers them.
+  virtual void read_part(const std::string& name, int part, int64_t first, Tensor to) const;
   // Throws Error (bad_input) unless every parameter of the table is there in its shape.
   virtual void check_table(const ParamTable&) const {}
 };

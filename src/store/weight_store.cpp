@@ -63,7 +63,7 @@ WeightStore::WeightStore(comm::Rank& rank, const ParamTable& table, const Reside
 std::vector<ParamSpec> WeightStore::as_held(int layer) const {
   auto specs = table_.layers[size_t(layer)];
   for (auto& p : specs)
-    if (layer < residency_.unpacked && p.format != quant::FormatId::dense) p.format = quant::FormatId::dense, p.dtype = rank_.compute();
+    if (layer < residency_.unpacked && quant::format(p.format).same_unpacked && p.format != quant::FormatId::dense) p.format = quant::FormatId::dense, p.dtype = rank_.compute();
   return specs;
 }
 
@@ -87,7 +87,7 @@ void WeightStore::load(const WeightSource* source) {
 }
 
 void WeightStore::load_one(const WeightSource* source, const ParamSpec& p, const quant::Weight& to, Tensor staging) {
-  const comm::Kind kind{"load", {int64_t(p.format), int64_t(to.format), int64_t(p.dtype), p.shape.rows(), p.shape.row(), on_host(p)}};
+  const comm::Kind kind{"load", {int64_t(p.format), int64_t(to.format), int64_t(p.dtype), p.shape.rows(), p.shape.row(), on_host(p) + 2 * p.comes_packed()}};
   rank_.once_a_kind(kind, [&] {
     read_and_pack(source, p, to, staging);
     return 0;
@@ -100,23 +100,43 @@ void WeightStore::read_and_pack(const WeightSource* source, const ParamSpec& p, 
     return;
   }
   const Scope scope(rank_.memory);
-  const bool dense = p.format == quant::FormatId::dense;
-  const Tensor whole = dense ? to.dense() : rank_.stream.scratch("matrix being packed", p.dtype, p.shape);
+  const auto pack_into = [&](const quant::Weight& codes) {
+    if (p.comes_packed()) return load_packed(source, p, codes, staging);
+    const Tensor whole = rank_.stream.scratch("matrix being packed", p.dtype, p.shape);
+    load_numbers(source, p, whole, staging);
+    quant::format(p.format).pack(rank_.stream, codes, whole);
+  };
+  if (p.format == quant::FormatId::dense) return load_numbers(source, p, to.dense(), staging);
+  if (to.format == p.format) return pack_into(to);
+  const Tensor packed = rank_.stream.scratch("packed matrix", DType::u8, {quant::bytes_of(p.format, p.shape, p.dtype)});
+  const quant::Weight codes = lay_out({&p, 1}, static_cast<std::byte*>(packed.data)).front();
+  pack_into(codes);
+  quant::format(p.format).unpack(rank_.stream, to.dense(), codes);
+}
+
+void WeightStore::load_numbers(const WeightSource* source, const ParamSpec& p, Tensor to, Tensor staging) {
   const int64_t row_bytes = p.shape.row() * size_of(p.dtype);
   const int64_t step = std::max<int64_t>(1, staging.bytes() / std::max<int64_t>(1, row_bytes));
   check(row_bytes <= staging.bytes(), "a row fits the staging buffer");
   for (int64_t row = 0; row < p.shape.rows(); row += step) {
-    const Tensor rows = whole.rows(row, std::min(step, p.shape.rows() - row));
+    const Tensor rows = to.rows(row, std::min(step, p.shape.rows() - row));
     const Tensor piece{staging.data, rows.dtype, rows.shape};
     if (!rank_.is_phantom()) source->read(p.file_name(), p.shared_row + row, piece);
     rank_.upload("loading", rows, piece);
   }
-  if (dense) return;
-  if (to.format == p.format) return quant::format(p.format).pack(rank_.stream, to, whole);
-  const Tensor packed = rank_.stream.scratch("packed matrix", DType::u8, {quant::bytes_of(p.format, p.shape, p.dtype)});
-  const quant::Weight codes = lay_out({&p, 1}, static_cast<std::byte*>(packed.data)).front();
-  quant::format(p.format).pack(rank_.stream, codes, whole);
-  quant::format(p.format).unpack(rank_.stream, to.dense(), codes);
+}
+
+// The codes as the files hold them.
+void WeightStore::load_packed(const WeightSource* source, const ParamSpec& p, const quant::Weight& to, Tensor staging) {
+  for (size_t i = 0; i < to.parts.size() && to.parts[i]; ++i) {
+    const Tensor all = to.parts[i].view({to.parts[i].count()});
+    const int64_t step = staging.bytes() / size_of(all.dtype);
+    for (int64_t first = 0; first < all.count(); first += step) {
+      const Tensor some = all.rows(first, std::min(step, all.count() - first)), piece{staging.data, some.dtype, some.shape};
+      if (!rank_.is_phantom()) source->read_part(p.name, int(i), first, piece);
+      rank_.upload("loading", some, piece);
+    }
+  }
 }
 
 std::span<const quant::Weight> WeightStore::acquire(int layer, int next) {

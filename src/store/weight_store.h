@@ -52,6 +52,8 @@ class WeightStore {
   std::vector<ParamSpec> as_held(int layer) const;  // the table's, or as they lie unpacked
   void load_one(const WeightSource* source, const ParamSpec&, const quant::Weight& to, Tensor staging);
   void read_and_pack(const WeightSource* source, const ParamSpec&, const quant::Weight& to, Tensor staging);
+  void load_numbers(const WeightSource* source, const ParamSpec&, Tensor to, Tensor staging);
+  void load_packed(const WeightSource* source, const ParamSpec&, const quant::Weight& to, Tensor staging);
   Tensor home_of(int layer) const { return homes_[size_t(layer)]; }
 
   comm::Rank& rank_;

@@ -111,9 +111,11 @@ Checkpoint read_checkpoint(const fs::path& folder) {
   c.recipe = {.options = member(j, "options", where),
               .model = require<std::string>(j, "model", where),
               .data = require<std::string>(j, "data", where),
-              .order = {.micro_batch = require<int64_t>(j, "micro_batch", where), .token_chunk = require<int64_t>(j, "token_chunk", where),
-                        .head_chunk = require<int64_t>(j, "head_chunk", where)},
+              .order = {.micro_batch = require<int64_t>(j, "micro_batch", where), .head_chunk = 1024},
               .machine = require<std::string>(j, "machine", where)};
+  // An older one has none of these: layers ran whole, and logits of 1,024 tokens, where these fitted.
+  if (j.contains("token_chunk")) c.recipe.order.token_chunk = require<int64_t>(j, "token_chunk", where);
+  if (j.contains("head_chunk")) c.recipe.order.head_chunk = require<int64_t>(j, "head_chunk", where);
   if (c.state.step < 1 || c.recipe.order.micro_batch < 1 || c.recipe.order.token_chunk < 0 || c.recipe.order.head_chunk < 1 || !c.recipe.options.is_object())
     fail_field(where, "step, micro_batch, token_chunk, head_chunk, options", "what a run has", nullptr);
   return c;

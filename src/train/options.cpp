@@ -51,8 +51,7 @@ void contradiction(bool is, std::string what, std::string fix) {
 
 void validate_method(const TrainOptions& o) {
   if (o.quantization_bit) {
-    expect(*o.quantization_bit == 4, "quantization_bit", "4, or null for 16-bit weights", fmt::format("{}", *o.quantization_bit),
-           *o.quantization_bit == 8 ? "8-bit bases are not there yet: 4 takes half the memory" : "");
+    expect(*o.quantization_bit == 4 || *o.quantization_bit == 8, "quantization_bit", "4 or 8, or null for 16-bit weights", fmt::format("{}", *o.quantization_bit));
     contradiction(o.finetuning_type == Finetuning::full, "quantization_bit with finetuning_type full: packed weights cannot be trained",
                   "finetuning_type: lora trains adapters on the packed base; or leave out quantization_bit");
   }

@@ -106,7 +106,7 @@ struct TrainOptions {
   static void fields(Self& o, Visit&& visit) {
     visit("model_name_or_path", o.model_name_or_path, "folder of the base model");
     visit("adapter_name_or_path", o.adapter_name_or_path, "folder of an adapter to go on training");
-    visit("quantization_bit", o.quantization_bit, "bits of the frozen base: 4, or null for 16");
+    visit("quantization_bit", o.quantization_bit, "bits of the frozen base: 4, 8 (LLM.int8), or null for what the folder has");
     visit("quantization_type", o.quantization_type, "4-bit code");
     visit("double_quantization", o.double_quantization, "quantise the scales of 4-bit blocks too");
     visit("stage", o.stage, "sft: answers to prompts; pt: plain text");

@@ -1,6 +1,7 @@
 // Values leave the device in pieces and go straight into the file: no tensor is ever whole in host memory.
 #include "train/trained_model.h"
 
+#include "base/json.h"
 #include "store/adapter_files.h"
 
 namespace thimble::train {
@@ -15,6 +16,14 @@ std::vector<WrittenFile> write_adapter(const fs::path& folder, const TrainOption
     if (const std::string_view leaf = nn::leaf_names[p]; setup.method.lora.on(p))
       config.targets.emplace_back(leaf.substr(leaf.rfind('.') + 1));
   return store::write_adapter(folder, config, trainer.model().adapters()->specs(), [&](const auto& put) { trainer.save(put); });
+}
+
+// The base's, but of plain weights, whatever the base's files hold.
+WrittenFile write_config(const fs::path& from, const fs::path& to) {
+  Json config = parse_json(read_text(from), from.string());
+  if (!config.contains("quantization_config")) return copy_atomically(from, to);
+  config.erase("quantization_config");
+  return write_atomically(to, config.dump(2) + "\n");
 }
 
 std::vector<WrittenFile> write_model(const fs::path& folder, const TrainOptions& o, const Setup& setup, Trainer& trainer) {
@@ -32,7 +41,7 @@ std::vector<WrittenFile> write_model(const fs::path& folder, const TrainOptions&
     });
     writer.write(to);
   });
-  return {writer.commit(), copy_atomically(base_folder(o) / "config.json", folder / "config.json")};
+  return {writer.commit(), write_config(base_folder(o) / "config.json", folder / "config.json")};
 }
 
 }  // namespace

@@ -107,16 +107,16 @@ TEST_F(Commands, EveryCommandOfTheDocumentsRuns) {
     else if (!fs::exists(dir / "DIR")) fs::copy(dir / "kept", dir / "DIR", fs::copy_options::recursive);
     EXPECT_NE(expect(command, 0), "") << command;
   }
-  const std::set<std::string> all = {"plan", "train", "eval", "chat", "generate", "inspect", "init", "quantize", "doctor", "bench", "data"};
+  const std::set<std::string> all = {"plan", "train", "eval", "chat", "generate", "inspect", "init", "quantize", "export", "doctor", "bench", "data"};
   EXPECT_EQ(seen, all) << "each of the program's commands stands in README.md";
   for (const char* written : {"out/a/adapter_model.safetensors", "out/a/adapter_config.json", "out/a/trainer_log.jsonl",
-                              "out/a/training_loss.png", "DIR/model.safetensors", "DIR4/model.safetensors"})
+                              "out/a/training_loss.png", "DIR/model.safetensors", "DIR4/model.safetensors", "DIR16/model.safetensors"})
     EXPECT_TRUE(fs::exists(dir / written)) << written;
 }
 
 TEST_F(Commands, HelpNamesEveryCommand) {
   const auto help = expect(" --help", 0);
-  for (const char* name : {"plan", "train", "eval", "chat", "generate", "inspect", "init", "quantize", "doctor", "bench"}) {
+  for (const char* name : {"plan", "train", "eval", "chat", "generate", "inspect", "init", "quantize", "export", "doctor", "bench"}) {
     EXPECT_NE(help.find(name), help.npos) << name;
     EXPECT_NE(expect(fmt::format(" {} --help", name), 0), "");
   }
@@ -139,6 +139,26 @@ TEST_F(Commands, MistakesOfUse) {
     expect_fault(arguments, Fault::usage);
   const auto text = expect_fault(" plan recipe.yaml lora_rnak=4", Fault::usage);
   EXPECT_NE(text.find("lora_rank"), text.npos) << text;
+}
+
+// Packed, tuned straight from the packed folder, merged, packed again in shards; and what contradicts a packed folder.
+TEST_F(Commands, PackedFolders) {
+  for (const char* type : {"nf4", "nf4_dq", "int8"}) {
+    const std::string folder = fmt::format("packed_{}", type), adapter = "out/" + folder, recipe = fmt::format(" train recipe.yaml model_name_or_path={} output_dir={}", folder, adapter);
+    expect(fmt::format(" quantize DIR --out {} --type {}", folder, type), 0);
+    EXPECT_NE(expect(" inspect " + folder, 0).find(fmt::format("stored as {}\n", type)), std::string::npos);
+    expect(recipe, 0);
+    expect(fmt::format(" generate --model {} --adapter {} --prompt x --max-new-tokens 2", folder, adapter), 0);
+    const auto merged = expect(fmt::format(" export {} --adapter {} --out {}_merged", folder, adapter, folder), 0);
+    EXPECT_NE(merged.find("the likeliest token the same at "), merged.npos) << merged;
+    expect(fmt::format(" export {} --adapter {} --out {}_again --type {} --max-shard-size 40KB --no-compare", folder, adapter, folder, type), 0);
+    EXPECT_TRUE(fs::exists(dir / (folder + "_again/model.safetensors.index.json")));
+    expect(fmt::format(" generate --model {}_again --prompt x --max-new-tokens 2", folder), 0);
+    expect_fault(recipe + "_full finetuning_type=full", Fault::usage);
+    expect_fault(recipe + (type == std::string("int8") ? "_other quantization_bit=4" : "_other quantization_bit=8"), Fault::usage);
+    expect_fault(fmt::format(" export {} --out {}_merged", folder, folder), Fault::usage);
+  }
+  expect(" train recipe.yaml quantization_bit=8 output_dir=out/eight", 0);
 }
 
 TEST_F(Commands, BadInput) {

@@ -13,6 +13,7 @@ import families
 import llama_odd
 import sampling
 import parquet_goldens
+import quantised
 import stories
 import template_goldens
 import token_goldens
@@ -22,6 +23,7 @@ GOLDENS = {                                       # in an order in which each fi
     "llama-odd": lambda a: [llama_odd.make_model(a.out, tied) for tied in (True, False)],
     "lora": lambda a: llama_odd.make_lora(a.out),
     "train30": lambda a: llama_odd.make_train30(a.out),
+    "quantised": lambda a: quantised.make_quantised(a.out),
     "families": lambda a: families.make_families(a.out),
     "stories": lambda a: stories.make_stories(a.out, a.stories),
     "peft-stories": lambda a: stories.make_peft_stories(a.out, a.stories),

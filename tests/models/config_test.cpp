@@ -108,7 +108,7 @@ TEST(Config, WhatTheDecoderDoesNotDo) {
   }
   expect_refused(with(with(good, "dtype", nullptr), "torch_dtype", "int8"), {"torch_dtype", "int8"});
   EXPECT_EQ(parse_config(with(with(good, "dtype", "float16"), "torch_dtype", "bfloat16"), "x").dtype, "float16");
-  expect_refused(with(good, "quantization_config", {{"quant_method", "gptq"}}), {"quantization_config"});
+  expect_refused(with(good, "quantization_config", {{"quant_method", "gptq"}}), {"quantization_config", "gptq"});
   expect_refused(with(good, "auto_map", {{"AutoModelForCausalLM", "modeling_x.X"}}), {"auto_map", "code of its own"});
 }
 

@@ -12,7 +12,7 @@ using quant::FormatId;
 
 struct Case { int64_t tokens, out, in; };
 constexpr Case cases[] = {{1, 1, 1}, {1, 65, 17}, {3, 17, 64}, {8, 5, 130}, {9, 5, 130}, {17, 33, 37}, {65, 3, 96}, {65, 129, 65}};
-constexpr FormatId format_ids[] = {FormatId::dense, FormatId::nf4, FormatId::nf4_dq};
+constexpr FormatId format_ids[] = {FormatId::dense, FormatId::nf4, FormatId::nf4_dq, FormatId::int8};
 constexpr int64_t small = int64_t{1} << 20;  // bytes of a world: each is touched page by page when it is made
 constexpr DType floats[] = {DType::f32, DType::bf16};
 
@@ -33,6 +33,9 @@ Held hold(World& world, FormatId id, Shape matrix, DType dense) {
   if (!world.is_phantom()) h.values = world.read(unpacked);
   return h;
 }
+
+// Many tokens meet an INT8 weight as codes themselves (llm_int8_test has that arithmetic): half a step of 127 to each number.
+double forward_tolerance(const Held& w, DType t, bool many) { return w.weight.format == FormatId::int8 && many ? 1e-2 : tolerance(t); }
 
 // x (T, K) . w^T
 Numbers reference(const Numbers& x, const Numbers& w, const Case& c) {
@@ -73,8 +76,8 @@ TEST(Linear, AgreesWithFloat64OfTheUnpackedWeight) {
       linear(world, y, x, w.weight, add ? y : Tensor{});
       linear_few(world, x, std::array{quant::FewProduct{again, &w.weight, add ? again : Tensor{}}});
       EXPECT_EQ(world.stream().arena.used(), used);
-      EXPECT_LE(relative_error(world.read(y), expected), tolerance(t));
-      EXPECT_LE(relative_error(world.read(again), expected), tolerance(t));
+      EXPECT_LE(relative_error(world.read(y), expected), forward_tolerance(w, t, true));
+      EXPECT_LE(relative_error(world.read(again), expected), forward_tolerance(w, t, c.tokens > quant::format(id).few_tokens));
     }
   });
 }

@@ -71,4 +71,16 @@ TEST(Nf4Golden, PacksToTheSameBytes) {
   }
 }
 
+TEST(Int8Golden, CodesAndScalesAreBitsandbytes) {
+  const store::SafetensorsFile file(golden_folder() / "llm_int8.safetensors");
+  for (const auto& name : cases_of(file)) {
+    Rig rig;
+    const Tensor codes = file.tensor(name + ".codes"), absmax = file.tensor(name + ".absmax");
+    const Weight w = rig.take_weight(FormatId::int8, codes.shape);
+    format(FormatId::int8).pack(rig.stream, w, copy_of(rig, file.tensor(name + ".weight")));
+    EXPECT_EQ(testing::bytes_of(w.parts[0]), testing::bytes_of(codes)) << name;
+    EXPECT_EQ(testing::bytes_of(w.parts[1]), testing::bytes_of(absmax)) << name;
+  }
+}
+
 }  // namespace thimble::quant

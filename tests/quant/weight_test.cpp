@@ -18,7 +18,7 @@ struct Case {
   DType dense;
 };
 const Case cases[] = {{FormatId::dense, DType::f32}, {FormatId::dense, DType::bf16}, {FormatId::dense, DType::f16},
-                      {FormatId::nf4, DType::bf16}, {FormatId::nf4_dq, DType::bf16}};
+                      {FormatId::nf4, DType::bf16}, {FormatId::nf4_dq, DType::bf16}, {FormatId::int8, DType::bf16}};
 
 int64_t raw_bytes(FormatId id, Shape matrix, DType dense) {
   int n = 0;
@@ -35,7 +35,7 @@ TEST(Formats, ByName) {
     EXPECT_EQ(&format(f.id), &f);
     EXPECT_EQ(&format(f.name), &f);
   }
-  EXPECT_EQ(formats().size(), 3u);
+  EXPECT_EQ(formats().size(), 4u);
   try {
     format("nf4dq");
     FAIL();
@@ -134,7 +134,7 @@ TEST(MultiplyFew, IsUnpackAndMultiply) {
                 size += term * term;
               }
               // A GPU's matrix units take the sixteen values of a code as bf16.
-              const bool rounded = tests_run_on_cuda() && x.dtype == DType::bf16 && c.id != FormatId::dense;
+              const bool rounded = tests_run_on_cuda() && x.dtype == DType::bf16 && (c.id == FormatId::nf4 || c.id == FormatId::nf4_dq);
               ASSERT_NEAR(y.get<float>()[i * n + j], sum, (rounded ? 8e-3 : 1e-5) * std::sqrt(size) + 1e-12)
                   << format(c.id).name << " " << n << "x" << k << " token " << i << " of " << t << " row " << j;
             }
@@ -202,6 +202,36 @@ TEST(MultiplyFew, OneOrderOfSums) {
       for (int64_t i = 0; i < t * n; ++i) ASSERT_EQ(narrow.get<bf16>()[i].bits, bf16(float(all[size_t(i)])).bits);
     }
   set_thread_count(threads);
+}
+
+// Readers of files decode any piece of a matrix to what the whole unpacks to.
+TEST(Formats, DecodingAPieceIsUnpacking) {
+  for (const Case& c : cases)
+    for (const Shape& shape : {Shape{7, 130}, Shape{5, 27}}) {
+      Rig rig;
+      const Tensor dense = rig.take(DType::f32, shape);
+      testing::fill_normal(dense, 1, 0.05f);
+      const Weight w = rig.take_weight(c.id, shape, c.dense);
+      format(c.id).pack(rig.stream, w, dense);
+      format(c.id).unpack(rig.stream, dense, w);
+      for (const auto& [first, n] : {std::pair<int64_t, int64_t>{0, shape.count()}, {1, 70}, {shape.count() - 3, 3}, {64, 64}, {5, 0}}) {
+        std::vector<float> piece(static_cast<size_t>(n));
+        format(c.id).decode(piece.data(), w, first, n);
+        for (int64_t i = 0; i < n; ++i) ASSERT_EQ(piece[size_t(i)], dense.get<float>()[first + i]) << format(c.id).name << " " << first + i;
+      }
+    }
+}
+
+TEST(Int8, RowsOfNothingAndOfWhatF16CannotHold) {
+  Rig rig;
+  const Tensor x = rig.take(DType::f32, {4, 3}), back = rig.take(DType::f32, {4, 3});
+  const float numbers[] = {0, 0, 0, 1e30f, -1e30f, 1, -1, 0.5f, 0.25f, 1e-30f, -1e-30f, 0};
+  std::copy_n(numbers, 12, x.get<float>());
+  const Weight w = rig.take_weight(FormatId::int8, x.shape);
+  format(FormatId::int8).pack(rig.stream, w, x);
+  format(FormatId::int8).unpack(rig.stream, back, w);
+  const float expected[] = {0, 0, 0, 65504, -65504, 0, -1, 64 / 127.0f, 32 / 127.0f, 0, 0, 0};
+  for (int i = 0; i < 12; ++i) EXPECT_FLOAT_EQ(back.get<float>()[i], expected[i]) << i;
 }
 
 TEST(MultiplyFew, ShapesAreChecked) {

@@ -68,5 +68,46 @@ TEST(Exact, AnAdapterOfPeft) {
   EXPECT_LE(relative(all.rows(all.shape[0] - 1, 1), reference.tensor("logits")), 1e-5);
 }
 
+// Folders that transformers and bitsandbytes wrote (tests/golden/quantised.py): as they are, and with their codes read as numbers.
+double distance(const char* name, std::optional<quant::FormatId> format = {}) {
+  const fs::path folder = golden / "quantised" / name;
+  const store::SafetensorsFile reference(folder / "reference.safetensors");
+  Loaded l(folder, 24, {.format = format.value_or(models::read_model(folder).stored.format)});
+  return relative(l.engine->logits(vector_of(reference.tensor("ids"))), reference.tensor("logits").view({24, reference.tensor("logits").shape[2]}));
+}
+
+TEST(Exact, FoldersOfBitsandbytesIn4Bits) {
+  using quant::FormatId;
+  for (const auto& [name, format] : {std::pair{"nf4", FormatId::nf4}, {"nf4_dq", FormatId::nf4_dq}, {"nf4_bf16_storage", FormatId::nf4_dq}}) {
+    EXPECT_EQ(models::read_model(golden / "quantised" / name).stored.format, format);
+    EXPECT_LE(distance(name), 1e-5) << name;
+    EXPECT_LE(distance(name, FormatId::dense), 1e-5) << name << " as numbers";
+    EXPECT_GT(distance(name, FormatId::int8), 1e-4) << name << " packed anew";
+  }
+}
+
+// The reference's 8-bit products scale their sums by 6.200124e-05 for 1 / 127^2.
+TEST(Exact, AFolderOfBitsandbytesIn8Bits) {
+  EXPECT_LE(distance("int8"), 1e-4);
+  EXPECT_LE(distance("int8", quant::FormatId::dense), 3e-2) << "without the rounding of activations";
+}
+
+TEST(Exact, AFolderOfFloatsIn8Bits) {
+  EXPECT_LE(distance("fp8"), 1e-5);
+  EXPECT_LE(distance("fp8", quant::FormatId::int8), 5e-2);
+  EXPECT_LE(distance("fp8", quant::FormatId::nf4), 0.5);
+  const fs::path folder = golden / "quantised/fp8";
+  const store::SafetensorsFile reference(folder / "reference.safetensors");
+  for (const auto& t : reference.tensors()) {  // to the bit, read in two pieces
+    if (!t.name.starts_with("weight.")) continue;
+    std::vector<bf16> numbers(size_t(t.shape.count()));
+    const Tensor all{numbers.data(), DType::bf16, t.shape}, expected = reference.tensor(t.name);
+    const auto source = store::open_weights(folder);
+    source->read(t.name.substr(7), 0, all.rows(0, 11));
+    source->read(t.name.substr(7), 11, all.rows(11, t.shape[0] - 11));
+    EXPECT_EQ(std::memcmp(numbers.data(), expected.data, size_t(all.bytes())), 0) << t.name;
+  }
+}
+
 }  // namespace
 }  // namespace thimble::serve

@@ -260,7 +260,7 @@ TEST_F(TrainOptionsTest, ValuesOutOfRangeNameTheirLine) {
                           "max_steps: 0", "max_steps: -2", "num_train_epochs: 0", "num_train_epochs: .nan", "warmup_ratio: 1.5", "warmup_ratio: .nan", "warmup_steps: -1",
                           "warmup_steps: 1.5", "warmup_steps: .nan", "logging_steps: 0", "eval_steps: 0", "seed: -1", "data_seed: -1", "mix_strategy: shake", "interleave_probs: often", "cutoff_len: 0", "cutoff_len: 1e12", "max_samples: 0",
                           "val_size: -0.1", "val_size: 1.5", "val_size: .nan", "lora_rank: 0", "lora_rank: 100000", "lora_alpha: .nan", "lora_alpha: 0", "lora_dropout: 0.1",
-                          "lora_target: query", "lora_target: all, q_proj", "lora_target: []", "quantization_bit: 8", "quantization_bit: 5", "vram: 0", "vram: 3 parsecs",
+                          "lora_target: query", "lora_target: all, q_proj", "lora_target: []", "quantization_bit: 3", "quantization_bit: 5", "vram: 0", "vram: 3 parsecs",
                           "ram: -1", "threads: 0", "resident_layers: -1", "save_steps: 0", "save_steps: -5", "save_steps: many", "save_steps: 1.5", "save_steps: .inf", "save_total_limit: 0",
                           "save_strategy: often", "metric_for_best_model: rouge", "greater_is_better: true", "resume_from_checkpoint: 3"}) {
     const auto key = std::string_view(bad).substr(0, std::string_view(bad).find(':'));

@@ -24,7 +24,7 @@ struct Case {
 std::vector<Case> cases() {
   std::vector<Case> all;
   struct Named { const char* name; nn::Method method; };
-  const Named methods[] = {{"full", full()}, {"lora", lora(quant::FormatId::dense)}, {"qlora", lora(quant::FormatId::nf4)}, {"qlora_dq", lora(quant::FormatId::nf4_dq)}};
+  const Named methods[] = {{"full", full()}, {"lora", lora(quant::FormatId::dense)}, {"qlora", lora(quant::FormatId::nf4)}, {"qlora_dq", lora(quant::FormatId::nf4_dq)}, {"int8", lora(quant::FormatId::int8)}};
   for (const auto& m : methods)
     for (const auto save : {nn::Save::keep, nn::Save::recompute, nn::Save::offload})
       for (const int resident : {3, 1, 0})
@@ -114,12 +114,12 @@ int ledgers_are_equal_and_arenas_exact(const nn::ModelSpec& model, const std::ve
   return count;
 }
 
-TEST(PlanEqualsRun, LedgersAreEqualAndArenasExact) { EXPECT_EQ(ledgers_are_equal_and_arenas_exact(tiny_model(), cases()), 18 + 3 * (54 + 36 + 36) + 2 * 8 + 3 + 3 * 18 + 36); }
+TEST(PlanEqualsRun, LedgersAreEqualAndArenasExact) { EXPECT_EQ(ledgers_are_equal_and_arenas_exact(tiny_model(), cases()), 18 + 4 * (54 + 36 + 36) + 2 * 8 + 3 + 3 * 18 + 36); }
 
 TEST(PlanEqualsRun, OfAModelWithAllThatFamiliesHave) {
   std::vector<Case> some = cases();
   std::erase_if(some, [](const Case& c) { return c.tokens != 37 || c.resident == 1 || (c.optimizer != optim::OptimizerId::adamw && !c.untied) || c.window > 1; });
-  EXPECT_EQ(ledgers_are_equal_and_arenas_exact(ornate_model(), some), 3 + 3 * (6 + 6 + 6) + 6);
+  EXPECT_EQ(ledgers_are_equal_and_arenas_exact(ornate_model(), some), 3 + 4 * (6 + 6 + 6) + 6);
 }
 
 // Examples of lengths 1 to `cutoff`, most of them short: rows of several documents where they are packed, ragged ones where not.

@@ -81,6 +81,7 @@ TEST(SameNumbers, LayersThatLieUnpacked) {
         }
   }
 }
+TEST(SameNumbers, LoraOnEightBits) { same_everywhere(lora(quant::FormatId::int8), optim::OptimizerId::adamw); }
 
 TEST(SameNumbers, AnEmbeddingGatheredFromTheHost) {
   const train::Setup setup{.model = tiny_model(3, false), .method = lora(quant::FormatId::nf4_dq), .optimizer = optim::OptimizerId::adamw_8bit, .tokens_per_row = 64};
