@@ -16,7 +16,7 @@ int init(const std::string& config, const std::string& out, uint64_t seed, const
     throw Error(Fault::usage, {.what = "the folder holds a model already", .where = out, .fix = "name another --out"});
   nn::ModelSpec spec = models::read_model(file);
   if (!dtype.empty()) spec.dtype = dtype;
-  const auto table = store::as_files_hold(nn::parameters(spec, quant::FormatId::dense, false));
+  const auto table = store::as_files_hold(nn::parameters(spec, quant::FormatId::dense));
   const auto source = store::random_weights(table, seed, float(deviation));
   fs::create_directories(to);
   std::vector<store::SafetensorsWriter::Declared> declared;
@@ -46,13 +46,13 @@ int init(const std::string& config, const std::string& out, uint64_t seed, const
 int inspect(const std::string& model) {
   const auto spec = models::read_model(model);
   const auto& l = spec.layers.front();
-  const auto dense = nn::parameters(spec, quant::FormatId::dense, false);
+  const auto dense = nn::parameters(spec, quant::FormatId::dense);
   std::printf("%s: %zu layers, hidden %lld, %lld heads of %lld (%lld key/value), ffn %lld, vocabulary %lld%s, %s\n", spec.family.c_str(), spec.layers.size(),
               static_cast<long long>(spec.hidden), static_cast<long long>(l.heads), static_cast<long long>(l.head_dim), static_cast<long long>(l.kv_heads),
               static_cast<long long>(l.ffn), static_cast<long long>(spec.vocab), spec.tied_head ? " (tied head)" : "", spec.dtype.c_str());
   std::printf("%.4g parameters\n", double(dense.parameters()));
   for (const auto& f : quant::formats()) {
-    const auto table = nn::parameters(spec, f.id, false);
+    const auto table = nn::parameters(spec, f.id);
     int64_t layers = 0;
     for (const auto& layer : table.layers) layers += store::slab_bytes(layer);
     std::printf("%-8s %12s layers (%s each), %s outside\n", std::string(f.name).c_str(), human_bytes(layers).c_str(),

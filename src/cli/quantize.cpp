@@ -64,7 +64,7 @@ int quantize(const Options& o) {
   if (fs::exists(to / "config.json")) throw Error(Fault::usage, {.what = "the folder holds a model already", .where = o.out, .fix = "name another --out"});
   const auto spec = models::read_model(from);
   const auto format = quant::format(o.type).id;
-  const auto table = store::as_files_hold(nn::parameters(spec, format, false));
+  const auto table = store::as_files_hold(nn::parameters(spec, format));
   const auto source = store::open_weights(from);
   source->check_table(table);
   Packer packer(*source, table);

@@ -196,7 +196,7 @@ void require_same_run(const Checkpoint& c, const Recipe& now, int64_t total_step
 void restore(Trainer& trainer, const Setup& setup, const Checkpoint& c) {
   const store::SafetensorsFile states(c.folder / state_file);
   const bool in_states = loses_bits(setup);
-  const store::SafetensorsFile values(c.folder / (in_states ? state_file : setup.method.trains_weights ? model_file : adapter_file));
+  const store::SafetensorsFile values(c.folder / (in_states ? state_file : setup.method.lora.any() ? adapter_file : model_file));
   const auto read = [](const store::SafetensorsFile& file, const std::string& name, int64_t first, Tensor piece) {
     const store::TensorInfo* info = file.find(name);
     if (!info || first + piece.count() > info->shape.count())
@@ -206,7 +206,8 @@ void restore(Trainer& trainer, const Setup& setup, const Checkpoint& c) {
     file.read(*info, first, piece);
   };
   trainer.restore(
-      c.state.step, [&](const store::ParamSpec& p, int64_t first, Tensor piece) { read(values, store::name_in_file(p), first, piece); },
+      c.state.step,
+      [&](const store::ParamSpec& p, int64_t first, Tensor piece) { read(values, setup.method.lora.any() ? store::peft_name(p) : store::name_in_file(p), first, piece); },
       [&](const std::string& name, int64_t first, Tensor piece) { read(states, name, first, piece); });
 }
 
@@ -226,7 +227,7 @@ fs::path Checkpoints::folder_of(int64_t step) const { return fs::path(options_.o
 bool Checkpoints::any() const { return !places_in(options_.output_dir).empty(); }
 
 int64_t Checkpoints::bytes_of(Trainer& trainer, const Setup& setup) {
-  const int64_t in_file = setup.method.trains_weights ? size_of(nn::file_dtype(setup.model)) : size_of(DType::f32);
+  const int64_t in_file = setup.method.lora.any() ? size_of(DType::f32) : size_of(nn::file_dtype(setup.model));
   int64_t bytes = 0;
   for (const auto& t : trainer.model().trained()) bytes += t.value.count() * in_file + (loses_bits(setup) ? t.value.bytes() : 0);
   for (const auto& s : trainer.states()) bytes += s.home.bytes();

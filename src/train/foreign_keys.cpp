@@ -29,6 +29,7 @@ constexpr Alias aliases[] = {
     {"lr", "learning_rate"},
     {"scheduler", "lr_scheduler_type"},
     {"use_rs_lora", "use_rslora"},
+    {"modules_to_save", "additional_target"},
 };
 
 constexpr std::string_view no_python = "there is no Python at run time";
@@ -119,10 +120,11 @@ constexpr Noted ignored[] = {
     {"video_max_pixels", "there are no videos"},
     {"ray_run_name", one_process},
     {"enable_thinking", "the data says what is trained"},
+    {"loraplus_lr_embedding", "embeddings carry no adapters"},
 };
 
 constexpr std::string_view not_yet = "not there yet: leave it out";
-constexpr std::string_view other_method = "not there yet: use finetuning_type: lora or full";
+constexpr std::string_view other_method = "not there yet: use finetuning_type: lora, freeze or full";
 constexpr std::string_view other_stage = "not there yet: stage sft and pt are";
 constexpr std::string_view sharding = "one device trains here: leave it out; a budget below the need streams and offloads by itself";
 constexpr std::string_view tokens_stay = "the tokenizer of the model folder is used as it is: leave it out";
@@ -139,17 +141,9 @@ constexpr Noted refused[] = {
     {"add_special_tokens", tokens_stay},
     {"new_special_tokens", tokens_stay},
     {"rope_scaling", "the model's config.json says it: change it there"},
-    {"additional_target", not_yet},
-    {"modules_to_save", not_yet},
-    {"loraplus_lr_ratio", not_yet},
-    {"loraplus_lr_embedding", not_yet},
-    {"use_dora", not_yet},
     {"pissa_init", not_yet},
     {"pissa_convert", not_yet},
     {"create_new_adapter", "not there yet: merge the first adapter, then train the second"},
-    {"freeze_trainable_layers", other_method},
-    {"freeze_trainable_modules", other_method},
-    {"freeze_extra_modules", other_method},
     {"pref_beta", other_stage},
     {"pref_ftx", other_stage},
     {"pref_loss", other_stage},
@@ -165,7 +159,6 @@ constexpr Noted refused[] = {
     {"use_badam", other_method},
     {"use_muon", "not there yet: optim: adamw_torch"},
     {"use_adam_mini", "not there yet: optim: adamw_torch"},
-    {"neftune_noise_alpha", not_yet},
     {"use_llama_pro", not_yet},
     {"mixture_of_depths", not_yet},
     {"shift_attn", not_yet},
@@ -209,7 +202,6 @@ constexpr NotedValue refused_values[] = {
     {"stage", "dpo", other_stage},
     {"stage", "ppo", other_stage},
     {"stage", "kto", other_stage},
-    {"finetuning_type", "freeze", other_method},
     {"finetuning_type", "oft", other_method},
     {"quantization_type", "fp4", "not there yet: nf4 loses less at the same size"},
     {"lr_scheduler_type", "cosine_with_restarts", "not there yet: cosine"},

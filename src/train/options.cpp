@@ -13,7 +13,7 @@ namespace thimble::train {
 namespace {
 
 constexpr Choice stage_names[] = {{"sft", int(Stage::sft)}, {"pt", int(Stage::pt)}};
-constexpr Choice finetuning_names[] = {{"lora", int(Finetuning::lora)}, {"full", int(Finetuning::full)}};
+constexpr Choice finetuning_names[] = {{"lora", int(Finetuning::lora)}, {"freeze", int(Finetuning::freeze)}, {"full", int(Finetuning::full)}};
 constexpr Choice quant_names[] = {{"nf4", int(QuantType::nf4)}};
 constexpr Choice optim_names[] = {{"adamw_torch", int(Optim::adamw)},           {"adamw_torch_fused", int(Optim::adamw)},
                                   {"adamw", int(Optim::adamw)},                 {"adamw_hf", int(Optim::adamw)},
@@ -55,17 +55,28 @@ void validate_method(const TrainOptions& o) {
     contradiction(o.finetuning_type == Finetuning::full, "quantization_bit with finetuning_type full: packed weights cannot be trained",
                   "finetuning_type: lora trains adapters on the packed base; or leave out quantization_bit");
   }
-  contradiction(o.finetuning_type == Finetuning::full && o.adapter_name_or_path.has_value(), "adapter_name_or_path with finetuning_type full",
-                "use finetuning_type: lora to go on with an adapter, or leave out adapter_name_or_path");
+  const bool adapters = o.finetuning_type == Finetuning::lora;
+  contradiction(!adapters && o.adapter_name_or_path.has_value(), "adapter_name_or_path with another finetuning_type than lora", "use finetuning_type: lora to go on with an adapter, or leave out adapter_name_or_path");
   contradiction(o.finetuning_type == Finetuning::full && o.resident_layers.has_value(),
                 "resident_layers with finetuning_type full: only a frozen base can stream", "leave out resident_layers");
   expect(o.lora_rank >= 1 && o.lora_rank <= 4096, "lora_rank", "1 to 4096", fmt::format("{}", o.lora_rank));
   if (o.lora_alpha) expect(std::isfinite(*o.lora_alpha) && *o.lora_alpha > 0, "lora_alpha", "a positive number", fmt::format("{}", *o.lora_alpha));
-  expect(o.lora_dropout == 0, "lora_dropout", "0", fmt::format("{}", o.lora_dropout), "dropout is not there yet: lora_dropout: 0");
+  expect(o.lora_dropout >= 0 && o.lora_dropout < 1, "lora_dropout", "from 0 to below 1", fmt::format("{}", o.lora_dropout));
+  contradiction(o.use_dora && o.lora_dropout > 0, "use_dora with lora_dropout: PEFT then multiplies by every matrix twice, and this program does not", "lora_dropout: 0");
+  if (o.loraplus_lr_ratio)
+    expect(std::isfinite(*o.loraplus_lr_ratio) && *o.loraplus_lr_ratio > 0, "loraplus_lr_ratio", "a positive number", fmt::format("{}", *o.loraplus_lr_ratio));
+  if (o.neftune_noise_alpha) expect_not_negative(*o.neftune_noise_alpha, "neftune_noise_alpha");
+  const auto only_lora = [&](bool given, std::string_view key) { contradiction(given && !adapters, fmt::format("{} without adapters", key), "finetuning_type: lora"); };
+  only_lora(o.use_dora, "use_dora");
+  only_lora(o.loraplus_lr_ratio.has_value(), "loraplus_lr_ratio");
+  only_lora(!o.additional_target.empty(), "additional_target");
+  expect(o.freeze_trainable_layers != 0, "freeze_trainable_layers", "a number of layers, from the end, or below 0 from the beginning", "0");
+  expect(!o.freeze_trainable_modules.empty(), "freeze_trainable_modules", "all, or parts of a layer", "nothing");
   expect(!o.lora_target.empty(), "lora_target", "all, or a list of projections", "nothing");
   for (const auto& t : o.lora_target) {
     const bool all = t == "all" || t == "all-linear";
-    expect(all || std::find(std::begin(projections), std::end(projections), t) != std::end(projections), "lora_target",
+    const bool expression = t.find_first_of("*+?|()[]\\^$.") != t.npos;  // or a longer name: what it fits the model says
+    expect(all || expression || std::find(std::begin(projections), std::end(projections), t) != std::end(projections), "lora_target",
            "all, or some of q_proj k_proj v_proj o_proj gate_proj up_proj down_proj", t, [&] {
              const auto close = nearest(t, projections);
              return close.empty() ? std::string() : fmt::format("did you mean '{}'?", close);
@@ -172,11 +183,6 @@ bool assign(Resume& r, const Json& v) {
 }
 Json shown(const Resume& r) { return r.newest ? Json(true) : r.folder.empty() ? Json(nullptr) : Json(r.folder); }
 std::string type_name(const Resume&) { return "true | false, or the folder of a checkpoint"; }
-
-double TrainOptions::lora_scale() const {
-  const double alpha = lora_alpha.value_or(2.0 * double(lora_rank));
-  return alpha / (use_rslora ? std::sqrt(double(lora_rank)) : double(lora_rank));
-}
 
 Schedule TrainOptions::schedule(int64_t total_steps) const {
   const bool is_share = warmup_steps > 0 && warmup_steps < 1;

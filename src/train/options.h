@@ -9,7 +9,7 @@
 namespace thimble::train {
 
 enum class Stage : uint8_t { sft, pt };
-enum class Finetuning : uint8_t { lora, full };
+enum class Finetuning : uint8_t { lora, freeze, full };
 enum class QuantType : uint8_t { nf4 };
 enum class Optim : uint8_t { adamw, paged_adamw, adamw_8bit, paged_adamw_8bit };
 enum class When : uint8_t { no, steps, epoch };
@@ -47,7 +47,12 @@ struct TrainOptions {
   std::optional<double> lora_alpha;  // 2 * rank, set by resolve()
   double lora_dropout = 0;
   std::vector<std::string> lora_target{"all"};
-  bool use_rslora = false;
+  bool use_rslora = false, use_dora = false;
+  std::optional<double> loraplus_lr_ratio;
+  std::vector<std::string> additional_target;
+  int64_t freeze_trainable_layers = 2;
+  std::vector<std::string> freeze_trainable_modules{"all"}, freeze_extra_modules;
+  std::optional<double> neftune_noise_alpha;
 
   std::vector<std::string> dataset, eval_dataset;
   std::string dataset_dir = "data";
@@ -102,12 +107,19 @@ struct TrainOptions {
     visit("quantization_type", o.quantization_type, "4-bit code");
     visit("double_quantization", o.double_quantization, "quantise the scales of 4-bit blocks too");
     visit("stage", o.stage, "sft: answers to prompts; pt: plain text");
-    visit("finetuning_type", o.finetuning_type, "what is trained: adapters or all weights");
+    visit("finetuning_type", o.finetuning_type, "what is trained: adapters, some layers, or all weights");
     visit("lora_rank", o.lora_rank, "rank of the adapters");
     visit("lora_alpha", o.lora_alpha, "scale of the adapters is alpha / rank; null: 2 x rank");
-    visit("lora_dropout", o.lora_dropout, "dropout before the adapters");
-    visit("lora_target", o.lora_target, "all, or some of q_proj k_proj v_proj o_proj gate_proj up_proj down_proj");
+    visit("lora_dropout", o.lora_dropout, "share of an adapter's input that a step leaves out");
+    visit("lora_target", o.lora_target, "all; some of q_proj k_proj v_proj o_proj gate_proj up_proj down_proj; or expressions that whole module names match");
     visit("use_rslora", o.use_rslora, "scale by alpha / sqrt(rank)");
+    visit("use_dora", o.use_dora, "train each matrix's magnitudes beside its adapter");
+    visit("loraplus_lr_ratio", o.loraplus_lr_ratio, "LoRA+: learning rate of B over that of A");
+    visit("additional_target", o.additional_target, "trained whole beside the adapters: embed_tokens, lm_head");
+    visit("freeze_trainable_layers", o.freeze_trainable_layers, "of finetuning_type freeze: the last n layers are trained; below 0 the first ones");
+    visit("freeze_trainable_modules", o.freeze_trainable_modules, "of these layers: all, or parts such as mlp and self_attn");
+    visit("freeze_extra_modules", o.freeze_extra_modules, "and outside the layers: embed_tokens, norm, lm_head");
+    visit("neftune_noise_alpha", o.neftune_noise_alpha, "size of NEFTune's noise on embeddings; null: none");
     visit("dataset", o.dataset, "training files");
     visit("eval_dataset", o.eval_dataset, "evaluation files");
     visit("dataset_dir", o.dataset_dir, "where a file of `dataset` is looked for when it is not found as it stands");
@@ -163,7 +175,6 @@ struct TrainOptions {
     visit("resident_layers", o.resident_layers, "layers of the frozen base on the device, the rest streams; auto: the plan decides");
   }
 
-  double lora_scale() const;  // alpha / rank, or alpha / sqrt(rank)
   Schedule schedule(int64_t total_steps) const;
 };
 

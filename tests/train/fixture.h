@@ -40,11 +40,9 @@ inline nn::ModelSpec ornate_model() {
 }
 
 inline nn::Method lora(quant::FormatId format) {
-  nn::Method m{.lora = {.rank = 4, .scale = 2}, .format = format};
-  for (int p = 0; p < nn::layer_param_count; ++p) m.lora.targets[size_t(p)] = nn::is_matrix(p);
-  return m;
+  return {.lora = nn::lora_on(4, 2), .format = format};
 }
-inline nn::Method full() { return {.trains_weights = true}; }
+inline nn::Method full() { return {.weights = nn::all_weights()}; }
 
 // `tokens` tokens in documents of 1 to 20, a quarter of the targets masked.
 inline data::MicroBatch random_batch(const nn::ModelSpec& m, int64_t tokens, uint64_t seed) {
@@ -91,8 +89,7 @@ inline Trace run(const Setup& setup, const plan::Plan& plan, int64_t tokens, int
   Trainer trainer(rank, setup, plan);
   trainer.load(store::random_weights(trainer.model().weights().table(), 5, 0.2f).get());
   // B starts at zero, which would hide A's gradients: give both some values.
-  if (!setup.method.trains_weights)
-    trainer.load_adapters([](const store::ParamSpec& p, Tensor t) {
+  trainer.load_adapters([](const store::ParamSpec& p, Tensor t) {
       for (int64_t i = 0; i < t.count(); ++i) t.get<float>()[i] = 0.1f * normal_at(3, uint64_t(p.layer) * 2 + (p.role == store::Role::lora_a), uint64_t(i));
     });
   Trace trace;

@@ -48,9 +48,7 @@ void thirty_steps(const char* folder, const nn::Method& method, const std::strin
 
 nn::Method adapters(quant::FormatId format) {
   const auto config = store::read_adapter_config(golden / "lora_odd_untied");
-  nn::Method m{.lora = {.rank = config.rank, .scale = float(config.alpha / double(config.rank))}, .format = format};
-  for (int p = 0; p < nn::layer_param_count; ++p) m.lora.targets[size_t(p)] = nn::is_matrix(p);
-  return m;
+  return {.lora = nn::lora_on(config.rank, float(config.alpha / double(config.rank))), .format = format};
 }
 
 TEST(ThirtySteps, LoraAsPeft) { thirty_steps("llama_odd_untied", adapters(quant::FormatId::dense), "lora_f32", golden / "lora_odd_untied"); }

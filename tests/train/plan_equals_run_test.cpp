@@ -27,16 +27,16 @@ std::vector<Case> cases() {
       for (const int resident : {3, 1, 0})
         for (const auto& [optimizer, paged] : {std::pair{optim::OptimizerId::adamw, false}, {optim::OptimizerId::adamw_8bit, false}, {optim::OptimizerId::adamw_8bit, true}})
           for (const int64_t tokens : {64, 37}) {
-            if (m.method.trains_weights && resident != 3) continue;
+            if (m.method.trains_weights() && resident != 3) continue;
             all.push_back({m.name, m.method, save, resident, optimizer, paged, tokens});
-            if (!m.method.trains_weights && optimizer == optim::OptimizerId::adamw_8bit)
+            if (!m.method.trains_weights() && optimizer == optim::OptimizerId::adamw_8bit)
               all.push_back({.name = m.name, .method = m.method, .save = save, .resident = resident, .optimizer = optimizer, .paged = paged, .tokens = tokens, .embedding_on_host = true});
           }
   for (const auto& m : methods)
     for (const auto save : {nn::Save::keep, nn::Save::recompute, nn::Save::offload})
       for (const int resident : {3, 1, 0})
         for (const auto& [window, unpack] : {std::pair{int64_t{1}, true}, {2, false}, {2, true}, {3, true}})
-          if (!m.method.trains_weights) all.push_back({m.name, m.method, save, resident, optim::OptimizerId::adamw, false, 37, window, unpack});
+          if (!m.method.trains_weights()) all.push_back({m.name, m.method, save, resident, optim::OptimizerId::adamw, false, 37, window, unpack});
   for (const auto& m : methods)
     for (const auto save : {nn::Save::keep, nn::Save::recompute})
       for (const auto& [window, unpack] : {std::pair{int64_t{1}, false}, {2, true}})
@@ -129,7 +129,7 @@ TEST(PlanEqualsRun, PackedAndRaggedRowsStayInsideTheRehearsal) {
         for (const int64_t cutoff : {37, 48}) {
           SCOPED_TRACE(fmt::format("{} save {} packing {} cutoff {}", m.name, int(save), packing, cutoff));
           const train::Setup setup{.model = tiny_model(), .method = m.method, .optimizer = m.optimizer, .tokens_per_row = cutoff};
-          auto plan = in_windows(plan_of(setup.model, nn::all(save), m.resident, m.paged), m.method.trains_weights ? 1 : 2, cutoff == 48);
+          auto plan = in_windows(plan_of(setup.model, nn::all(save), m.resident, m.paged), m.method.trains_weights() ? 1 : 2, cutoff == 48);
           plan.micro_batch = 2;
           const data::Batches batches(ragged_examples(setup.model, cutoff, 14), {.rows = plan.micro_batch, .cutoff = cutoff, .packing = packing});
           std::vector<data::MicroBatch> epoch;
@@ -164,7 +164,7 @@ TEST(PlanEqualsRun, PackedAndRaggedRowsStayInsideTheRehearsal) {
 TEST(PlanEqualsRun, AStepOf70BIsPlannedFromItsConfig) {
   nn::ModelSpec m{.family = "llama", .vocab = 128256, .hidden = 8192, .max_positions = 131072, .dtype = "bfloat16"};
   m.layers.assign(80, {.heads = 64, .kv_heads = 8, .head_dim = 128, .ffn = 28672});
-  const auto table = nn::parameters(m, quant::FormatId::nf4_dq, false);
+  const auto table = nn::parameters(m, quant::FormatId::nf4_dq);
   int64_t matrices = 0;
   for (const auto& layer : table.layers)
     for (const auto& p : layer)

@@ -12,20 +12,20 @@ void same_everywhere(const nn::Method& method, optim::OptimizerId optimizer, con
   for (const auto save : {nn::Save::keep, nn::Save::recompute, nn::Save::offload})
     for (const int resident : {3, 1, 0})
       for (const bool paged : {false, true}) {
-        if (method.trains_weights && resident != 3) continue;
+        if (method.trains_weights() && resident != 3) continue;
         EXPECT_TRUE(run(setup, plan_of(setup.model, nn::all(save), resident, paged), 61, 4) == kept) << int(save) << " " << resident << " " << paged;
       }
   for (const int64_t window : {1, 2, 3})
     for (const bool unpack : {false, true})
       for (const auto save : {nn::Save::keep, nn::Save::recompute, nn::Save::offload})
         for (const int resident : {3, 0}) {
-          if (method.trains_weights || (window > 1 && model.rope_follows_length())) continue;
+          if (method.trains_weights() || (window > 1 && model.rope_follows_length())) continue;
           EXPECT_TRUE(run(setup, in_windows(plan_of(setup.model, nn::all(save), resident, false), window, unpack), 61, 4) == kept)
               << "window " << window << (unpack ? ", unpacked once, " : ", ") << int(save) << " " << resident;
         }
   for (const auto& level : plan::ladder()) {
     EXPECT_TRUE(run(setup, plan_of(setup.model, level.save, 3, false), 61, 4) == kept) << level.name;
-    if (method.trains_weights || model.rope_follows_length()) continue;
+    if (method.trains_weights() || model.rope_follows_length()) continue;
     EXPECT_TRUE(run(setup, in_windows(plan_of(setup.model, level.save, 1, false), 2, true), 61, 4) == kept) << level.name << " in windows";
   }
 }
