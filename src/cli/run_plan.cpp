@@ -29,7 +29,7 @@ plan::Space space_of(const train::TrainOptions& o, const train::Setup& s, const 
                     .tokens_per_row = o.cutoff_len, .vocab = s.model.vocab};
   for (int l = 0; l < space.layers; ++l) space.trained_layers += s.method.weights.layers[l].any();
   space.can_stream = space.trained_layers < space.layers && !(s.model.tied_head && s.method.weights.embedding);
-  space.paged_optimizer = o.optim == train::Optim::paged_adamw || o.optim == train::Optim::paged_adamw_8bit;
+  space.paged_optimizer = o.optimizer().paged;
   space.can_host_embedding = can_host_embedding(s.model, s.method, spec);
   if (s.model.rope_follows_length()) space.window = 1;  // its tables are those of one pass
   if (o.resident_layers) space.resident_layers = int(std::clamp<int64_t>(*o.resident_layers, space.trained_layers, space.layers));
@@ -105,9 +105,9 @@ Planned make_plan(const train::TrainOptions& o, std::optional<int64_t> micro_bat
   p.spec = machine(o.device, o.threads);
   p.spec.deterministic = o.deterministic;
   auto tuning = train::tuning_of(models::read_model(o.model_name_or_path), o);
+  const auto rule = o.optimizer();
   p.setup = {.model = std::move(tuning.model), .method = std::move(tuning.method), .adapter = std::move(tuning.adapter),
-             .optimizer = o.optim == train::Optim::adamw || o.optim == train::Optim::paged_adamw ? optim::OptimizerId::adamw : optim::OptimizerId::adamw_8bit,
-             .adam = {float(o.adam_beta1), float(o.adam_beta2), float(o.adam_epsilon)}, .weight_decay = float(o.weight_decay),
+             .optimizer = rule.id, .hyper = rule.hyper, .weight_decay = float(o.weight_decay), .lora_b_rate = float(o.loraplus_lr_ratio.value_or(1)),
              .max_grad_norm = float(o.max_grad_norm), .tokens_per_row = o.cutoff_len, .seed = uint64_t(o.seed)};
   p.process_bytes = process_bytes() + data_headroom;
   const int64_t available = available_bytes();

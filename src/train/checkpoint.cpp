@@ -34,6 +34,8 @@ constexpr std::string_view may_change[] = {"model_name_or_path",
                                            "logging_steps",
                                            "logging_first_step",
                                            "plot_loss",
+                                           "report_to",
+                                           "logging_dir",
                                            "eval_strategy",
                                            "eval_steps",
                                            "save_strategy",
@@ -127,7 +129,7 @@ Error unusable(const fs::path& folder, std::string found) {
 Json effect(const std::string& key, const Json& value) {
   if (key != "optim" || !value.is_string()) return value;
   const auto text = value.get<std::string>();
-  return text == "paged_adamw_32bit" ? Json("adamw_torch") : text == "paged_adamw_8bit" ? Json("adamw_8bit") : value;
+  return text == "paged_adamw_32bit" ? Json("adamw_torch") : text == "paged_adamw_8bit" ? Json("adamw_8bit") : text == "paged_lion_32bit" ? Json("lion_32bit") : value;
 }
 
 Error other_run(const Checkpoint& c, std::string what, std::string expected, std::string found, std::string fix) {

@@ -4,6 +4,7 @@
 #include <filesystem>
 
 #include "base/options.h"
+#include "optim/optimizer.h"
 #include "train/schedule.h"
 
 namespace thimble::train {
@@ -11,7 +12,7 @@ namespace thimble::train {
 enum class Stage : uint8_t { sft, pt };
 enum class Finetuning : uint8_t { lora, freeze, full };
 enum class QuantType : uint8_t { nf4 };
-enum class Optim : uint8_t { adamw, paged_adamw, adamw_8bit, paged_adamw_8bit };
+enum class Optim : uint8_t { adamw, paged_adamw, adamw_8bit, paged_adamw_8bit, adamw_bf16, sgd, lion, paged_lion, adafactor };
 enum class When : uint8_t { no, steps, epoch };
 enum class SaveWhen : uint8_t { no, steps, epoch, best };
 enum class SavePin : uint8_t { automatic, keep, recompute, offload };  // of tensors between forward and backward; automatic: the plan decides
@@ -23,6 +24,14 @@ std::span<const Choice> names_of(When);
 std::span<const Choice> names_of(SaveWhen);
 std::span<const Choice> names_of(SavePin);
 std::span<const Choice> names_of(ScheduleKind);
+
+// Names with values: a mapping in a file, its JSON on the command line.
+struct Arguments {
+  Json object = Json::object();
+};
+bool assign(Arguments&, const Json&);
+Json shown(const Arguments&);
+std::string type_name(const Arguments&);
 
 // Where a run goes on from: nowhere, the newest whole checkpoint of output_dir, or the one named.
 struct Resume {
@@ -70,8 +79,10 @@ struct TrainOptions {
   double num_train_epochs = 3;
   int64_t max_steps = -1;
   ScheduleKind lr_scheduler_type = ScheduleKind::linear;
+  Arguments lr_scheduler_kwargs;
   double warmup_ratio = 0, warmup_steps = 0;  // steps below 1 are a ratio, as in transformers 5
   Optim optim = Optim::adamw;
+  std::optional<std::string> optim_args;
   int64_t seed = 42;
   std::optional<bool> bf16, pure_bf16;
   std::optional<bool> gradient_checkpointing;
@@ -82,6 +93,8 @@ struct TrainOptions {
   int64_t logging_steps = 500;
   bool logging_first_step = true;  // a first line at once; transformers waits for logging_steps
   bool plot_loss = false;
+  std::vector<std::string> report_to{"none"};
+  std::optional<std::string> logging_dir;  // output_dir/runs where none, set by resolve()
   When eval_strategy = When::no;
   std::optional<int64_t> eval_steps;  // logging_steps where none, set by resolve()
   SaveWhen save_strategy = SaveWhen::steps;
@@ -143,10 +156,12 @@ struct TrainOptions {
     visit("num_train_epochs", o.num_train_epochs, "passes over the data");
     visit("max_steps", o.max_steps, "optimizer steps, instead of epochs; -1: by epochs");
     visit("lr_scheduler_type", o.lr_scheduler_type, "course of the learning rate");
+    visit("lr_scheduler_kwargs", o.lr_scheduler_kwargs, "its arguments, as transformers names them: {min_lr: 1e-6}");
     visit("warmup_ratio", o.warmup_ratio, "share of the steps with a rising rate");
     visit("warmup_steps", o.warmup_steps, "steps with a rising rate, instead of a ratio; below 1 a ratio itself");
     visit("optim", o.optim, "optimizer; paged: its state lives in host memory, where the plan may put another's too");
-    visit("seed", o.seed, "of the adapters' start and of shuffling");
+    visit("optim_args", o.optim_args, "of sgd: momentum=0.9");
+    visit("seed", o.seed, "of the adapters' start, of shuffling, and of what steps draw");
     visit("bf16", o.bf16, "16-bit arithmetic; the device decides where it pays");
     visit("pure_bf16", o.pure_bf16, "as bf16");
     visit("gradient_checkpointing", o.gradient_checkpointing, "true: recompute all; false: recompute nothing; null: the plan decides");
@@ -156,6 +171,8 @@ struct TrainOptions {
     visit("logging_steps", o.logging_steps, "optimizer steps between lines of the log");
     visit("logging_first_step", o.logging_first_step, "a line after the first step");
     visit("plot_loss", o.plot_loss, "draw training_loss.png");
+    visit("report_to", o.report_to, "tensorboard: event files; none: trainer_log.jsonl and trainer_state.json alone");
+    visit("logging_dir", o.logging_dir, "folder of the event files; null: output_dir/runs");
     visit("eval_strategy", o.eval_strategy, "when to evaluate");
     visit("eval_steps", o.eval_steps, "optimizer steps between evaluations; null: logging_steps");
     visit("save_strategy", o.save_strategy, "when to save a checkpoint; steps and epoch: at the end too; best: when an evaluation is the best so far");
@@ -176,6 +193,9 @@ struct TrainOptions {
   }
 
   Schedule schedule(int64_t total_steps) const;
+  struct Rule { optim::OptimizerId id; bool paged; optim::Hyper hyper; };
+  Rule optimizer() const;
+  bool reports_to(std::string_view logger) const;
 };
 
 // Spellings of other tools, keys without effect here, keys that we know and do not have.

@@ -41,8 +41,8 @@ Trainer::Trainer(comm::Rank& rank, const Setup& setup, const plan::Plan& plan)
                data::token_cap(plan.micro_batch, setup.tokens_per_row)),
       window_(plan.window) {
   model_.take_gradients(rank);
-  const OptimizerState::Decay decay{setup.weight_decay, setup.decay_norms ? setup.weight_decay : 0};
-  optimizer_.emplace(rank, model_.trained(), setup.optimizer, plan.paged_optimizer, decay);
+  const OptimizerState::Rates rates{setup.weight_decay, setup.decay_norms ? setup.weight_decay : 0, setup.lora_b_rate};
+  optimizer_.emplace(rank, model_.trained(), setup.optimizer, plan.paged_optimizer, rates);
   const int64_t cap = data::token_cap(plan.micro_batch, setup.tokens_per_row);
   tokens_ = rank.memory.take(Use::batch, "tokens", DType::i32, {window_, token_rows, cap});
   if (setup.draws()) {
@@ -123,14 +123,10 @@ StepResult Trainer::step(std::span<const data::MicroBatch> batches, double learn
     result.tokens += int64_t(m.ids.size());
     for (const int32_t t : m.targets) result.targets += t >= 0;
   }
-  const auto adam = setup_.adam;
-  const auto t = double(++steps_);
+  ++steps_;
   if (!rank_.is_phantom()) {
     auto* s = host_scalars_.get<float>();
-    s[optim::learning_rate] = float(learning_rate);
-    s[optim::bias1] = float(1 - std::pow(double(adam.beta1), t));
-    s[optim::sqrt_bias2] = float(std::sqrt(1 - std::pow(double(adam.beta2), t)));
-    s[optim::grad_scale] = 1;
+    std::ranges::copy(optim::scalars_of(steps_, learning_rate, 1, setup_.hyper), s);
     s[loss_scale] = float(1.0 / double(std::max<int64_t>(1, result.targets)));
   }
   rank_.upload("scalars", scalars_, host_scalars_);
@@ -151,7 +147,7 @@ StepResult Trainer::step(std::span<const data::MicroBatch> batches, double learn
   ops::sum_of_squares(rank_.stream, element(results_, squares), model_.all_gradients());
   optim::clip_scale(rank_.stream, element(scalars_, optim::grad_scale),
                      element(results_, squares), element(results_, loss_sum), setup_.max_grad_norm);
-  optimizer_->update(scalars_.rows(0, optim::scalar_count), adam);
+  optimizer_->update(scalars_.rows(0, optim::scalar_count), setup_.hyper);
   fetch_results();
   if (rank_.is_phantom()) return result;
   result.loss = host_results_.get<float>()[loss_sum];

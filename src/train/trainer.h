@@ -17,9 +17,10 @@ struct Setup {
   nn::Method method;
   store::AdapterConfig adapter;  // of LoRA: as it is written
   optim::OptimizerId optimizer = optim::OptimizerId::adamw;
-  optim::AdamW adam;
+  optim::Hyper hyper;
   float weight_decay = 0;
   bool decay_norms = false;   // transformers' Trainer leaves norms alone; torch.optim.AdamW over all parameters does not
+  float lora_b_rate = 1;      // LoRA+: of the B of adapters, times the learning rate
   float max_grad_norm = 1;    // 0: no clipping
   int64_t tokens_per_row = 0; // cutoff_len
   uint64_t seed = 42;         // of new adapters, and of what steps draw
@@ -65,7 +66,7 @@ class Trainer {
   int64_t steps() const { return steps_; }
 
  private:
-  // f32 values of the step, on the device; the first four are optim's.
+  // f32 values of the step, on the device; the first ones are optim's.
   enum Scalar { loss_scale = optim::scalar_count, scalar_total };
   enum Result { loss_sum, squares, result_count };
 

@@ -11,6 +11,8 @@ import torch
 
 import families
 import llama_odd
+import methods
+import optim
 import stories
 import token_goldens
 from golden_io import HERE
@@ -19,6 +21,8 @@ GOLDENS = {                                       # in an order in which each fi
     "llama-odd": lambda a: [llama_odd.make_model(a.out, tied) for tied in (True, False)],
     "lora": lambda a: llama_odd.make_lora(a.out),
     "train30": lambda a: llama_odd.make_train30(a.out),
+    "methods": lambda a: methods.make_methods(a.out),
+    "optim": lambda a: optim.make_optim(a.out),
     "families": lambda a: families.make_families(a.out),
     "stories": lambda a: stories.make_stories(a.out, a.stories),
     "peft-stories": lambda a: stories.make_peft_stories(a.out, a.stories),

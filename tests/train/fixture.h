@@ -42,6 +42,34 @@ inline nn::ModelSpec ornate_model() {
 inline nn::Method lora(quant::FormatId format) {
   return {.lora = nn::lora_on(4, 2), .format = format};
 }
+inline nn::Method dora(quant::FormatId format) {
+  auto m = lora(format);
+  m.lora.dora = true;
+  return m;
+}
+inline nn::Method noisy(quant::FormatId format) {  // dropout and NEFTune
+  auto m = lora(format);
+  m.lora.dropout = 0.25f;
+  m.embedding_noise = 5;
+  return m;
+}
+// Adapters of some matrices of some layers, embedding and head whole.
+inline nn::Method with_modules() {
+  nn::Method m{.weights = {.embedding = true, .head = true}, .lora = {.layers = {nn::LayerLora{}, nn::lora_on(3, 2).layers[0], nn::lora_on(5, 1, [](int p) { return p == nn::v_proj; }).layers[0]}}};
+  return m;
+}
+// Of three layers the last one, and the final norm.
+inline nn::Method freeze(quant::FormatId format) {
+  nn::Method m{.weights = {.final_norm = true, .layers = {{}, {}, nn::all_weights().layers[0]}}, .format = format};
+  return m;
+}
+// Whether a plan may leave so many of three layers on the device, and run several micro-batches at a time.
+inline bool may_stay(const nn::Method& m, int resident) {
+  int trained = 0;
+  for (int l = 0; l < 3; ++l) trained += m.weights.layers[l].any();
+  return resident >= trained;
+}
+inline bool in_windows(const nn::Method& m, const nn::ModelSpec& model) { return !model.rope_follows_length() && !(model.tied_head && m.weights.embedding); }
 inline nn::Method full() { return {.weights = nn::all_weights()}; }
 
 // `tokens` tokens in documents of 1 to 20, a quarter of the targets masked.
@@ -90,8 +118,8 @@ inline Trace run(const Setup& setup, const plan::Plan& plan, int64_t tokens, int
   trainer.load(store::random_weights(trainer.model().weights().table(), 5, 0.2f).get());
   // B starts at zero, which would hide A's gradients: give both some values.
   trainer.load_adapters([](const store::ParamSpec& p, Tensor t) {
-      for (int64_t i = 0; i < t.count(); ++i) t.get<float>()[i] = 0.1f * normal_at(3, uint64_t(p.layer) * 2 + (p.role == store::Role::lora_a), uint64_t(i));
-    });
+    for (int64_t i = 0; i < t.count(); ++i) t.get<float>()[i] = 0.1f * normal_at(3, uint64_t(p.layer) * 2 + (p.role == store::Role::lora_a), uint64_t(i));
+  });
   Trace trace;
   for (int s = 0; s < steps; ++s) {
     const auto r = trainer.step(three_batches(setup.model, tokens, uint64_t(s)), 1e-2);

@@ -3,24 +3,13 @@
 #include "store/adapter_files.h"
 #include "store/safetensors.h"
 #include "train/fixture.h"
+#include "train/golden_batches.h"
 #include "train/schedule.h"
 
 namespace thimble::train {
 namespace {
 
 const fs::path golden = golden_folder();
-
-data::MicroBatch batch_of(const Tensor& ids, const Tensor& targets, int64_t step) {
-  const int64_t rows = ids.shape[1], length = ids.shape[2], n = rows * length;
-  data::MicroBatch b;
-  for (int64_t i = 0; i < n; ++i) {
-    b.ids.push_back(ids.get<int32_t>()[step * n + i]);
-    b.targets.push_back(std::max(-1, targets.get<int32_t>()[step * n + i]));
-    b.positions.push_back(int32_t(i % length));
-    b.start.push_back(int32_t(i / length * length));
-  }
-  return b;
-}
 
 void thirty_steps(const char* folder, const nn::Method& method, const std::string& prefix, const fs::path& adapter) {
   const store::SafetensorsFile reference(golden / "train30.safetensors");
