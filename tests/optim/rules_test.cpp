@@ -15,7 +15,7 @@ using testing::Rig;
 
 struct Rule { OptimizerId id; const char* name; double tolerance; };
 constexpr Rule rules[] = {{OptimizerId::sgd, "sgd", 1e-6}, {OptimizerId::sgd_momentum, "sgd_momentum", 1e-6}, {OptimizerId::lion, "lion", 1e-6},
-                          {OptimizerId::adafactor, "adafactor", 2e-6}, {OptimizerId::adamw_bf16, "adamw_bf16", 2e-4}};  // a rounding of a moment may fall the other way
+                          {OptimizerId::adafactor, "adafactor", 2e-6}, {OptimizerId::adamw_bf16, "adamw_bf16", 1e-5}};
 
 Update take(Rig& rig, OptimizerId id, const Shape& shape) {
   Update u{.param = rig.take(DType::f32, shape), .grad = rig.take(DType::f32, shape), .weight_decay = 0.01f};
@@ -56,9 +56,16 @@ TEST(Rules, TenStepsAsTheLibraries) {
     for (size_t i = 0; i < 3; ++i) {
       const Tensor expected = file.tensor(std::string(names[i]) + "." + rule.name);
       double worst = 0;
-      for (int64_t e = 0; e < expected.count(); ++e)
-        worst = std::max(worst, std::fabs(double(updates[i].param.get<float>()[e]) - double(expected.get<float>()[e])));
-      EXPECT_LE(worst, rule.tolerance) << rule.name << " " << names[i];
+      int64_t off = 0;
+      for (int64_t e = 0; e < expected.count(); ++e) {
+        const double by = std::fabs(double(updates[i].param.get<float>()[e]) - double(expected.get<float>()[e]));
+        worst = std::max(worst, by);
+        off += by > rule.tolerance;
+      }
+      // A moment whose rounding to bf16 falls the other way moves its element by a 256th of each later step.
+      const bool rounded = rule.id == OptimizerId::adamw_bf16;
+      EXPECT_LE(off, rounded ? expected.count() / 100 : 0) << rule.name << " " << names[i];
+      EXPECT_LE(worst, rounded ? 1e-3 : rule.tolerance) << rule.name << " " << names[i];
     }
   }
 }
