@@ -14,7 +14,7 @@ struct DeviceUpdate {
   bool packed;  // states of fewer than 32 bits
 };
 
-constexpr int most_tensors = 54;  // of one launch: a kernel's arguments are 4 KiB on every architecture
+constexpr int most_tensors = 52;  // of one launch: a kernel's arguments are 4 KiB on every architecture
 
 struct DeviceUpdates {
   DeviceUpdate tensors[most_tensors];
