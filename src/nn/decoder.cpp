@@ -123,7 +123,7 @@ void Decoder::forward_backward(std::span<const Tokens> window, const LossOut& ou
     open(l + 1);
     rank_.ledger.at_layer(l);
     const Scope scope(rank_.memory);
-    const LayerParams p = model_.acquire(rank_, l, l + 1 < layers ? l + 1 : l - 1, execution_.unpack_layer);
+    const LayerParams p = model_.acquire(rank_, l, l + 1 < layers ? l + 1 : l > lowest_ ? l - 1 : -1, execution_.unpack_layer);
     for (MicroBatch& m : micros) {
       LayerState& s = m.layers[size_t(l - lowest_)];
       const Tensor y = input_of(l + 1, m);
