@@ -3,6 +3,7 @@ lion-pytorch's Lion, and AdamW on moments that are rounded to bf16 between steps
 import json
 from pathlib import Path
 
+import numpy as np
 import torch
 from lion_pytorch import Lion
 from transformers import get_scheduler
@@ -12,6 +13,10 @@ from golden_io import generator, save_tensors, versions
 
 SEED, STEPS, RATE = 16, 10, 1e-2
 SHAPES = {"matrix": (37, 65), "vector": (129,), "large": (65, 64)}   # the large one has more than 4,096 elements
+
+
+# 1 - beta in f32, as Thimble computes it: a rounding to bf16 shows every last bit.
+REST1, REST2 = (float(np.float32(1) - np.float32(beta)) for beta in (0.9, 0.999))
 
 
 class Bf16AdamW(torch.optim.Optimizer):
@@ -27,8 +32,8 @@ class Bf16AdamW(torch.optim.Optimizer):
                 kind = torch.bfloat16 if p.numel() >= 4096 else torch.float32
                 s = self.state.setdefault(p, {"m": torch.zeros_like(p, dtype=kind), "v": torch.zeros_like(p, dtype=kind)})
                 m, v = s["m"].float(), s["v"].float()
-                s["m"] = (m + (1 - 0.9) * (p.grad - m)).to(kind)
-                s["v"] = (0.999 * v + (1 - 0.999) * p.grad * p.grad).to(kind)
+                s["m"] = (m + REST1 * (p.grad - m)).to(kind)
+                s["v"] = (0.999 * v + REST2 * p.grad * p.grad).to(kind)
                 p.mul_(1 - group["lr"] * group["weight_decay"])
                 root = s["v"].float().sqrt() / (1 - 0.999 ** self.t) ** 0.5 + 1e-8
                 p.sub_(group["lr"] / (1 - 0.9 ** self.t) * s["m"].float() / root)
