@@ -78,10 +78,10 @@ void Decoder::layer_forward(const LayerParams& p, const Context& c, Tensor y, Te
 
 void Decoder::layer_backward(int layer, const LayerParams& p, const LayerGrads& g, const Context& c, Tensor d, Tensor x, Saved& s) {
   const Scope scope(rank_.memory);
-  const bool anything_below = layer > lowest_ || model_.d_embedding();
+  const bool below = layer > lowest_ || model_.d_embedding() || g.weight[norm_attention];
   if (!s.ready(middle)) Attention::forward(rank_, p, c, s.make(rank_, middle), x, s);
   Mlp::backward(rank_, p, g, c, d, s[middle], s);
-  Attention::backward(rank_, p, g, c, d, x, s, anything_below);
+  Attention::backward(rank_, p, g, c, d, x, s, below);
 }
 
 void Decoder::forward_backward(std::span<const Tokens> window, const LossOut& out) {

@@ -133,6 +133,7 @@ def make_methods(out: Path) -> None:
     keep("saved", model, gradients=lambda name, grad: grad if "lora_" in name else grad[:100])
 
     for case, base, trained in (("freeze", untied, lambda n: n.startswith("model.layers.1.mlp.") or n in ("model.norm.weight", "lm_head.weight")),
+                                ("freeze_last", untied, lambda n: n.startswith("model.layers.1.")),
                                 ("freeze_first", tied, lambda n: n.startswith("model.layers.0.") or n == "model.embed_tokens.weight")):
         model = load_model(base)
         for name, weight in model.named_parameters():

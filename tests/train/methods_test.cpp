@@ -102,6 +102,13 @@ TEST(Methods, FreezeTheLastLayersPart) {
   like_the_golden("freeze", "llama_odd_untied", o);
 }
 
+TEST(Methods, FreezeTheLastLayerWithItsNorms) {
+  TrainOptions o;
+  o.finetuning_type = Finetuning::freeze;
+  o.freeze_trainable_layers = 1;
+  like_the_golden("freeze_last", "llama_odd_untied", o);
+}
+
 TEST(Methods, FreezeTheFirstLayerAndATiedTable) {
   TrainOptions o;
   o.finetuning_type = Finetuning::freeze;
@@ -129,6 +136,15 @@ TEST(Tuning, TargetsAreNamesOrExpressions) {
   EXPECT_EQ(count({R"(.*\.0\.self_attn\.[qv]_proj)"}), std::pair(2, std::vector<std::string>({"model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.v_proj"})));
   EXPECT_EQ(count({R"(.*mlp.*)"}), std::pair(6, std::vector<std::string>({"gate_proj", "up_proj", "down_proj"})));
   for (const char* bad : {"model.layers.7.mlp.up_proj", "proj", "(", R"(q_proj|v_proj)"}) EXPECT_THROW(count({bad}), Error) << bad;
+}
+
+TEST(Tuning, ScalesAreAlphaOverTheRankOrItsRoot) {
+  const auto model = models::read_model(golden / "llama_odd_untied");
+  TrainOptions o;
+  o.lora_rank = 16;
+  EXPECT_EQ(tuning_of(model, o).method.lora.layers[1].of[nn::v_proj].scale, 2);
+  o.use_rslora = true;
+  EXPECT_EQ(tuning_of(model, o).method.lora.layers[1].of[nn::v_proj].scale, 8);
 }
 
 }  // namespace

@@ -95,7 +95,6 @@ TEST_F(TrainOptionsTest, AFileOfLlamaFactoryRunsUnchanged) {
   EXPECT_EQ(o.finetuning_type, Finetuning::lora);
   EXPECT_EQ(o.lora_rank, 16);
   EXPECT_EQ(o.lora_alpha, 32) << "derived";
-  EXPECT_EQ(o.lora_scale(), 2);
   EXPECT_EQ(o.dataset, (std::vector<std::string>{"identity", "alpaca_en_demo"}));
   EXPECT_EQ(o.template_name, "llama3");
   EXPECT_EQ(o.cutoff_len, 4096);
@@ -163,7 +162,6 @@ TEST_F(TrainOptionsTest, DerivedValues) {
   EXPECT_EQ(read("neat_packing: true").options.packing, true);
   EXPECT_EQ(read("logging_steps: 7").options.eval_steps, 7);
   EXPECT_EQ(read("lora_alpha: 5").options.lora_alpha, 5);
-  EXPECT_EQ(read("lora_rank: 16\nuse_rslora: true").options.lora_scale(), 8);
   EXPECT_EQ(read("warmup_steps: 5\nwarmup_ratio: 0.5").options.schedule(100).warmup, 5);
   EXPECT_EQ(read("warmup_steps: 0.25").options.schedule(100).warmup, 25);
 }

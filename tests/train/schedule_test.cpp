@@ -41,7 +41,7 @@ TEST(Schedule, EveryKindEqualsTransformers) {
   for (const Json& c : golden["cases"]) {
     SCOPED_TRACE(c["name"].get<std::string>() + " " + c["kwargs"].dump());
     TrainOptions o;
-    ASSERT_TRUE(assign(o.lr_scheduler_type, c["name"]));
+    ASSERT_TRUE(thimble::assign(o.lr_scheduler_type, c["name"]));
     ASSERT_TRUE(assign(o.lr_scheduler_kwargs, c["kwargs"]));
     o.learning_rate = golden["peak"];
     o.warmup_steps = c["warmup"];
