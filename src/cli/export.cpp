@@ -2,6 +2,7 @@
 // its logits are from those of the base and adapter that it was made of.
 #include <cmath>
 #include <cstdio>
+#include <map>
 
 #include "base/philox.h"
 #include "cli/commands.h"
@@ -15,6 +16,7 @@
 #include "store/model_writer.h"
 #include "store/packed_files.h"
 #include "store/weight_source.h"
+#include "train/tuning.h"
 
 namespace thimble::cli {
 namespace {
@@ -28,12 +30,21 @@ struct Options {
 struct Adapter {
   nn::Method method;
   std::vector<store::ParamSpec> specs;
+  std::map<std::string, float> scales;  // by matrix
   std::unique_ptr<store::AdapterFile> file;
 
   Adapter(const std::string& folder, const nn::ModelSpec& model) {
     if (folder.empty()) return;
-    method = method_of(store::read_adapter_config(folder), quant::FormatId::dense);
-    specs = nn::adapter_parameters(model, method.lora);
+    const auto tuning = train::tuning_of(model, store::read_adapter_config(folder), quant::FormatId::dense, true);
+    method = tuning.method;
+    const nn::LoraSpec& lora = method.lora;
+    if (lora.dora || !tuning.adapter.modules_to_save.empty())
+      throw Error(Fault::usage, {.what = "an adapter with magnitudes (DoRA) or whole modules is not merged yet", .where = folder, .expected = "plain LoRA",
+                                 .found = lora.dora ? "use_dora" : "modules_to_save", .fix = "merge it with PEFT's merge_and_unload; eval, generate and chat take it as it is"});
+    specs = nn::adapter_parameters(model, lora);
+    for (int l = 0; l < int(model.layers.size()); ++l)
+      for (int p = 0; p < nn::layer_param_count; ++p)
+        if (lora.layers[l].on(p)) scales[nn::layer_param_name(model.layers[size_t(l)], l, p)] = lora.layers[l].of[size_t(p)].scale;
     file = std::make_unique<store::AdapterFile>(folder, specs);
   }
   const store::ParamSpec* find(const std::string& matrix, store::Role role) const {
@@ -84,7 +95,7 @@ class Merger {
       t = rank_.memory.take(Use::adapters, "adapter", DType::f32, p.shape);
       if (!rank_.is_phantom()) adapter_.file->read(p, t);
     }
-    ops::matmul(rank_.stream, {.y = w, .a = ab[1], .b = ab[0], .scale = adapter_.method.lora.scale, .c = w, .name = "merge"});
+    ops::matmul(rank_.stream, {.y = w, .a = ab[1], .b = ab[0], .scale = adapter_.scales.at(matrix), .c = w, .name = "merge"});
   }
 
   comm::Rank& rank_;
@@ -94,10 +105,10 @@ class Merger {
 };
 
 int write_weights(const Options& o, const nn::ModelSpec& spec, const Adapter& adapter, quant::FormatId format, int64_t shard_bytes) {
-  const auto parameters = nn::parameters(spec, format, false);
+  const auto parameters = nn::parameters(spec, format);
   const auto table = store::as_files_hold(parameters);
   const auto source = store::open_weights(o.model);
-  source->check_table(nn::parameters(spec, spec.stored.format, false));
+  source->check_table(nn::parameters(spec, spec.stored.format));
   const auto device = cpu_device();
   const auto phantom = phantom_device(device->spec());
   comm::Rank dry(*phantom, comm::boundless);

@@ -9,7 +9,7 @@
 #include "base/threads.h"
 #include "device/cuda.h"
 #include "models/registry.h"
-#include "store/adapter_files.h"
+#include "train/tuning.h"
 
 namespace thimble::cli {
 namespace {
@@ -23,37 +23,16 @@ int64_t kib_line(const char* file, std::string_view key) {
   return 0;
 }
 
-nn::Method method_of(const train::TrainOptions& o, const nn::ModelSpec& model) {
-  nn::Method m;
-  if (o.finetuning_type == train::Finetuning::full) {
-    if (model.stored.format != quant::FormatId::dense)
-      throw Error(Fault::usage, {.what = "full tuning of a folder whose matrices are packed", .where = o.model_name_or_path, .expected = "16-bit weights",
-                                 .found = std::string(quant::format(model.stored.format).name), .fix = "finetuning_type: lora; or write 16-bit weights first: thimble export"});
-    m.trains_weights = true;
-    return m;
-  }
-  m.lora.rank = o.lora_rank;
-  m.lora.scale = float(o.lora_scale());
-  for (int p = 0; p < nn::layer_param_count; ++p)
-    for (const auto& target : o.lora_target)
-      m.lora.targets[size_t(p)] |= nn::is_matrix(p) && (target == "all" || std::string_view(nn::leaf_names[p]).ends_with(target));
-  using quant::FormatId;
-  m.format = model.stored.format;
-  if (o.quantization_bit && m.format == FormatId::dense) m.format = *o.quantization_bit == 8 ? FormatId::int8 : o.double_quantization ? FormatId::nf4_dq : FormatId::nf4;
-  if (o.quantization_bit && (*o.quantization_bit == 8) != (m.format == FormatId::int8))
-    throw Error(Fault::usage, {.what = "the folder is quantised already, to other bits", .where = o.model_name_or_path, .expected = fmt::format("quantization_bit: {}", *o.quantization_bit),
-                               .found = std::string(quant::format(m.format).name), .fix = "leave out quantization_bit, or name the 16-bit model"});
-  return m;
-}
-
 plan::Space space_of(const train::TrainOptions& o, const train::Setup& s, const DeviceSpec& spec) {
   plan::Space space{.layers = int(s.model.layers.size()), .batch = o.per_device_train_batch_size, .accumulation = o.gradient_accumulation_steps,
-                    .can_stream = !s.method.trains_weights, .packed = s.method.format != quant::FormatId::dense && quant::format(s.method.format).same_unpacked,
+                    .packed = s.method.format != quant::FormatId::dense && quant::format(s.method.format).same_unpacked,
                     .tokens_per_row = o.cutoff_len, .vocab = s.model.vocab};
-  space.paged_optimizer = o.optim == train::Optim::paged_adamw || o.optim == train::Optim::paged_adamw_8bit;
+  for (int l = 0; l < space.layers; ++l) space.trained_layers += s.method.weights.layers[l].any();
+  space.can_stream = space.trained_layers < space.layers && !(s.model.tied_head && s.method.weights.embedding);
+  space.paged_optimizer = o.optimizer().paged;
   space.can_host_embedding = can_host_embedding(s.model, s.method, spec);
   if (s.model.rope_follows_length()) space.window = 1;  // its tables are those of one pass
-  if (o.resident_layers) space.resident_layers = int(std::min<int64_t>(*o.resident_layers, space.layers));
+  if (o.resident_layers) space.resident_layers = int(std::clamp<int64_t>(*o.resident_layers, space.trained_layers, space.layers));
   if (o.save == train::SavePin::keep) space.save = nn::Save::keep;
   if (o.save == train::SavePin::recompute) space.save = nn::Save::recompute;
   if (o.save == train::SavePin::offload) space.save = nn::Save::offload;
@@ -73,7 +52,7 @@ struct Change {
 
 }  // namespace
 
-bool can_host_embedding(const nn::ModelSpec& m, const nn::Method& method, const DeviceSpec& spec) { return !m.tied_head && !method.trains_weights && spec.reads_pinned; }
+bool can_host_embedding(const nn::ModelSpec& m, const nn::Method& method, const DeviceSpec& spec) { return !m.tied_head && !method.weights.embedding && spec.reads_pinned; }
 
 std::string cache_folder() {
   const char *cache = std::getenv("XDG_CACHE_HOME"), *home = std::getenv("HOME");
@@ -118,27 +97,14 @@ int64_t device_budget([[maybe_unused]] const DeviceSpec& spec, const std::option
   return named ? *named : available_bytes() / 4 * 3;  // on the cpu the device tier is RAM too
 }
 
-nn::Method method_of(const store::AdapterConfig& a, quant::FormatId format) {
-  nn::Method m{.lora = {.rank = a.rank, .scale = float(a.rslora ? a.alpha / std::sqrt(double(a.rank)) : a.alpha / double(a.rank))}, .format = format};
-  for (const auto& target : a.targets) {
-    bool known = false;
-    for (int p = 0; p < nn::layer_param_count; ++p)
-      if (nn::is_matrix(p) && std::string_view(nn::leaf_names[p]).ends_with("." + target)) known = m.lora.targets[size_t(p)] = true;
-    if (!known)
-      throw Error(Fault::bad_input, {.what = "an adapter of a module that carries none here", .where = "target_modules of the adapter", .expected = "q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj or down_proj",
-                                     .found = target.substr(0, 80), .fix = "train an adapter of these modules"});
-  }
-  return m;
-}
-
 Planned make_plan(const train::TrainOptions& o, std::optional<int64_t> micro_batch) {
   Planned p;
   p.spec = machine(o.device, o.threads);
   p.spec.deterministic = o.deterministic;
-  const nn::ModelSpec model = models::read_model(o.model_name_or_path);
-  p.setup = {.model = model, .method = method_of(o, model),
-             .optimizer = o.optim == train::Optim::adamw || o.optim == train::Optim::paged_adamw ? optim::OptimizerId::adamw : optim::OptimizerId::adamw_8bit,
-             .adam = {float(o.adam_beta1), float(o.adam_beta2), float(o.adam_epsilon)}, .weight_decay = float(o.weight_decay),
+  auto tuning = train::tuning_of(models::read_model(o.model_name_or_path), o);
+  const auto rule = o.optimizer();
+  p.setup = {.model = std::move(tuning.model), .method = std::move(tuning.method), .adapter = std::move(tuning.adapter),
+             .optimizer = rule.id, .hyper = rule.hyper, .weight_decay = float(o.weight_decay), .lora_b_rate = float(o.loraplus_lr_ratio.value_or(1)),
              .max_grad_norm = float(o.max_grad_norm), .tokens_per_row = o.cutoff_len, .seed = uint64_t(o.seed)};
   p.process_bytes = process_bytes() + data_headroom;
   const int64_t available = available_bytes();
@@ -153,10 +119,10 @@ Planned make_plan(const train::TrainOptions& o, std::optional<int64_t> micro_bat
 void refuse(const train::TrainOptions& o, const Planned& planned) {
   const bool plain = planned.setup.model.stored.format == quant::FormatId::dense;
   const std::vector<Change> changes = {
-      {"finetuning_type: lora", [](auto& c) { return c.finetuning_type == train::Finetuning::full && (c.finetuning_type = train::Finetuning::lora, true); }},
+      {"finetuning_type: lora", [](auto& c) { return c.finetuning_type != train::Finetuning::lora && (c.finetuning_type = train::Finetuning::lora, true); }},
       {"finetuning_type: lora and quantization_bit: 4",
        [](auto& c) {
-         const bool was = c.finetuning_type == train::Finetuning::full;
+         const bool was = c.finetuning_type != train::Finetuning::lora;
          c.finetuning_type = train::Finetuning::lora;
          c.quantization_bit = 4;
          return was;

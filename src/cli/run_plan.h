@@ -1,7 +1,6 @@
 // From options to a plan: what `plan` prints and `train` runs, by the same calls.
 #pragma once
 #include "plan/plan.h"
-#include "store/adapter_files.h"
 #include "train/options.h"
 #include "train/trainer.h"
 
@@ -32,8 +31,5 @@ int64_t device_budget(const DeviceSpec&, const std::optional<int64_t>& named);
 
 // May the embedding lie in pinned memory, its rows gathered from there: it is frozen, no head, and the device reads it.
 bool can_host_embedding(const nn::ModelSpec&, const nn::Method&, const DeviceSpec&);
-
-// The method of an adapter folder on a base in `format`.
-nn::Method method_of(const store::AdapterConfig&, quant::FormatId format);
 
 }  // namespace thimble::cli

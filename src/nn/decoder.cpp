@@ -13,19 +13,25 @@
 
 namespace thimble::nn {
 
+namespace {
+
+constexpr uint32_t embedding_place = ~uint32_t{0};  // of ops::Drawn: beyond those of all layers
+
+}  // namespace
+
 Decoder::Decoder(comm::Rank& rank, Model& model, const Execution& execution, int64_t max_tokens)
-    : rank_(rank), model_(model), execution_(execution), rope_(rank, model.spec()) {
+    : rank_(rank), model_(model), execution_(execution), rope_(rank, model.spec()), lowest_(model.method().weights.embedding ? 0 : model.lowest_trained_layer()) {
   const auto& spec = model.spec();
   if (execution_.save.empty()) execution_.save.assign(spec.layers.size(), all(Save::keep));
   check(execution_.save.size() == spec.layers.size(), "a plan says of each layer what is saved");
-  check(execution_.window >= 1 && (execution_.window == 1 || !model.method().trains_weights),
-        "a layer runs several micro-batches only where weights are frozen: a tied head's gradient would add up in another order");
+  check(execution_.window >= 1 && (execution_.window == 1 || !spec.tied_head || !model.method().weights.embedding),
+        "a layer runs several micro-batches only where no tied head is trained, whose gradient would add up in another order");
   check(execution_.window == 1 || !spec.rope_follows_length(), "a layer runs several micro-batches only where they share RoPE's tables");
   std::vector<int64_t> of_inputs, of_insides;
   for (int l = 0; l < int(spec.layers.size()); ++l) {
     const Saved s = saved_of(l, max_tokens, execution_.save[size_t(l)]);
-    of_inputs.push_back(s.how(input) == Save::offload ? s.shapes().bytes(input) : 0);
-    of_insides.push_back(s.offloaded_bytes());
+    of_inputs.push_back(l >= lowest_ && s.how(input) == Save::offload ? s.shapes().bytes(input) : 0);
+    of_insides.push_back(l >= lowest_ ? s.offloaded_bytes() : 0);
   }
   const int window = int(execution_.window);
   inputs_.emplace(rank, "offloaded inputs", of_inputs, window, window + 1);  // the layer's, and those that its outputs fill
@@ -49,12 +55,15 @@ float Decoder::embedding_scale() const {
 
 void Decoder::embed(Tensor y, const Tokens& t) {
   model_.embed(rank_, y, t.ids);
+  if (const float alpha = model_.method().embedding_noise; alpha > 0 && t.key)
+    ops::add_noise(rank_.stream, y, alpha / std::sqrt(float(t.length * y.shape[1])), {t.key, embedding_place});
   if (const float scale = embedding_scale(); scale != 1) ops::scale(rank_.stream, y, scale);
 }
 
-Saved Decoder::saved_of(int layer, int64_t tokens, const LayerSave& how) const {
-  return Saved({.tokens = tokens, .hidden = model_.spec().hidden, .layer = model_.spec().layers[size_t(layer)], .lora = model_.method().lora,
-                .compute = rank_.compute()}, how);
+Saved Decoder::saved_of(int layer, int64_t tokens, const LayerSave& how, Tensor key) const {
+  const LoraSpec& lora = model_.method().lora;
+  return Saved({.tokens = tokens, .hidden = model_.spec().hidden, .layer = model_.spec().layers[size_t(layer)], .lora = lora.layers[layer],
+                .compute = rank_.compute()}, how, {key, lora.dropout, layer});
 }
 
 void Decoder::layer_forward(const LayerParams& p, const Context& c, Tensor y, Tensor x, Saved& s) {
@@ -69,10 +78,10 @@ void Decoder::layer_forward(const LayerParams& p, const Context& c, Tensor y, Te
 
 void Decoder::layer_backward(int layer, const LayerParams& p, const LayerGrads& g, const Context& c, Tensor d, Tensor x, Saved& s) {
   const Scope scope(rank_.memory);
-  const bool anything_below = layer > 0 || model_.method().trains_weights;
+  const bool below = layer > lowest_ || model_.d_embedding() || g.weight[norm_attention];
   if (!s.ready(middle)) Attention::forward(rank_, p, c, s.make(rank_, middle), x, s);
   Mlp::backward(rank_, p, g, c, d, s[middle], s);
-  Attention::backward(rank_, p, g, c, d, x, s, anything_below);
+  Attention::backward(rank_, p, g, c, d, x, s, below);
 }
 
 void Decoder::forward_backward(std::span<const Tokens> window, const LossOut& out) {
@@ -95,7 +104,7 @@ void Decoder::forward_backward(std::span<const Tokens> window, const LossOut& ou
         m.last = residual(m.tokens, "last hidden");
         continue;
       }
-      LayerState& s = m.layers.emplace_back(saved_of(l, m.tokens.count(), execution_.save[size_t(l)]));
+      LayerState& s = m.layers.emplace_back(saved_of(l, m.tokens.count(), execution_.save[size_t(l)], m.tokens.key));
       if (!inputs_->has(l)) s.in = residual(m.tokens, name_of(input));
       s.saved.place_kept(rank_.memory);
     }
@@ -103,20 +112,20 @@ void Decoder::forward_backward(std::span<const Tokens> window, const LossOut& ou
   // Where the input of layer l is written; that is the time when one that is offloaded gets its slot.
   const auto input_of = [&](int l, MicroBatch& m) {
     if (l == layers) return m.last;
-    LayerState& s = m.layers[size_t(l)];
+    LayerState& s = m.layers[size_t(l - lowest_)];
     if (inputs_->has(l)) s.in = Tensor{inputs_->open(l, m.index, s.saved.shapes().bytes(input)).data, rank_.compute(), s.saved.shapes().shape(input)};
     return s.in;
   };
 
-  open(0);
-  for (MicroBatch& m : micros) embed(input_of(0, m), m.tokens);
-  for (int l = 0; l < layers; ++l) {
+  open(lowest_);
+  run_frozen(micros, [&](MicroBatch& m) { return input_of(lowest_, m); });
+  for (int l = lowest_; l < layers; ++l) {
     open(l + 1);
     rank_.ledger.at_layer(l);
     const Scope scope(rank_.memory);
-    const LayerParams p = model_.acquire(rank_, l, l + 1 < layers ? l + 1 : l - 1, execution_.unpack_layer);
+    const LayerParams p = model_.acquire(rank_, l, l + 1 < layers ? l + 1 : l > lowest_ ? l - 1 : -1, execution_.unpack_layer);
     for (MicroBatch& m : micros) {
-      LayerState& s = m.layers[size_t(l)];
+      LayerState& s = m.layers[size_t(l - lowest_)];
       const Tensor y = input_of(l + 1, m);
       if (insides_->has(l)) s.saved.place_offloaded(insides_->open(l, m.index, s.saved.offloaded_bytes()));
       layer_forward(p, m.context, y, s.in, s.saved);
@@ -130,14 +139,14 @@ void Decoder::forward_backward(std::span<const Tokens> window, const LossOut& ou
   for (const MicroBatch& m : micros) head_loss(m.last, m.d, m.tokens, out);
   rank_.memory.give_back_to(marks.back());
 
-  for (int l = layers - 1; l >= 0; --l) {
+  for (int l = layers - 1; l >= lowest_; --l) {
     rank_.ledger.at_layer(l);
     {
       const Scope scope(rank_.memory);
-      const LayerParams p = model_.acquire(rank_, l, l - 1, execution_.unpack_layer);
+      const LayerParams p = model_.acquire(rank_, l, l > lowest_ ? l - 1 : -1, execution_.unpack_layer);
       const LayerGrads g = model_.gradients(l);
       for (MicroBatch& m : micros) {  // in forward's order, so that gradients add up as they do one micro-batch after the other
-        LayerState& s = m.layers[size_t(l)];
+        LayerState& s = m.layers[size_t(l - lowest_)];
         if (inputs_->has(l)) s.in.data = inputs_->bring(l, m.index).data;
         if (insides_->has(l)) s.saved.offloaded_is_back(insides_->bring(l, m.index));
         layer_backward(l, p, g, m.context, m.d, s.in, s.saved);
@@ -146,7 +155,7 @@ void Decoder::forward_backward(std::span<const Tokens> window, const LossOut& ou
       }
       model_.release(l);
     }
-    rank_.memory.give_back_to(marks[size_t(l)]);
+    rank_.memory.give_back_to(marks[size_t(l - lowest_)]);
   }
   rank_.ledger.at_layer(-1);
   inputs_->forget();
@@ -155,6 +164,29 @@ void Decoder::forward_backward(std::span<const Tokens> window, const LossOut& ou
   for (const MicroBatch& m : micros) {
     if (const float scale = embedding_scale(); scale != 1) ops::scale(rank_.stream, m.d, scale);
     ops::embedding_backward(rank_.stream, model_.d_embedding(), m.d, m.tokens.ids);
+  }
+}
+
+void Decoder::run_frozen(std::span<MicroBatch> micros, const std::function<Tensor(MicroBatch&)>& out) {
+  const Scope scope(rank_.memory);
+  std::vector<Residual> residuals;
+  for (MicroBatch& m : micros) {
+    const auto residual = [&] { return rank_.memory.take(Use::activations, "residual of frozen layers", rank_.compute(), {m.tokens.count(), model_.spec().hidden}); };
+    residuals.push_back({lowest_ > 0 ? residual() : out(m), lowest_ > 1 ? residual() : Tensor{}});
+    embed(residuals.back().value, m.tokens);
+  }
+  for (int l = 0; l < lowest_; ++l) {
+    rank_.ledger.at_layer(l);
+    const Scope of_layer(rank_.memory);
+    const LayerParams p = model_.acquire(rank_, l, l + 1 < int(model_.spec().layers.size()) ? l + 1 : -1, execution_.unpack_layer);
+    for (MicroBatch& m : micros) {
+      auto& [x, y] = residuals[size_t(m.index)];
+      if (l + 1 == lowest_) y = out(m);
+      Saved s = saved_of(l, m.tokens.count(), all(Save::recompute));
+      layer_forward(p, m.context, y, x, s);
+      std::swap(x, y);
+    }
+    model_.release(l);
   }
 }
 

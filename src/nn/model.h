@@ -9,18 +9,22 @@
 
 namespace thimble::nn {
 
-// How a model is tuned: nothing (inference), its adapters, or all of it.
+// How a model is tuned: nothing (inference), its adapters, some or all of its weights, or adapters beside some weights.
 struct Method {
-  bool trains_weights = false;                       // full tuning: f32 weights, all resident
-  LoraSpec lora;                                     // rank 0: none
-  quant::FormatId format = quant::FormatId::dense;   // of the layers' matrices
+  TrainedWeights weights;                            // f32 and resident
+  LoraSpec lora;
+  quant::FormatId format = quant::FormatId::dense;   // of the layers' frozen matrices
+  float embedding_noise = 0;                         // alpha of NEFTune; 0: none
+  bool trains_weights() const { return weights.any(); }
 };
 
 class Model {
  public:
   Model(comm::Rank&, const ModelSpec&, const Method&, const store::Residency&);
 
-  void load(const store::WeightSource* source) { weights_.load(source); }
+  void load(const store::WeightSource* source);
+  // DoRA's magnitudes of new adapters: the norms of w + s B A, row by row (PEFT's DoraLinearLayer.update_layer). Once A and B are there.
+  void start_magnitudes();
   // Takes the gradients' memory. Only a model that is trained needs it.
   void take_gradients(comm::Rank&);
 
@@ -29,19 +33,20 @@ class Model {
   LayerParams acquire(comm::Rank&, int layer, int next, bool unpack);
   void release(int layer) { weights_.release(layer); }
   LayerGrads gradients(int layer) const;
+  int lowest_trained_layer() const;  // of those that hold something trained; as many as there are layers: none does
 
   // y (T, C) = the rows of ids (T), overwritten, from wherever the table lies.
   void embed(comm::Rank&, Tensor y, Tensor ids) const;
   const quant::Weight& final_norm() const { return weights_.outside(final_norm_index); }
   const quant::Weight& head() const { return weights_.outside(spec_.tied_head ? embedding_index : head_index); }
   // Gradients outside the layers; null where frozen.
-  Tensor d_embedding() const { return outside_gradient(embedding_index); }
-  Tensor d_final_norm() const { return outside_gradient(final_norm_index); }
-  Tensor d_head() const { return outside_gradient(spec_.tied_head ? embedding_index : head_index); }
+  Tensor d_embedding() const { return gradient(outside_[embedding_index]); }
+  Tensor d_final_norm() const { return gradient(outside_[final_norm_index]); }
+  Tensor d_head() const { return gradient(outside_[spec_.tied_head ? embedding_index : head_index]); }
 
-  // Everything that is trained: its spec (layer, role), value and gradient, in one order.
+  // Everything that is trained: its spec (layer, role), value and gradient, in one order: weights as in the table, then adapters.
   struct Trained { const store::ParamSpec* spec; Tensor value, gradient; };
-  std::vector<Trained> trained() const;
+  const std::vector<Trained>& trained() const { return trained_; }
   const Tensor& all_gradients() const { return gradients_->all(); }
   const store::FlatStore* adapters() const { return adapters_ ? &*adapters_ : nullptr; }
   const store::WeightStore& weights() const { return weights_; }
@@ -49,17 +54,25 @@ class Model {
   const Method& method() const { return method_; }
 
  private:
-  LayerAdapters of_layer(const store::FlatStore&, int layer, Tensor used) const;
-  Tensor outside_gradient(size_t i) const { return method_.trains_weights && gradients_ ? (*gradients_)[i] : Tensor{}; }
+  static constexpr int frozen = -1;
+  void measure_norms(comm::Rank&, int layer, LayerParams&) const;
+  LayerAdapters of_layer(const store::FlatStore&, size_t first, int layer, Tensor used) const;
+  Tensor gradient(int i) const { return i == frozen || !gradients_ ? Tensor{} : (*gradients_)[size_t(i)]; }
+  bool has_adapters(int layer) const { return adapters_ && first_adapter_[size_t(layer)] < first_adapter_[size_t(layer) + 1]; }
 
+  comm::Rank& rank_;
   ModelSpec spec_;
   Method method_;
   store::WeightStore weights_;
   std::array<quant::Unpacked, layer_param_count> unpacked_;        // of the layer acquired last
   std::optional<store::FlatStore> adapters_, gradients_;
-  std::vector<int> first_adapter_;  // by layer, in adapters_; one more at the end
-  std::vector<std::vector<LayerParam>> present_;  // by layer
-  std::vector<size_t> first_weight_;  // by layer, in the table's order
+  std::optional<store::FlatStore> squares_;                        // of the rows of each matrix with a DoRA adapter, in their order
+  std::vector<Trained> trained_;
+  std::array<int, 3> outside_{frozen, frozen, frozen};             // places in trained_
+  std::vector<std::array<int, layer_param_count>> in_layer_;       // places in trained_, by layer
+  size_t weights_trained_ = 0;                                     // how many of trained_ are weights: adapters follow
+  std::vector<size_t> first_adapter_;                              // by layer, in adapters_; one more at the end
+  std::vector<std::vector<LayerParam>> present_;                   // by layer
 };
 
 }  // namespace thimble::nn

@@ -58,6 +58,7 @@ double predicted_seconds(std::span<const Entry>, const DeviceSpec&);
 struct Space {
   int layers = 0;
   int64_t batch = 1, accumulation = 1;     // the user's; micro-batches are divisors of batch
+  int trained_layers = 0;                  // these always stay on the device
   bool can_stream = false;                 // frozen base weights: streamed, or shared by the micro-batches of a window
   bool packed = false;                     // these are stored in another form than products take
   bool can_host_embedding = false;         // the table is frozen, no head, and the device reads pinned memory

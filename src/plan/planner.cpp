@@ -55,7 +55,9 @@ struct Placement {
   bool operator==(const Placement&) const = default;
 };
 std::vector<Placement> placements(const Space& space) {
-  auto residents = space.resident_layers ? std::vector<int>{*space.resident_layers} : space.can_stream ? shares(space.layers, 4) : std::vector<int>{space.layers};
+  auto residents = space.resident_layers ? std::vector<int>{*space.resident_layers} : space.can_stream ? shares(space.layers - space.trained_layers, 4) : std::vector<int>{space.layers};
+  if (space.can_stream && !space.resident_layers)
+    for (int& r : residents) r += space.trained_layers;
   std::reverse(residents.begin(), residents.end());
   const bool may_unpack = space.packed && residents.front() == space.layers;
   auto unpacked = may_unpack ? shares(space.layers, 8) : std::vector<int>{0};

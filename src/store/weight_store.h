@@ -2,7 +2,6 @@
 // acquire(layer) and release(layer) and cannot tell which. Quantises while loading, one matrix at a time. Where there is room, a packed layer
 // lies unpacked: the numbers that its codes stand for, in the type of the activations, so that no product unpacks them again.
 #pragma once
-#include <functional>
 #include <memory>
 #include <span>
 
@@ -13,16 +12,13 @@
 
 namespace thimble::store {
 
-// Which layers stay on the device. Streamed layers are spread evenly, so that each copy hides behind resident layers' work.
+// How many layers stay on the device: those that are trained, and as many others. Streamed layers are spread evenly over the frozen ones, so that
+// each copy hides behind resident layers' work.
 struct Residency {
   int layers = 0, resident = 0;
   int slots = 2;  // of the ring, where anything is streamed
   bool embedding_on_host = false;  // its rows are gathered straight from pinned memory
   int unpacked = 0;  // packed layers that lie unpacked, the first ones; only where all are resident
-  bool is_resident(int layer) const {
-    const int64_t streamed = layers - resident;
-    return (layer + 1) * streamed / layers == layer * streamed / layers;
-  }
 };
 
 class WeightStore {
@@ -41,8 +37,11 @@ class WeightStore {
   const quant::Weight& outside(size_t i) const { return outside_[i]; }
   bool on_host(const ParamSpec& p) const { return residency_.embedding_on_host && p.role == Role::embedding; }
   const ParamTable& table() const { return table_; }
-  // Calls f(spec, weight) for all parameters of a store whose layers are all resident.
-  void for_each(const std::function<void(const ParamSpec&, const quant::Weight&)>& f) const;
+  // Of a resident layer, in the table's order.
+  std::span<const quant::Weight> resident(int layer) const {
+    check(resident_[size_t(layer)], "a layer's weights stay where they are");
+    return views_[size_t(layer)];
+  }
 
  private:
   std::vector<ParamSpec> as_held(int layer) const;  // the table's, or as they lie unpacked
@@ -54,6 +53,7 @@ class WeightStore {
   comm::Rank& rank_;
   ParamTable table_;
   Residency residency_;
+  std::vector<bool> resident_;                        // by layer
   std::vector<quant::Weight> outside_;
   std::vector<Tensor> homes_;                         // a layer's slab: on the device, or in pinned memory
   std::vector<std::vector<quant::Weight>> views_;     // resident: fixed; streamed: set by acquire

@@ -8,18 +8,18 @@
 
 namespace thimble::train {
 
-OptimizerState::OptimizerState(comm::Rank& rank, const std::vector<nn::Model::Trained>& trained, optim::OptimizerId id, bool paged, Decay decay)
+OptimizerState::OptimizerState(comm::Rank& rank, const std::vector<nn::Model::Trained>& trained, optim::OptimizerId id, bool paged, Rates rates)
     : rank_(rank), id_(id) {
   int last_layer = -2;
   for (const auto& t : trained) {
     if (t.spec->layer != last_layer) groups_.emplace_back();
     last_layer = t.spec->layer;
     Group& g = groups_.back();
-    const int64_t count = t.value.count();
     int n = 0;
-    const auto parts = optim::states_of(id, count, n);
-    optim::Update u{.param = t.value.view({count}), .grad = t.gradient.view({count}),
-                    .weight_decay = t.spec->role == store::Role::norm || t.spec->role == store::Role::bias ? decay.norms : decay.matrices};
+    const auto parts = optim::states_of(id, t.value.shape, n);
+    const bool is_norm = t.spec->role == store::Role::norm || t.spec->role == store::Role::bias;
+    optim::Update u{.param = t.value, .grad = t.gradient, .weight_decay = is_norm ? rates.decay_of_norms : rates.decay,
+                    .rate = t.spec->role == store::Role::lora_b ? rates.lora_b : 1};
     auto& offsets = g.offsets.emplace_back();
     for (int i = 0; i < n; ++i) {
       u.states[size_t(i)] = Tensor{nullptr, parts[size_t(i)].dtype, parts[size_t(i)].shape};
@@ -31,10 +31,10 @@ OptimizerState::OptimizerState(comm::Rank& rank, const std::vector<nn::Model::Tr
   }
   int64_t largest = 0;
   for (Group& g : groups_) {
-    g.home = (paged ? rank.pinned : rank.memory).take(Use::optimizer, "optimizer states", DType::u8, {g.bytes});
+    if (g.bytes > 0) g.home = (paged ? rank.pinned : rank.memory).take(Use::optimizer, "optimizer states", DType::u8, {g.bytes});
     largest = std::max(largest, g.bytes);
   }
-  if (paged) ring_ = std::make_unique<Ring>(rank.stream, rank.memory, "optimizer states", 2, largest);
+  if (paged && largest > 0) ring_ = std::make_unique<Ring>(rank.stream, rank.memory, "optimizer states", 2, largest);
 }
 
 std::span<const optim::Update> OptimizerState::placed(Group& g, std::byte* base) {
@@ -54,12 +54,12 @@ void OptimizerState::reset() {
   if (ring_) ring_->forget();
 }
 
-void OptimizerState::update(Tensor scalars, const optim::AdamW& adam) {
+void OptimizerState::update(Tensor scalars, const optim::Hyper& hyper) {
   for (size_t i = 0; i < groups_.size(); ++i) {
     Group& g = groups_[i];
     const Tensor bytes = ring_ ? ring_->acquire(int(i), g.home) : g.home;
     if (ring_ && i + 1 < groups_.size()) ring_->prefetch(int(i + 1), groups_[i + 1].home);
-    optim::update(rank_.stream, id_, placed(g, static_cast<std::byte*>(bytes.data)), scalars, adam);
+    optim::update(rank_.stream, id_, placed(g, static_cast<std::byte*>(bytes.data)), scalars, hyper);
     if (ring_) ring_->release(int(i), g.home);
   }
   if (ring_) ring_->drain();
@@ -70,7 +70,7 @@ std::vector<OptimizerState::State> OptimizerState::states() const {
   for (const Group& g : groups_)
     for (size_t i = 0; i < g.updates.size(); ++i) {
       int n = 0;
-      const auto parts = optim::states_of(id_, g.updates[i].param.count(), n);
+      const auto parts = optim::states_of(id_, g.updates[i].param.shape, n);
       for (size_t s = 0; s < size_t(n); ++s)
         all.push_back({g.names[i] + std::string(parts[s].suffix), {static_cast<std::byte*>(g.home.data) + g.offsets[i][s], parts[s].dtype, parts[s].shape}});
     }

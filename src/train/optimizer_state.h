@@ -12,12 +12,12 @@ namespace thimble::train {
 
 class OptimizerState {
  public:
-  struct Decay { float matrices = 0, norms = 0; };
-  OptimizerState(comm::Rank&, const std::vector<nn::Model::Trained>&, optim::OptimizerId, bool paged, Decay);
+  struct Rates { float decay = 0, decay_of_norms = 0, lora_b = 1; };  // lora_b: of the B of adapters, times the learning rate (LoRA+)
+  OptimizerState(comm::Rank&, const std::vector<nn::Model::Trained>&, optim::OptimizerId, bool paged, Rates);
 
   void reset();  // as before the first step
   // One update of everything that is trained. `scalars`: see optim/optimizer.h.
-  void update(Tensor scalars, const optim::AdamW&);
+  void update(Tensor scalars, const optim::Hyper&);
 
   // Every state of every parameter at home, packed as it is: what a checkpoint holds. It may be overwritten, if changed() follows.
   struct State { std::string name; Tensor home; };

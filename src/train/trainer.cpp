@@ -14,6 +14,7 @@ namespace {
 
 constexpr int64_t staging_bytes = int64_t{1} << 20;
 constexpr int token_rows = 4;  // ids, targets, positions, start
+constexpr int key_size = 4;    // ops/noise.h
 
 Tensor element(Tensor t, int i) { return t.rows(i, 1); }
 
@@ -40,10 +41,14 @@ Trainer::Trainer(comm::Rank& rank, const Setup& setup, const plan::Plan& plan)
                data::token_cap(plan.micro_batch, setup.tokens_per_row)),
       window_(plan.window) {
   model_.take_gradients(rank);
-  const OptimizerState::Decay decay{setup.weight_decay, setup.decay_norms ? setup.weight_decay : 0};
-  optimizer_.emplace(rank, model_.trained(), setup.optimizer, plan.paged_optimizer, decay);
+  const OptimizerState::Rates rates{setup.weight_decay, setup.decay_norms ? setup.weight_decay : 0, setup.lora_b_rate};
+  optimizer_.emplace(rank, model_.trained(), setup.optimizer, plan.paged_optimizer, rates);
   const int64_t cap = data::token_cap(plan.micro_batch, setup.tokens_per_row);
   tokens_ = rank.memory.take(Use::batch, "tokens", DType::i32, {window_, token_rows, cap});
+  if (setup.draws()) {
+    keys_ = rank.memory.take(Use::batch, "keys", DType::i32, {window_, key_size});
+    host_key_ = rank.pinned.take(Use::batch, "keys", DType::i32, {key_size});
+  }
   scalars_ = rank.memory.take(Use::batch, "scalars", DType::f32, {scalar_total});
   results_ = rank.memory.take(Use::batch, "results", DType::f32, {result_count});
   correct_ = rank.memory.take(Use::batch, "correct", DType::i32, {1});
@@ -60,18 +65,19 @@ void Trainer::load(const store::WeightSource* source) {
   model_.load(source);
   decoder_.load();
   uint64_t stream = 0;
-  if (!setup_.method.trains_weights)
-    load_adapters([&](const store::ParamSpec& spec, Tensor value) {
-      ++stream;
-      const float bound = spec.role == store::Role::lora_a ? 1.0f / std::sqrt(float(spec.shape[1])) : 0.0f;
-      auto* v = value.get<float>();
-      for (int64_t i = 0; i < value.count(); ++i) v[i] = bound * (2 * uniform_at(setup_.seed, stream, uint64_t(i)) - 1);
-    });
+  load_adapters([&](const store::ParamSpec& spec, Tensor value) {
+    ++stream;
+    const float bound = spec.role == store::Role::lora_a ? 1.0f / std::sqrt(float(spec.shape[1])) : 0.0f;
+    auto* v = value.get<float>();
+    for (int64_t i = 0; i < value.count(); ++i) v[i] = bound * (2 * uniform_at(setup_.seed, stream, uint64_t(i)) - 1);
+  });
+  if (setup_.method.lora.dora) model_.start_magnitudes();
   optimizer_->reset();
 }
 
 void Trainer::load_adapters(const std::function<void(const store::ParamSpec&, Tensor)>& read) {
   for (const auto& t : model_.trained()) {
+    if (!is_adapter(t.spec->role)) continue;
     const Scope scope(rank_.pinned);
     const Tensor staging = rank_.pinned.take(Use::scratch, "adapter", DType::f32, t.value.shape);
     if (!rank_.is_phantom()) read(*t.spec, staging);
@@ -93,6 +99,17 @@ nn::Tokens Trainer::upload(const data::MicroBatch& batch, int64_t place) {
   return {row(0), row(1), row(2), row(3), common_length(batch), 1 + *std::max_element(batch.positions.begin(), batch.positions.end())};
 }
 
+Tensor Trainer::upload_key(int64_t first_token, int64_t place) {
+  if (!keys_) return {};
+  if (!rank_.is_phantom()) {
+    const int64_t key[key_size] = {int64_t(setup_.seed & 0xffffffffu), int64_t(setup_.seed >> 32), steps_, first_token};
+    for (int i = 0; i < key_size; ++i) host_key_.get<int32_t>()[i] = int32_t(uint32_t(key[i]));
+  }
+  const Tensor there = keys_.rows(place, 1).view({key_size});
+  rank_.upload("keys", there, host_key_);
+  return there;
+}
+
 nn::LossOut Trainer::loss_out() const { return {element(results_, loss_sum), correct_, element(scalars_, loss_scale)}; }
 
 void Trainer::fetch_results() {
@@ -106,29 +123,31 @@ StepResult Trainer::step(std::span<const data::MicroBatch> batches, double learn
     result.tokens += int64_t(m.ids.size());
     for (const int32_t t : m.targets) result.targets += t >= 0;
   }
-  const auto adam = setup_.adam;
-  const auto t = double(++steps_);
+  ++steps_;
   if (!rank_.is_phantom()) {
     auto* s = host_scalars_.get<float>();
-    s[optim::learning_rate] = float(learning_rate);
-    s[optim::bias1] = float(1 - std::pow(double(adam.beta1), t));
-    s[optim::sqrt_bias2] = float(std::sqrt(1 - std::pow(double(adam.beta2), t)));
-    s[optim::grad_scale] = 1;
+    std::ranges::copy(optim::scalars_of(steps_, learning_rate, 1, setup_.hyper), s);
     s[loss_scale] = float(1.0 / double(std::max<int64_t>(1, result.targets)));
   }
   rank_.upload("scalars", scalars_, host_scalars_);
   ops::zero(rank_.stream, model_.all_gradients());
   ops::zero(rank_.stream, results_);
   ops::zero(rank_.stream, correct_);
+  int64_t first_token = 0;
   for (size_t at = 0; at < batches.size(); at += size_t(window_)) {
     std::vector<nn::Tokens> window;
-    for (const auto& m : batches.subspan(at, std::min(size_t(window_), batches.size() - at))) window.push_back(upload(m, std::ssize(window)));
+    for (const auto& m : batches.subspan(at, std::min(size_t(window_), batches.size() - at))) {
+      const int64_t place = std::ssize(window);
+      window.push_back(upload(m, place));
+      window.back().key = upload_key(first_token, place);
+      first_token += window.back().count();
+    }
     decoder_.forward_backward(window, loss_out());
   }
   ops::sum_of_squares(rank_.stream, element(results_, squares), model_.all_gradients());
   optim::clip_scale(rank_.stream, element(scalars_, optim::grad_scale),
                      element(results_, squares), element(results_, loss_sum), setup_.max_grad_norm);
-  optimizer_->update(scalars_.rows(0, optim::scalar_count), adam);
+  optimizer_->update(scalars_.rows(0, optim::scalar_count), setup_.hyper);
   fetch_results();
   if (rank_.is_phantom()) return result;
   result.loss = host_results_.get<float>()[loss_sum];

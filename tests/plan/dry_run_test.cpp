@@ -33,8 +33,7 @@ double milliseconds(F&& f) {
 }
 
 TEST(DryRun, MillisecondsOfA70BShape) {
-  train::Setup setup{.method = {.lora = {.rank = 16, .scale = 2}, .format = quant::FormatId::nf4_dq}, .optimizer = optim::OptimizerId::adamw_8bit, .tokens_per_row = 4096};
-  for (int p = 0; p < nn::layer_param_count; ++p) setup.method.lora.targets[size_t(p)] = nn::is_matrix(p);
+  train::Setup setup{.method = {.lora = nn::lora_on(16, 2), .format = quant::FormatId::nf4_dq}, .optimizer = optim::OptimizerId::adamw_8bit, .tokens_per_row = 4096};
   const double config = milliseconds([&] { setup.model = models::parse_config(parse_json(config_70b, "config.json"), "config.json"); });
   ASSERT_EQ(setup.model.layers.size(), 80u);
   DeviceSpec spec;
@@ -67,9 +66,8 @@ TEST(DryRun, MillisecondsOfA70BShape) {
 
 // Eight micro-batches of 1,024 tokens inside 24 GiB and 64 GiB, planned for a card that is not here (its rates as device/cuda.cu has them).
 TEST(DryRun, A70BOn24GiB) {
-  train::Setup setup{.method = {.lora = {.rank = 16, .scale = 2}, .format = quant::FormatId::nf4_dq}, .optimizer = optim::OptimizerId::adamw_8bit,
+  train::Setup setup{.method = {.lora = nn::lora_on(16, 2), .format = quant::FormatId::nf4_dq}, .optimizer = optim::OptimizerId::adamw_8bit,
                      .tokens_per_row = 1024};
-  for (int p = 0; p < nn::layer_param_count; ++p) setup.method.lora.targets[size_t(p)] = nn::is_matrix(p);
   setup.model = models::parse_config(parse_json(config_70b, "config.json"), "config.json");
   const DeviceSpec h200{.kind = DeviceKind::cuda, .name = "an H200", .compute = DType::bf16, .flops = 7e14, .memory_bandwidth = 4e12, .link_bandwidth = 5e10,
                         .matmul_workspace = int64_t{32} << 20};

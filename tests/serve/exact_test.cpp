@@ -58,8 +58,7 @@ TEST(Exact, AnAdapterOfPeft) {
   const auto folder = nn::shared_data / "stories260K", adapter = golden / "peft_stories";
   if (!fs::exists(folder)) GTEST_SKIP() << "skipped: no ../shared/data";
   const auto config = store::read_adapter_config(adapter);
-  nn::Method method{.lora = {.rank = config.rank, .scale = float(config.alpha / double(config.rank))}};
-  for (int p = 0; p < nn::layer_param_count; ++p) method.lora.targets[size_t(p)] = nn::is_matrix(p);
+  const nn::Method method{.lora = nn::lora_on(config.rank, float(config.alpha / double(config.rank)))};
   Loaded l(folder, 32, method);
   const store::AdapterFile file(adapter, l.engine->model().adapters()->specs());
   l.engine->load_adapters([&](const store::ParamSpec& spec, Tensor to) { file.read(spec, to); });

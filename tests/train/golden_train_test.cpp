@@ -3,24 +3,13 @@
 #include "store/adapter_files.h"
 #include "store/safetensors.h"
 #include "train/fixture.h"
+#include "train/golden_batches.h"
 #include "train/schedule.h"
 
 namespace thimble::train {
 namespace {
 
 const fs::path golden = golden_folder();
-
-data::MicroBatch batch_of(const Tensor& ids, const Tensor& targets, int64_t step) {
-  const int64_t rows = ids.shape[1], length = ids.shape[2], n = rows * length;
-  data::MicroBatch b;
-  for (int64_t i = 0; i < n; ++i) {
-    b.ids.push_back(ids.get<int32_t>()[step * n + i]);
-    b.targets.push_back(std::max(-1, targets.get<int32_t>()[step * n + i]));
-    b.positions.push_back(int32_t(i % length));
-    b.start.push_back(int32_t(i / length * length));
-  }
-  return b;
-}
 
 void thirty_steps(const char* folder, const nn::Method& method, const std::string& prefix, const fs::path& adapter, const char* results = "train30.safetensors") {
   const store::SafetensorsFile reference(golden / "train30.safetensors"), expected(golden / results);
@@ -48,9 +37,7 @@ void thirty_steps(const char* folder, const nn::Method& method, const std::strin
 
 nn::Method adapters(quant::FormatId format) {
   const auto config = store::read_adapter_config(golden / "lora_odd_untied");
-  nn::Method m{.lora = {.rank = config.rank, .scale = float(config.alpha / double(config.rank))}, .format = format};
-  for (int p = 0; p < nn::layer_param_count; ++p) m.lora.targets[size_t(p)] = nn::is_matrix(p);
-  return m;
+  return {.lora = nn::lora_on(config.rank, float(config.alpha / double(config.rank))), .format = format};
 }
 
 TEST(ThirtySteps, LoraAsPeft) { thirty_steps("llama_odd_untied", adapters(quant::FormatId::dense), "lora_f32", golden / "lora_odd_untied"); }
