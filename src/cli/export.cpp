@@ -10,6 +10,7 @@
 #include "data/tokenizer.h"
 #include "models/quantization.h"
 #include "models/registry.h"
+#include "ops/dora.h"
 #include "ops/elementwise.h"
 #include "ops/matmul.h"
 #include "serve/engine.h"
@@ -38,9 +39,9 @@ struct Adapter {
     const auto tuning = train::tuning_of(model, store::read_adapter_config(folder), quant::FormatId::dense, true);
     method = tuning.method;
     const nn::LoraSpec& lora = method.lora;
-    if (lora.dora || !tuning.adapter.modules_to_save.empty())
-      throw Error(Fault::usage, {.what = "an adapter with magnitudes (DoRA) or whole modules is not merged yet", .where = folder, .expected = "plain LoRA",
-                                 .found = lora.dora ? "use_dora" : "modules_to_save", .fix = "merge it with PEFT's merge_and_unload; eval, generate and chat take it as it is"});
+    if (!tuning.adapter.modules_to_save.empty())
+      throw Error(Fault::usage, {.what = "an adapter with whole modules is not merged yet", .where = folder, .expected = "adapters alone",
+                                 .found = "modules_to_save", .fix = "merge it with PEFT's merge_and_unload; eval, generate and chat take it as it is"});
     specs = nn::adapter_parameters(model, lora);
     for (int l = 0; l < int(model.layers.size()); ++l)
       for (int p = 0; p < nn::layer_param_count; ++p)
@@ -85,17 +86,25 @@ class Merger {
   }
 
  private:
-  // w (N, K) += scale * B . A
+  // w (N, K) += scale * B . A; of DoRA its rows then have the adapter's magnitudes.
   void add(Tensor w, const std::string& matrix) {
     const Scope scope(rank_.memory);
-    Tensor ab[2];
-    for (const auto role : {store::Role::lora_a, store::Role::lora_b}) {
+    const auto read = [&](store::Role role) {
       const store::ParamSpec& p = *adapter_.find(matrix, role);
-      Tensor& t = ab[role == store::Role::lora_b];
-      t = rank_.memory.take(Use::adapters, "adapter", DType::f32, p.shape);
+      const Tensor t = rank_.memory.take(Use::adapters, "adapter", DType::f32, p.shape);
       if (!rank_.is_phantom()) adapter_.file->read(p, t);
+      return t;
+    };
+    const Tensor a = read(store::Role::lora_a), b = read(store::Role::lora_b);
+    ops::matmul(rank_.stream, {.y = w, .a = b, .b = a, .scale = adapter_.scales.at(matrix), .c = w, .name = "merge"});
+    if (!adapter_.method.lora.dora) return;
+    const Tensor magnitude = read(store::Role::lora_magnitude), squares = rank_.memory.take(Use::adapters, "squares of rows", DType::f32, magnitude.shape);
+    ops::row_squares(rank_.stream, squares, {.format = quant::FormatId::dense, .shape = w.shape, .parts = {w}}, w.dtype);
+    if (rank_.is_phantom()) return;
+    for (int64_t n = 0; n < w.shape[0]; ++n) {
+      const float factor = magnitude.get<float>()[n] / std::sqrt(squares.get<float>()[n]);
+      for (int64_t k = 0; k < w.shape[1]; ++k) w.get<float>()[n * w.shape[1] + k] *= factor;
     }
-    ops::matmul(rank_.stream, {.y = w, .a = ab[1], .b = ab[0], .scale = adapter_.scales.at(matrix), .c = w, .name = "merge"});
   }
 
   comm::Rank& rank_;
