@@ -197,27 +197,20 @@ int bench(const Bench& b) {
   auto model = models::read_model(b.config);
   model.stored = {};  // the weights are made here, not read
   if (b.decode > 0) return bench_decode(b, model, spec);
-  train::Setup setup{.model = model, .method = {.trains_weights = b.full, .format = b.full ? quant::FormatId::dense : quant::format(b.format).id},
+  train::Setup setup{.model = model, .method = {.weights = b.full ? nn::all_weights() : nn::TrainedWeights{}, .format = b.full ? quant::FormatId::dense : quant::format(b.format).id},
                      .optimizer = optim::OptimizerId::adamw_8bit, .max_grad_norm = b.max_grad_norm, .tokens_per_row = b.tokens};
-  if (!b.full) {
-    setup.method.lora = {.rank = b.rank, .scale = 2};
-    for (int p = 0; p < nn::layer_param_count; ++p) setup.method.lora.targets[size_t(p)] = nn::is_matrix(p);
-  }
+  if (!b.full) setup.method.lora = nn::lora_on(b.rank, 2);
   double rate = 0, read = 0;
   print_rates(model, spec, b.tokens * b.batch, rate, read);
   const auto named = b.vram ? std::optional(parse_bytes(*b.vram, "--vram")) : std::nullopt;
   const plan::Budget budget{device_budget(spec, named), b.ram ? parse_bytes(*b.ram, "--ram") : spec.kind == DeviceKind::cpu ? available_bytes() / 4 : available_bytes() / 10 * 9};
-  const bool packed = setup.method.format != quant::FormatId::dense && quant::format(setup.method.format).same_unpacked;
-  plan::Space space{.layers = int(model.layers.size()), .batch = b.batch, .accumulation = b.accumulation, .can_stream = true,
-                    .can_window = !b.full || !model.tied_head, .trained = b.full,
-                    .layers_alike = std::all_of(model.layers.begin(), model.layers.end(), [&](const auto& l) { return l == model.layers.front(); }),
-                    .packed = packed, .wide = b.full && spec.compute != DType::f32,
-                    .can_host_embedding = can_host_embedding(model, setup.method, spec), .paged_optimizer = b.paged, .tokens_per_row = b.tokens, .vocab = model.vocab};
+  plan::Space space = space_of(setup, spec);
+  space.batch = b.batch, space.accumulation = b.accumulation, space.paged_optimizer = b.paged;
   if (b.save == "keep") space.save = nn::Save::keep;
   if (b.save == "recompute") space.recompute_all = true;
   if (b.save == "offload") space.save = nn::Save::offload;
   if (b.resident) space.resident_layers = int(*b.resident);
-  space.window = model.rope_follows_length() ? 1 : b.window;
+  if (!space.window) space.window = b.window;
   const auto planning = Clock::now();
   const auto choice = plan::choose(budget, space, [&](const plan::Plan& p) { return train::Trainer::rehearse(spec, setup, p); });
   const double planned_in = since(planning);

@@ -18,12 +18,6 @@ fs::path file_of(const std::string& folder, std::string machine) {
 
 }  // namespace
 
-std::string cache_folder() {
-  const char *cache = std::getenv("XDG_CACHE_HOME"), *home = std::getenv("HOME");
-  if (cache && *cache == '/') return (fs::path(cache) / "thimble").string();
-  return home && *home ? (fs::path(home) / ".cache" / "thimble").string() : "";
-}
-
 OpRates measured_rates(const Profile& profile, const DeviceSpec& spec) {
   DeviceSpec plain = spec;
   plain.rates = nullptr;

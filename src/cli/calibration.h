@@ -6,9 +6,6 @@
 
 namespace thimble::cli {
 
-// Folder of what is measured once and kept, as the XDG base directory specification says; empty where there is no home.
-std::string cache_folder();
-
 // By op: the line through its calls' seconds over their floors, where they differ enough in size; else their ratio.
 OpRates measured_rates(const Profile&, const DeviceSpec&);
 // Of a machine by its name. Reading gives null where there is none, or none that can be read.

@@ -1,8 +1,9 @@
-// eval: how likely the model finds the answers of a file, and whether its own are the same, word for word.
+// eval: how likely the model finds the answers of a file, and whether its own are the same, word for word; or which of lettered choices it takes.
 #include <cmath>
 #include <cstdio>
 
 #include "base/log.h"
+#include "cli/multiple_choice.h"
 #include "cli/session.h"
 #include "data/row_format.h"
 #include "data/rows.h"
@@ -12,8 +13,8 @@ namespace {
 
 struct Options {
   SessionOptions session;
-  std::string data;
-  int64_t new_tokens = 32, show = 0, most = -1;
+  std::string data, examples;
+  int64_t new_tokens = 32, show = 0, most = -1, shots = 5;
   bool no_generate = false;
 };
 
@@ -71,7 +72,17 @@ void print_matches(Session& s, const std::vector<data::Sample>& samples, const O
   std::printf("exact match: %lld of %zu (%.1f%%)\n", static_cast<long long>(right), samples.size(), 100.0 * double(right) / double(samples.size()));
 }
 
+int choose(const Options& o, const std::vector<Question>& questions) {
+  auto examples = o.examples.empty() ? std::optional<std::vector<Question>>() : read_questions(o.examples, o.shots);
+  if (!o.examples.empty() && !examples)
+    throw Error(Fault::bad_input, {.what = "no questions to show as examples", .where = o.examples, .expected = "rows with question, choices and answer"});
+  Session s(o.session);
+  print_choices(s, questions, examples.value_or(std::vector<Question>()));
+  return 0;
+}
+
 int evaluate(const Options& o) {
+  if (const auto questions = read_questions(o.data, o.most)) return choose(o, *questions);
   const auto samples = read_samples(o.data, o.most);
   Session s(o.session);
   print_score(s, samples);
@@ -86,7 +97,9 @@ void add_eval(CLI::App& app, Run& run) {
   auto* c = app.add_subcommand("eval", "loss, perplexity and accuracy of a file's answers; then generate answers and count those that match word for word");
   o->session.context = 512;
   add_session_options(*c, o->session);
-  c->add_option("--data", o->data, "rows with prompts and answers, in any form that train reads")->required();
+  c->add_option("--data", o->data, "rows with prompts and answers, in any form that train reads; or questions with choices A, B, ... as MMLU has them")->required();
+  c->add_option("--examples", o->examples, "of multiple choice: questions that are shown with their answers first");
+  c->add_option("--shots", o->shots, "how many of these")->check(CLI::Range(int64_t{0}, int64_t{100}));
   c->add_option("--max-new-tokens", o->new_tokens, "tokens of an answer at most")->check(CLI::Range(1, 1 << 20));
   c->add_option("--max-rows", o->most, "rows to ask at most");
   c->add_flag("--no-generate", o->no_generate, "loss, perplexity and accuracy alone");

@@ -2,6 +2,7 @@
 // its logits are from those of the base and adapter that it was made of.
 #include <cmath>
 #include <cstdio>
+#include <map>
 
 #include "base/philox.h"
 #include "cli/commands.h"
@@ -9,12 +10,14 @@
 #include "data/tokenizer.h"
 #include "models/quantization.h"
 #include "models/registry.h"
+#include "ops/dora.h"
 #include "ops/elementwise.h"
 #include "ops/matmul.h"
 #include "serve/engine.h"
 #include "store/model_writer.h"
 #include "store/packed_files.h"
 #include "store/weight_source.h"
+#include "train/tuning.h"
 
 namespace thimble::cli {
 namespace {
@@ -28,12 +31,21 @@ struct Options {
 struct Adapter {
   nn::Method method;
   std::vector<store::ParamSpec> specs;
+  std::map<std::string, float> scales;  // by matrix
   std::unique_ptr<store::AdapterFile> file;
 
   Adapter(const std::string& folder, const nn::ModelSpec& model) {
     if (folder.empty()) return;
-    method = method_of(store::read_adapter_config(folder), quant::FormatId::dense);
-    specs = nn::adapter_parameters(model, method.lora);
+    const auto tuning = train::tuning_of(model, store::read_adapter_config(folder), quant::FormatId::dense, true);
+    method = tuning.method;
+    const nn::LoraSpec& lora = method.lora;
+    if (!tuning.adapter.modules_to_save.empty())
+      throw Error(Fault::usage, {.what = "an adapter with whole modules is not merged yet", .where = folder, .expected = "adapters alone",
+                                 .found = "modules_to_save", .fix = "merge it with PEFT's merge_and_unload; eval, generate and chat take it as it is"});
+    specs = nn::adapter_parameters(model, lora);
+    for (int l = 0; l < int(model.layers.size()); ++l)
+      for (int p = 0; p < nn::layer_param_count; ++p)
+        if (lora.layers[l].on(p)) scales[nn::layer_param_name(model.layers[size_t(l)], l, p)] = lora.layers[l].of[size_t(p)].scale;
     file = std::make_unique<store::AdapterFile>(folder, specs);
   }
   const store::ParamSpec* find(const std::string& matrix, store::Role role) const {
@@ -74,17 +86,25 @@ class Merger {
   }
 
  private:
-  // w (N, K) += scale * B . A
+  // w (N, K) += scale * B . A; of DoRA its rows then have the adapter's magnitudes.
   void add(Tensor w, const std::string& matrix) {
     const Scope scope(rank_.memory);
-    Tensor ab[2];
-    for (const auto role : {store::Role::lora_a, store::Role::lora_b}) {
+    const auto read = [&](store::Role role) {
       const store::ParamSpec& p = *adapter_.find(matrix, role);
-      Tensor& t = ab[role == store::Role::lora_b];
-      t = rank_.memory.take(Use::adapters, "adapter", DType::f32, p.shape);
+      const Tensor t = rank_.memory.take(Use::adapters, "adapter", DType::f32, p.shape);
       if (!rank_.is_phantom()) adapter_.file->read(p, t);
+      return t;
+    };
+    const Tensor a = read(store::Role::lora_a), b = read(store::Role::lora_b);
+    ops::matmul(rank_.stream, {.y = w, .a = b, .b = a, .scale = adapter_.scales.at(matrix), .c = w, .name = "merge"});
+    if (!adapter_.method.lora.dora) return;
+    const Tensor magnitude = read(store::Role::lora_magnitude), squares = rank_.memory.take(Use::adapters, "squares of rows", DType::f32, magnitude.shape);
+    ops::row_squares(rank_.stream, squares, {.format = quant::FormatId::dense, .shape = w.shape, .parts = {w}}, w.dtype);
+    if (rank_.is_phantom()) return;
+    for (int64_t n = 0; n < w.shape[0]; ++n) {
+      const float factor = magnitude.get<float>()[n] / std::sqrt(squares.get<float>()[n]);
+      for (int64_t k = 0; k < w.shape[1]; ++k) w.get<float>()[n * w.shape[1] + k] *= factor;
     }
-    ops::matmul(rank_.stream, {.y = w, .a = ab[1], .b = ab[0], .scale = adapter_.method.lora.scale, .c = w, .name = "merge"});
   }
 
   comm::Rank& rank_;
@@ -94,10 +114,10 @@ class Merger {
 };
 
 int write_weights(const Options& o, const nn::ModelSpec& spec, const Adapter& adapter, quant::FormatId format, int64_t shard_bytes) {
-  const auto parameters = nn::parameters(spec, format, false);
+  const auto parameters = nn::parameters(spec, format);
   const auto table = store::as_files_hold(parameters);
   const auto source = store::open_weights(o.model);
-  source->check_table(nn::parameters(spec, spec.stored.format, false));
+  source->check_table(nn::parameters(spec, spec.stored.format));
   const auto device = cpu_device();
   const auto phantom = phantom_device(device->spec());
   comm::Rank dry(*phantom, comm::boundless);

@@ -17,7 +17,7 @@ int init(const std::string& config, const std::string& out, uint64_t seed, const
   nn::ModelSpec spec = models::read_model(file);
   spec.stored = {};
   if (!dtype.empty()) spec.dtype = dtype;
-  const auto table = store::as_files_hold(nn::parameters(spec, quant::FormatId::dense, false));
+  const auto table = store::as_files_hold(nn::parameters(spec, quant::FormatId::dense));
   const auto source = store::random_weights(table, seed, float(deviation));
   fs::create_directories(to);
   std::vector<store::SafetensorsWriter::Declared> declared;
@@ -47,14 +47,14 @@ int init(const std::string& config, const std::string& out, uint64_t seed, const
 int inspect(const std::string& model) {
   const auto spec = models::read_model(model);
   const auto& l = spec.layers.front();
-  const auto dense = nn::parameters(spec, quant::FormatId::dense, false);
+  const auto dense = nn::parameters(spec, quant::FormatId::dense);
   std::printf("%s: %zu layers, hidden %lld, %lld heads of %lld (%lld key/value), ffn %lld, vocabulary %lld%s, %s\n", spec.family.c_str(), spec.layers.size(),
               static_cast<long long>(spec.hidden), static_cast<long long>(l.heads), static_cast<long long>(l.head_dim), static_cast<long long>(l.kv_heads),
               static_cast<long long>(l.ffn), static_cast<long long>(spec.vocab), spec.tied_head ? " (tied head)" : "", spec.dtype.c_str());
   std::printf("%.4g parameters%s%s\n", double(dense.parameters()), spec.stored.format == quant::FormatId::dense ? "" : ", stored as ",
               spec.stored.format == quant::FormatId::dense ? "" : std::string(quant::format(spec.stored.format).name).c_str());
   for (const auto& f : quant::formats()) {
-    const auto table = nn::parameters(spec, f.id, false);
+    const auto table = nn::parameters(spec, f.id);
     int64_t layers = 0;
     for (const auto& layer : table.layers) layers += store::slab_bytes(layer);
     std::printf("%-8s %12s layers (%s each), %s outside\n", std::string(f.name).c_str(), human_bytes(layers).c_str(),

@@ -1,10 +1,13 @@
 // plan: what fits, how, how fast and why, from config.json alone; or, of a model and a card and nothing else, what could be done with them.
 #include <algorithm>
 #include <cstdio>
+#include <fstream>
+#include <iterator>
 
 #include "base/file.h"
 #include "cli/commands.h"
 #include "cli/run_plan.h"
+#include "data/sources.h"
 
 namespace thimble::cli {
 namespace {
@@ -14,20 +17,25 @@ struct PlanOptions {
   bool json = false, explain = false;
 };
 
-// Rows of the data, where its files are lines; 0: not known without reading them.
+// Rows of the data, where its files are lines and each is a row of its own; 0: not known without reading more of them.
 int64_t rows_of(const train::TrainOptions& o) {
+  if (o.packing.value_or(false) || o.neat_packing) return 0;
   int64_t rows = 0;
   for (const auto& entry : o.dataset) {
     try {
-      const fs::path file = train::find_dataset(o, entry);
-      if (file.extension() != ".jsonl") return 0;
-      const std::string text = read_text(file, int64_t{4} << 30);
-      rows += std::count(text.begin(), text.end(), char(10));
+      const auto source = data::find_source(entry, o.dataset_dir);
+      int64_t lines = 0;
+      for (const fs::path& file : source.files) {
+        if (file.extension() != ".jsonl") return 0;
+        std::ifstream in(file);
+        lines += std::count(std::istreambuf_iterator<char>(in), {}, char(10));
+      }
+      rows += source.samples >= 0 ? source.samples : lines;
     } catch (const Error&) {
       return 0;  // the data may be elsewhere: `train` asks for it
     }
   }
-  return o.packing.value_or(false) || o.neat_packing ? 0 : rows;
+  return rows;
 }
 
 int plan_one(const train::TrainOptions& o, const PlanOptions& how) {

@@ -12,9 +12,27 @@
 #include "device/catalogue.h"
 #include "device/cuda.h"
 #include "models/registry.h"
-#include "store/adapter_files.h"
+#include "train/tuning.h"
 
 namespace thimble::cli {
+bool can_host_embedding(const nn::ModelSpec& m, const nn::Method& method, const DeviceSpec& spec) { return !m.tied_head && !method.weights.embedding && spec.reads_pinned; }
+
+plan::Space space_of(const train::Setup& s, const DeviceSpec& spec) {
+  const auto& m = s.model;
+  const auto& [weights, lora] = std::tie(s.method.weights, s.method.lora);
+  const bool same_unpacked = quant::format(s.method.format).same_unpacked;
+  plan::Space space{.layers = int(m.layers.size()), .can_stream = true, .can_window = !(m.tied_head && weights.embedding), .layers_alike = true,
+                    .packed = s.method.format != quant::FormatId::dense && same_unpacked, .wide = s.method.trains_weights() && spec.compute != DType::f32,
+                    .can_host_embedding = can_host_embedding(m, s.method, spec), .tokens_per_row = s.tokens_per_row, .vocab = m.vocab};
+  for (int l = 0; l < space.layers; ++l) {
+    space.trained_layers += weights.layers[l].any();
+    space.layers_alike &= m.layers[size_t(l)] == m.layers.front() && weights.layers[l] == weights.layers[0] && lora.layers[l] == lora.layers[0];
+  }
+  if (lora.dropout > 0 || !same_unpacked) space.token_chunks.clear();  // masks, and INT8's outliers, are of whole micro-batches
+  if (m.rope_follows_length()) space.window = 1;                                // its tables are those of one pass
+  return space;
+}
+
 namespace {
 
 constexpr int64_t data_headroom = int64_t{24} << 20;  // tokenizer, dataset, logs: what a run's own bookkeeping grows to beside its arenas
@@ -26,39 +44,11 @@ int64_t kib_line(const char* file, std::string_view key) {
   return 0;
 }
 
-nn::Method method_of(const train::TrainOptions& o, const nn::ModelSpec& model) {
-  nn::Method m;
-  if (o.finetuning_type == train::Finetuning::full) {
-    if (model.stored.format != quant::FormatId::dense)
-      throw Error(Fault::usage, {.what = "full tuning of a folder whose matrices are packed", .where = o.model_name_or_path, .expected = "16-bit weights",
-                                 .found = std::string(quant::format(model.stored.format).name), .fix = "finetuning_type: lora; or write 16-bit weights first: thimble export"});
-    m.trains_weights = true;
-    return m;
-  }
-  m.lora.rank = o.lora_rank;
-  m.lora.scale = float(o.lora_scale());
-  for (int p = 0; p < nn::layer_param_count; ++p)
-    for (const auto& target : o.lora_target)
-      m.lora.targets[size_t(p)] |= nn::is_matrix(p) && (target == "all" || std::string_view(nn::leaf_names[p]).ends_with(target));
-  using quant::FormatId;
-  m.format = model.stored.format;
-  if (o.quantization_bit && m.format == FormatId::dense) m.format = *o.quantization_bit == 8 ? FormatId::int8 : o.double_quantization ? FormatId::nf4_dq : FormatId::nf4;
-  if (o.quantization_bit && (*o.quantization_bit == 8) != (m.format == FormatId::int8))
-    throw Error(Fault::usage, {.what = "the folder is quantised already, to other bits", .where = o.model_name_or_path, .expected = fmt::format("quantization_bit: {}", *o.quantization_bit),
-                               .found = std::string(quant::format(m.format).name), .fix = "leave out quantization_bit, or name the 16-bit model"});
-  return m;
-}
-
-plan::Space space_of(const train::TrainOptions& o, const train::Setup& s, const DeviceSpec& spec) {
-  plan::Space space{.layers = int(s.model.layers.size()), .batch = o.per_device_train_batch_size, .accumulation = o.gradient_accumulation_steps,
-                    .can_stream = true, .can_window = !s.method.trains_weights || !s.model.tied_head, .trained = s.method.trains_weights,
-                    .layers_alike = std::all_of(s.model.layers.begin(), s.model.layers.end(), [&](const auto& l) { return l == s.model.layers.front(); }),
-                    .packed = s.method.format != quant::FormatId::dense && quant::format(s.method.format).same_unpacked, .wide = s.method.trains_weights && spec.compute != DType::f32,
-                    .tokens_per_row = o.cutoff_len, .vocab = s.model.vocab};
-  space.paged_optimizer = o.optim == train::Optim::paged_adamw || o.optim == train::Optim::paged_adamw_8bit;
-  space.can_host_embedding = can_host_embedding(s.model, s.method, spec);
-  if (s.model.rope_follows_length()) space.window = 1;  // its tables are those of one pass
-  if (o.resident_layers) space.resident_layers = int(std::min<int64_t>(*o.resident_layers, space.layers));
+plan::Space space_of_run(const train::TrainOptions& o, const train::Setup& s, const DeviceSpec& spec) {
+  plan::Space space = space_of(s, spec);
+  space.batch = o.per_device_train_batch_size, space.accumulation = o.gradient_accumulation_steps;
+  space.paged_optimizer = o.optimizer().paged;
+  if (o.resident_layers) space.resident_layers = int(std::clamp<int64_t>(*o.resident_layers, space.all_trained() ? 0 : space.trained_layers, space.layers));
   if (o.save == train::SavePin::keep) space.save = nn::Save::keep;
   if (o.save == train::SavePin::recompute) space.save = nn::Save::recompute;
   if (o.save == train::SavePin::offload) space.save = nn::Save::offload;
@@ -77,8 +67,6 @@ struct Change {
 };
 
 }  // namespace
-
-bool can_host_embedding(const nn::ModelSpec& m, const nn::Method& method, const DeviceSpec& spec) { return !m.tied_head && !method.trains_weights && spec.reads_pinned; }
 
 std::string cache_folder() {
   const char *cache = std::getenv("XDG_CACHE_HOME"), *home = std::getenv("HOME");
@@ -127,19 +115,6 @@ int64_t device_budget([[maybe_unused]] const DeviceSpec& spec, const std::option
   return named ? *named : available_bytes() / 4 * 3;  // on the cpu the device tier is RAM too
 }
 
-nn::Method method_of(const store::AdapterConfig& a, quant::FormatId format) {
-  nn::Method m{.lora = {.rank = a.rank, .scale = float(a.rslora ? a.alpha / std::sqrt(double(a.rank)) : a.alpha / double(a.rank))}, .format = format};
-  for (const auto& target : a.targets) {
-    bool known = false;
-    for (int p = 0; p < nn::layer_param_count; ++p)
-      if (nn::is_matrix(p) && std::string_view(nn::leaf_names[p]).ends_with("." + target)) known = m.lora.targets[size_t(p)] = true;
-    if (!known)
-      throw Error(Fault::bad_input, {.what = "an adapter of a module that carries none here", .where = "target_modules of the adapter", .expected = "q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj or down_proj",
-                                     .found = target.substr(0, 80), .fix = "train an adapter of these modules"});
-  }
-  return m;
-}
-
 namespace {
 
 // The card that is planned for whether it is here or not, with nothing else on it; else this machine.
@@ -161,16 +136,16 @@ Planned make_plan(const train::TrainOptions& o, std::optional<plan::SumOrder> or
   Planned p;
   p.spec = planned_machine(o);
   p.spec.deterministic = o.deterministic;
-  const nn::ModelSpec model = models::read_model(o.model_name_or_path);
-  p.setup = {.model = model, .method = method_of(o, model),
-             .optimizer = o.optim == train::Optim::adamw || o.optim == train::Optim::paged_adamw ? optim::OptimizerId::adamw : optim::OptimizerId::adamw_8bit,
-             .adam = {float(o.adam_beta1), float(o.adam_beta2), float(o.adam_epsilon)}, .weight_decay = float(o.weight_decay),
+  auto tuning = train::tuning_of(models::read_model(o.model_name_or_path), o);
+  const auto rule = o.optimizer();
+  p.setup = {.model = std::move(tuning.model), .method = std::move(tuning.method), .adapter = std::move(tuning.adapter),
+             .optimizer = rule.id, .hyper = rule.hyper, .weight_decay = float(o.weight_decay), .lora_b_rate = float(o.loraplus_lr_ratio.value_or(1)),
              .max_grad_norm = float(o.max_grad_norm), .tokens_per_row = o.cutoff_len, .seed = uint64_t(o.seed)};
   p.process_bytes = process_bytes() + data_headroom;
   const int64_t available = available_bytes();
   p.budget.device = planned_device_budget(o, p.spec);
   p.budget.ram = (o.ram ? o.ram->count : p.spec.kind == DeviceKind::cpu ? available / 4 : available / 10 * 9) - p.process_bytes;
-  p.space = space_of(o, p.setup, p.spec);
+  p.space = space_of_run(o, p.setup, p.spec);
   p.space.order = order;
   p.choice = plan::choose(p.budget, p.space, p.dry_run());
   return p;
@@ -183,10 +158,10 @@ plan::DryRun Planned::dry_run() const {
 void refuse(const train::TrainOptions& o, const Planned& planned) {
   const bool plain = planned.setup.model.stored.format == quant::FormatId::dense;
   const std::vector<Change> changes = {
-      {"finetuning_type: lora", [](auto& c) { return c.finetuning_type == train::Finetuning::full && (c.finetuning_type = train::Finetuning::lora, true); }},
+      {"finetuning_type: lora", [](auto& c) { return c.finetuning_type != train::Finetuning::lora && (c.finetuning_type = train::Finetuning::lora, true); }},
       {"finetuning_type: lora and quantization_bit: 4",
        [](auto& c) {
-         const bool was = c.finetuning_type == train::Finetuning::full;
+         const bool was = c.finetuning_type != train::Finetuning::lora;
          c.finetuning_type = train::Finetuning::lora;
          c.quantization_bit = 4;
          return was;

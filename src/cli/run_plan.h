@@ -1,7 +1,6 @@
 // From options to a plan: what `plan` prints and `train` runs, by the same calls.
 #pragma once
 #include "plan/report.h"
-#include "store/adapter_files.h"
 #include "train/options.h"
 #include "train/trainer.h"
 
@@ -40,7 +39,7 @@ int64_t device_budget(const DeviceSpec&, const std::optional<int64_t>& named);
 // May the embedding lie in pinned memory, its rows gathered from there: it is frozen, no head, and the device reads it.
 bool can_host_embedding(const nn::ModelSpec&, const nn::Method&, const DeviceSpec&);
 
-// The method of an adapter folder on a base in `format`.
-nn::Method method_of(const store::AdapterConfig&, quant::FormatId format);
+// What may vary of a model that is tuned so; the user's own wishes come on top.
+plan::Space space_of(const train::Setup&, const DeviceSpec&);
 
 }  // namespace thimble::cli

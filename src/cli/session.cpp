@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "cli/run_plan.h"
+#include "train/tuning.h"
 
 namespace thimble::cli {
 
@@ -21,7 +22,13 @@ Session::Session(const SessionOptions& o) {
   const DeviceSpec spec = machine(o.device, o.threads);
   const nn::ModelSpec model = models::read_model(o.model);
   shape_ = {.model = model, .method = {.format = o.quantization.empty() ? model.stored.format : quant::format(o.quantization).id}, .context = o.context, .prefill_chunk = std::min(o.prefill_chunk, o.context)};
-  if (!o.adapter.empty()) shape_.method = method_of(store::read_adapter_config(o.adapter), shape_.method.format);
+  std::vector<std::string> saved;  // modules that the adapter holds whole
+  if (!o.adapter.empty()) {
+    auto tuning = train::tuning_of(shape_.model, store::read_adapter_config(o.adapter), shape_.method.format, true);
+    shape_.model = std::move(tuning.model);
+    shape_.method = std::move(tuning.method);
+    saved = std::move(tuning.adapter.modules_to_save);
+  }
   outcome_ = serve::Engine::rehearse(spec, shape_);
   const int64_t budget = device_budget(spec, o.vram ? std::optional(parse_bytes(*o.vram, "--vram")) : std::nullopt);
   if (outcome_.device() > budget && can_host_embedding(shape_.model, shape_.method, spec)) {
@@ -42,13 +49,14 @@ Session::Session(const SessionOptions& o) {
   device_ = open_device(spec);
   rank_ = std::make_unique<comm::Rank>(*device_, comm::Capacity{outcome_.peak[0], outcome_.peak[1], outcome_.peak[2]});
   engine_ = std::make_unique<serve::Engine>(*rank_, shape_);
-  const auto source = store::open_weights(o.model);
-  source->check_table(engine_->model().weights().table());
+  const auto base = store::open_weights(o.model);
+  const auto& table = engine_->model().weights().table();
+  std::optional<store::AdapterFile> adapter;
+  if (!o.adapter.empty()) adapter.emplace(o.adapter, store::tensors_of_adapter(engine_->model().adapters()->specs(), table, saved));
+  const auto source = store::adapted_weights(*base, adapter ? &*adapter : nullptr);
+  source->check_table(table);
   engine_->load(source.get());
-  if (!o.adapter.empty()) {
-    const store::AdapterFile file(o.adapter, engine_->model().adapters()->specs());
-    engine_->load_adapters([&](const store::ParamSpec& p, Tensor to) { file.read(p, to); });
-  }
+  if (adapter) engine_->load_adapters([&](const store::ParamSpec& p, Tensor to) { adapter->read(p, to); });
   rank_->ledger.record(false);
 }
 

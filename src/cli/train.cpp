@@ -43,15 +43,16 @@ int run_training(const train::TrainOptions& o) {
   const auto device = open_device(planned.spec);
   comm::Rank rank(*device, {outcome.peak[size_t(Tier::device)], outcome.peak[size_t(Tier::pinned)], outcome.peak[size_t(Tier::host)]});
   train::Trainer trainer(rank, planned.setup, plan);
-  const auto source = store::open_weights(o.model_name_or_path);
-  source->check_table(trainer.model().weights().table());
+  const auto base = store::open_weights(o.model_name_or_path);
+  const auto& table = trainer.model().weights().table();
+  std::optional<store::AdapterFile> adapter;
+  if (o.adapter_name_or_path && !from)
+    adapter.emplace(*o.adapter_name_or_path, store::tensors_of_adapter(trainer.model().adapters()->specs(), table, planned.setup.adapter.modules_to_save));
+  const auto source = store::adapted_weights(*base, adapter ? &*adapter : nullptr);
+  source->check_table(table);
   trainer.load(source.get());
-  if (from) {
-    train::restore(trainer, planned.setup, *from);
-  } else if (o.adapter_name_or_path) {
-    const store::AdapterFile file(*o.adapter_name_or_path, trainer.model().adapters()->specs());
-    trainer.load_adapters([&](const store::ParamSpec& p, Tensor to) { file.read(p, to); });
-  }
+  if (from) train::restore(trainer, planned.setup, *from);
+  else if (adapter) trainer.load_adapters([&](const store::ParamSpec& p, Tensor to) { adapter->read(p, to); });
   rank.ledger.record(false);
   return TrainingRun(o, planned, data, rank, trainer, recipe, from).run();
 }

@@ -47,6 +47,7 @@ TrainingRun::TrainingRun(const train::TrainOptions& options, const Planned& plan
   report_ = {
       .step = state_.step, .total_steps = course_.total, .epoch = double(state_.step) / double(course_.per_epoch), .tokens = state_.tokens};
   begin_ = Clock::now() - std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(state_.seconds));
+  if (options.reports_to("tensorboard")) events_.emplace(*options.logging_dir, from ? state_.step + 1 : 0);
   if (from && state_.step == course_.total)
     log_info(
         "{} is the end of the run: nothing is left to train, and the result is written again; raise max_steps or num_train_epochs to go on",
@@ -109,11 +110,19 @@ void TrainingRun::step() {
   report_.seconds = state_.seconds;
   report_.tokens = state_.tokens;
   if (state_.step % options_.logging_steps == 0 || (state_.step == 1 && options_.logging_first_step) || state_.step == course_.total)
-    log_.step(report_);
+    log_step();
   std::vector<train::TierUse> uses;
   for (const Tier t : {Tier::device, Tier::pinned})
     uses.push_back({t, rank_.ledger.peak(t), planned_.choice.best->outcome.peak[size_t(t)]});
   progress_.show(report_, uses);
+}
+
+void TrainingRun::log_step() {
+  log_.step(report_);
+  if (!events_) return;
+  const train::EventFile::Scalar scalars[] = {{"train/loss", report_.loss}, {"train/grad_norm", report_.grad_norm}, {"train/learning_rate", report_.learning_rate},
+                                              {"train/epoch", report_.epoch}, {"train/tokens_per_second", report_.tokens_per_second}};
+  events_->write(report_.step, scalars);
 }
 
 bool TrainingRun::evaluation_due() const {
@@ -134,6 +143,10 @@ double TrainingRun::evaluate() {
                   .seconds = seconds(),
                   .eval_seconds = seconds() - started,
                   .rows = data_.evaluation.examples().size()});
+  if (events_) {
+    const train::EventFile::Scalar scalars[] = {{"eval/loss", r.loss}, {"eval/accuracy", double(r.correct) / double(std::max<int64_t>(1, r.targets))}};
+    events_->write(state_.step, scalars);
+  }
   log_info("eval at step {}: loss {:.4f}, {:.1f}% of the tokens right", state_.step, r.loss,
            100.0 * double(r.correct) / double(std::max<int64_t>(1, r.targets)));
   return r.loss;
@@ -185,8 +198,10 @@ train::RunReport TrainingRun::so_far() const {
           .loss = state_.loss_sum / double(std::max<int64_t>(1, state_.step)),
           .seconds = seconds(),
           .logging_steps = options_.logging_steps,
+          .eval_steps = options_.eval_steps.value_or(options_.logging_steps),
           .save_steps = save_interval_,
           .best_metric = state_.best_loss,
+          .best_step = state_.best_step,
           .best_checkpoint = best_folder()};
 }
 

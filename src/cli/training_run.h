@@ -5,6 +5,7 @@
 #include "cli/run_data.h"
 #include "cli/run_plan.h"
 #include "train/checkpoint.h"
+#include "train/event_file.h"
 #include "train/progress.h"
 
 namespace thimble::cli {
@@ -28,6 +29,7 @@ class TrainingRun {
   double seconds() const { return std::chrono::duration<double>(Clock::now() - begin_).count(); }  // of all parts of the run
   void warn_of_disk() const;
   void step();
+  void log_step();
   bool evaluation_due() const;
   double evaluate();
   bool is_best(std::optional<double> loss) const;
@@ -52,6 +54,7 @@ class TrainingRun {
   const train::Schedule schedule_;
   train::Checkpoints checkpoints_;
   train::TrainerLog log_;
+  std::optional<train::EventFile> events_;
   train::Progress progress_;
   train::RunState state_;
   train::StepReport report_;

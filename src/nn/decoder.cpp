@@ -26,24 +26,31 @@ void set_filled(const LayerParams& p, int64_t bits) {
     if (p.weight[m].unpacked) p.weight[m].unpacked->filled = (bits >> (m + saved_count)) & 1;
 }
 
+constexpr uint32_t embedding_place = ~uint32_t{0};  // of ops::Drawn: beyond those of all layers
+
 }  // namespace
 
 Decoder::Decoder(comm::Rank& rank, Model& model, const Execution& execution, int64_t max_tokens)
-    : rank_(rank), model_(model), execution_(execution), rope_(rank, model.spec()) {
+    : rank_(rank), model_(model), execution_(execution), rope_(rank, model.spec()), lowest_(model.method().weights.embedding ? 0 : model.lowest_trained_layer()) {
   const auto& spec = model.spec();
   if (execution_.save.empty()) execution_.save.assign(spec.layers.size(), all(Save::keep));
   check(execution_.save.size() == spec.layers.size(), "a plan says of each layer what is saved");
-  check(execution_.window >= 1 && (execution_.window == 1 || !model.method().trains_weights || !spec.tied_head),
-        "a layer does not run several micro-batches where a tied head is trained: its gradient would add up in another order");
+  check(execution_.window >= 1 && (execution_.window == 1 || !spec.tied_head || !model.method().weights.embedding),
+        "a layer runs several micro-batches only where no tied head is trained, whose gradient would add up in another order");
   check(execution_.window == 1 || !spec.rope_follows_length(), "a layer runs several micro-batches only where they share RoPE's tables");
   std::vector<int64_t> of_inputs, of_insides;
   for (int l = 0; l < int(spec.layers.size()); ++l) {
     int first = 0;
-    while (!(spec.layers[size_t(first)] == spec.layers[size_t(l)] && execution_.save[size_t(first)] == execution_.save[size_t(l)])) ++first;
+    const auto& method = model.method();
+    const auto alike = [&](int other) {
+      return spec.layers[size_t(other)] == spec.layers[size_t(l)] && execution_.save[size_t(other)] == execution_.save[size_t(l)] &&
+             method.weights.layers[other] == method.weights.layers[l] && method.lora.layers[other] == method.lora.layers[l];
+    };
+    while (!alike(first)) ++first;
     alike_.push_back(first);
     const Saved s = saved_of(l, max_tokens, execution_.save[size_t(l)]);
-    of_inputs.push_back(s.how(input) == Save::offload ? s.shapes().bytes(input) : 0);
-    of_insides.push_back(s.offloaded_bytes());
+    of_inputs.push_back(l >= lowest_ && s.how(input) == Save::offload ? s.shapes().bytes(input) : 0);
+    of_insides.push_back(l >= lowest_ ? s.offloaded_bytes() : 0);
   }
   const int window = int(execution_.window);
   inputs_.emplace(rank, "offloaded inputs", of_inputs, window, window + 1);  // the layer's, and those that its outputs fill
@@ -68,12 +75,15 @@ float Decoder::embedding_scale() const {
 
 void Decoder::embed(Tensor y, const Tokens& t) {
   model_.embed(rank_, y, t.ids);
+  if (const float alpha = model_.method().embedding_noise; alpha > 0 && t.key)
+    ops::add_noise(rank_.stream, y, alpha / std::sqrt(float(t.length * y.shape[1])), {t.key, embedding_place});
   if (const float scale = embedding_scale(); scale != 1) ops::scale(rank_.stream, y, scale);
 }
 
-Saved Decoder::saved_of(int layer, int64_t tokens, const LayerSave& how) const {
-  return Saved({.tokens = tokens, .hidden = model_.spec().hidden, .layer = model_.spec().layers[size_t(layer)], .lora = model_.method().lora,
-                .compute = rank_.compute()}, how);
+Saved Decoder::saved_of(int layer, int64_t tokens, const LayerSave& how, Tensor key) const {
+  const LoraSpec& lora = model_.method().lora;
+  return Saved({.tokens = tokens, .hidden = model_.spec().hidden, .layer = model_.spec().layers[size_t(layer)], .lora = lora.layers[layer],
+                .compute = rank_.compute()}, how, {key, lora.dropout, layer});
 }
 
 void Decoder::once_a_kind(const char* pass, int layer, const LayerParams& p, const Context& c, Saved& s, const std::function<void()>& work) {
@@ -99,9 +109,8 @@ void Decoder::layer_forward(const LayerParams& p, const Context& c, Tensor y, Te
   in_chunks(rank_, s, c.chunk, [&](Saved& part, int64_t first, int64_t n) { Mlp::forward(rank_, p, c, y.rows(first, n), mid.rows(first, n), part); });
 }
 
-void Decoder::layer_backward(int layer, const LayerParams& p, const LayerGrads& g, const Context& c, Tensor d, Tensor x, Saved& s) {
+void Decoder::layer_backward(const LayerParams& p, const LayerGrads& g, const Context& c, Tensor d, Tensor x, Saved& s, bool into_input) {
   const Scope scope(rank_.memory);
-  const bool anything_below = layer > 0 || model_.method().trains_weights;
   if (!s.ready(middle)) {  // what attention's backward reads too lies below what the MLP's alone does
     Attention::remake(rank_, p, c, x, s);
     s.place(rank_, xa_o);
@@ -115,7 +124,7 @@ void Decoder::layer_backward(int layer, const LayerParams& p, const LayerGrads& 
     }
     in_chunks(rank_, of, c.chunk, [&](Saved& part, int64_t first, int64_t n) { Mlp::backward(rank_, p, g, c, d.rows(first, n), of[middle].rows(first, n), part); });
   }
-  Attention::backward(rank_, p, g, c, d, x, s, anything_below);
+  Attention::backward(rank_, p, g, c, d, x, s, into_input);
 }
 
 void Decoder::forward_backward(std::span<const Tokens> window, const LossOut& out, const Turns& turns) {
@@ -138,7 +147,7 @@ void Decoder::forward_backward(std::span<const Tokens> window, const LossOut& ou
         m.last = residual(m.tokens, "last hidden");
         continue;
       }
-      LayerState& s = m.layers.emplace_back(saved_of(l, m.tokens.count(), execution_.save[size_t(l)]));
+      LayerState& s = m.layers.emplace_back(saved_of(l, m.tokens.count(), execution_.save[size_t(l)], m.tokens.key));
       if (!inputs_->has(l)) s.in = residual(m.tokens, name_of(input));
       s.saved.place_kept(rank_.memory);
     }
@@ -146,21 +155,21 @@ void Decoder::forward_backward(std::span<const Tokens> window, const LossOut& ou
   // Where the input of layer l is written; that is the time when one that is offloaded gets its slot.
   const auto input_of = [&](int l, MicroBatch& m) {
     if (l == layers) return m.last;
-    LayerState& s = m.layers[size_t(l)];
+    LayerState& s = m.layers[size_t(l - lowest_)];
     if (inputs_->has(l)) s.in = Tensor{inputs_->open(l, m.index, s.saved.shapes().bytes(input)).data, rank_.compute(), s.saved.shapes().shape(input)};
     return s.in;
   };
 
-  open(0);
-  for (MicroBatch& m : micros) embed(input_of(0, m), m.tokens);
-  for (int l = 0; l < layers; ++l) {
+  open(lowest_);
+  run_frozen(micros, [&](MicroBatch& m) { return input_of(lowest_, m); });
+  for (int l = lowest_; l < layers; ++l) {
     open(l + 1);
     rank_.ledger.at_layer(l);
     const Scope scope(rank_.memory);
-    const LayerParams p = model_.acquire(rank_, l, l + 1 < layers ? l + 1 : l - 1, execution_.unpack_layer);
+    const LayerParams p = model_.acquire(rank_, l, l + 1 < layers ? l + 1 : l > lowest_ ? l - 1 : -1, execution_.unpack_layer);
     const bool changed = turns.before_forward && turns.before_forward(l);
     for (MicroBatch& m : micros) {
-      LayerState& s = m.layers[size_t(l)];
+      LayerState& s = m.layers[size_t(l - lowest_)];
       const Tensor y = input_of(l + 1, m);
       if (insides_->has(l)) s.saved.place_offloaded(insides_->open(l, m.index, s.saved.offloaded_bytes()));
       once_a_kind("forward", l, p, m.context, s.saved, [&] { layer_forward(p, m.context, y, s.in, s.saved); });
@@ -174,17 +183,18 @@ void Decoder::forward_backward(std::span<const Tokens> window, const LossOut& ou
   for (const MicroBatch& m : micros) head_loss(m.last, m.d, m.tokens, out);
   rank_.memory.give_back_to(marks.back());
 
-  for (int l = layers - 1; l >= 0; --l) {
+  for (int l = layers - 1; l >= lowest_; --l) {
     rank_.ledger.at_layer(l);
     {
       const Scope scope(rank_.memory);
-      const LayerParams p = model_.acquire(rank_, l, l - 1, execution_.unpack_layer);
-      const LayerGrads g = model_.open_gradients(l, turns.first, l - 1);
+      const LayerParams p = model_.acquire(rank_, l, l > lowest_ ? l - 1 : -1, execution_.unpack_layer);
+      const LayerGrads g = model_.open_gradients(l, turns.first, l > lowest_ ? l - 1 : -1);
+      const bool into_input = l > lowest_ || model_.d_embedding() || g.weight[norm_attention];
       for (MicroBatch& m : micros) {  // in forward's order, so that gradients add up as they do one micro-batch after the other
-        LayerState& s = m.layers[size_t(l)];
+        LayerState& s = m.layers[size_t(l - lowest_)];
         if (inputs_->has(l)) s.in.data = inputs_->bring(l, m.index).data;
         if (insides_->has(l)) s.saved.offloaded_is_back(insides_->bring(l, m.index));
-        once_a_kind(l > 0 ? "backward" : "backward of the first", l, p, m.context, s.saved, [&] { layer_backward(l, p, g, m.context, m.d, s.in, s.saved); });
+        once_a_kind(into_input ? "backward" : "backward of the lowest", l, p, m.context, s.saved, [&] { layer_backward(p, g, m.context, m.d, s.in, s.saved, into_input); });
         if (inputs_->has(l)) inputs_->close(l, m.index);
         if (insides_->has(l)) insides_->close(l, m.index);
       }
@@ -192,7 +202,7 @@ void Decoder::forward_backward(std::span<const Tokens> window, const LossOut& ou
       model_.close_gradients(l, !changed);
       model_.release(l, changed);
     }
-    rank_.memory.give_back_to(marks[size_t(l)]);
+    rank_.memory.give_back_to(marks[size_t(l - lowest_)]);
   }
   rank_.ledger.at_layer(-1);
   inputs_->forget();
@@ -201,6 +211,29 @@ void Decoder::forward_backward(std::span<const Tokens> window, const LossOut& ou
   for (const MicroBatch& m : micros) {
     if (const float scale = embedding_scale(); scale != 1) ops::scale(rank_.stream, m.d, scale);
     ops::embedding_backward(rank_.stream, model_.d_embedding(), m.d, m.tokens.ids);
+  }
+}
+
+void Decoder::run_frozen(std::span<MicroBatch> micros, const std::function<Tensor(MicroBatch&)>& out) {
+  const Scope scope(rank_.memory);
+  std::vector<Residual> residuals;
+  for (MicroBatch& m : micros) {
+    const auto residual = [&] { return rank_.memory.take(Use::activations, "residual of frozen layers", rank_.compute(), {m.tokens.count(), model_.spec().hidden}); };
+    residuals.push_back({lowest_ > 0 ? residual() : out(m), lowest_ > 1 ? residual() : Tensor{}});
+    embed(residuals.back().value, m.tokens);
+  }
+  for (int l = 0; l < lowest_; ++l) {
+    rank_.ledger.at_layer(l);
+    const Scope of_layer(rank_.memory);
+    const LayerParams p = model_.acquire(rank_, l, l + 1 < int(model_.spec().layers.size()) ? l + 1 : -1, execution_.unpack_layer);
+    for (MicroBatch& m : micros) {
+      auto& [x, y] = residuals[size_t(m.index)];
+      if (l + 1 == lowest_) y = out(m);
+      Saved s = saved_of(l, m.tokens.count(), all(Save::recompute));
+      layer_forward(p, m.context, y, x, s);
+      std::swap(x, y);
+    }
+    model_.release(l);
   }
 }
 

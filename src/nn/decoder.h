@@ -16,7 +16,8 @@ namespace thimble::nn {
 struct Tokens {
   Tensor ids, targets, positions, start;  // (T) i32; start: the document's first token; targets -1: no loss
   int64_t document = 0;                   // tokens of each where all documents are of one length, else 0
-  int64_t length = 0;                     // the largest position and one: some kinds of RoPE depend on it
+  int64_t length = 0;                     // the largest position and one: some kinds of RoPE depend on it, and the size of NEFTune's noise
+  Tensor key = {};                        // (4) i32, ops/noise.h: of what a step draws; null: nothing is drawn
   int64_t count() const { return ids.shape[0]; }
 };
 
@@ -62,12 +63,14 @@ class Decoder {
   Context context(const Tokens&);
   void embed(Tensor y, const Tokens&);
   float embedding_scale() const;  // 1: none
-  Saved saved_of(int layer, int64_t tokens, const LayerSave&) const;
+  Saved saved_of(int layer, int64_t tokens, const LayerSave&, Tensor key = {}) const;
   // The work of one layer on one micro-batch: on a phantom once for all that are alike. `pass` is a literal.
   void once_a_kind(const char* pass, int layer, const LayerParams&, const Context&, Saved&, const std::function<void()>& work);
   void layer_forward(const LayerParams&, const Context&, Tensor y, Tensor x, Saved&);
-  void layer_backward(int layer, const LayerParams&, const LayerGrads&, const Context&, Tensor d, Tensor x, Saved&);
+  void layer_backward(const LayerParams&, const LayerGrads&, const Context&, Tensor d, Tensor x, Saved&, bool into_input);
   struct Residual { Tensor value, free; };     // (T, C) after the last layer; the buffer of its other half of layers
+  // Embedding and the layers below the lowest one that is trained: nothing is saved. The result lands where out says, asked as late as can be.
+  void run_frozen(std::span<MicroBatch>, const std::function<Tensor(MicroBatch&)>& out);
   Residual hidden(const Tokens&, KvCache*);    // nothing saved; cache null: the tokens see each other alone
   void head_loss(Tensor x, Tensor d, const Tokens&, const LossOut&);  // d null: no gradient
   void head_loss_chunk(Tensor x, Tensor d, Tensor targets, const LossOut&);
@@ -76,7 +79,8 @@ class Decoder {
   Model& model_;
   Execution execution_;
   RopeTables rope_;
-  std::vector<int> alike_;  // by layer: the first with its structure and its saves
+  std::vector<int> alike_;                   // by layer: the first with its structure, its saves, and what of it is trained
+  int lowest_;                               // layer that has a backward pass
   std::optional<Offload> inputs_, insides_;  // a layer's input is there before its turn, all else only during it
 };
 

@@ -3,31 +3,68 @@
 
 #include <algorithm>
 
+#include "ops/dora.h"
 #include "ops/elementwise.h"
 #include "ops/embedding.h"
 
 namespace thimble::nn {
 
 Model::Model(comm::Rank& rank, const ModelSpec& spec, const Method& method, const store::Residency& residency)
-    : spec_(spec), method_(method), residency_(residency), weights_(rank, parameters(spec, method.format, method.trains_weights), residency) {
-  check(!method.trains_weights || method.format == quant::FormatId::dense, "weights that are trained are dense");
-  check(!residency.embedding_on_host || (!spec.tied_head && !method.trains_weights), "an embedding that lies on the host is frozen, and no head");
+    : rank_(rank), spec_(spec), method_(method), weights_(rank, parameters(spec, method.format, method.weights), residency) {
+  check(!residency.embedding_on_host || (!spec.tied_head && !method.weights.embedding), "an embedding that lies on the host is frozen, and no head");
   for (const auto& l : spec.layers) present_.push_back(layer_params(l));
-  if (method.lora.rank == 0) return;
-  const auto specs = adapter_parameters(spec, method.lora);
-  adapters_.emplace(rank, Use::adapters, "adapters", specs);
+  if (!method.lora.any()) return;
+  adapters_.emplace(rank, Use::adapters, "adapters", adapter_parameters(spec, method.lora));
+  const auto& specs = adapters_->specs();
   for (int l = 0; l <= int(spec.layers.size()); ++l)
-    first_adapter_.push_back(int(std::find_if(specs.begin(), specs.end(), [&](const auto& p) { return p.layer >= l; }) - specs.begin()));
+    first_adapter_.push_back(size_t(std::find_if(specs.begin(), specs.end(), [&](const auto& p) { return p.layer >= l; }) - specs.begin()));
+  if (!method.lora.dora) return;
+  std::vector<store::ParamSpec> magnitudes;
+  std::copy_if(specs.begin(), specs.end(), std::back_inserter(magnitudes), [](const auto& p) { return p.role == store::Role::lora_magnitude; });
+  squares_.emplace(rank, Use::weights, "squares of rows", magnitudes);
+}
+
+void Model::load(const store::WeightSource* source) {
+  weights_.load(source);
+  if (!squares_) return;
+  size_t next = 0;
+  for (int l = 0; l < int(spec_.layers.size()); ++l) {
+    rank_.ledger.at_layer(l);
+    const LayerWeights weights{weights_.acquire(l, l + 1), present_[size_t(l)]};
+    for (const auto& members : members_of)
+      for (int p = members.first; p < members.first + members.count; ++p)
+        if (method_.lora.layers[l].on(p)) ops::row_squares(rank_.stream, (*squares_)[next++], weights[p], rank_.compute());
+    weights_.release(l);
+  }
+  rank_.ledger.at_layer(-1);
+}
+
+void Model::start_magnitudes() {
+  for (int l = 0; l < int(spec_.layers.size()); ++l) {
+    const Scope scope(rank_.memory);
+    const LayerParams p = acquire(rank_, l, l + 1 < int(spec_.layers.size()) ? l + 1 : -1, false);
+    for (int m = 0; m < layer_param_count; ++m)
+      if (p.lora.magnitude[size_t(m)]) ops::convert(rank_.stream, p.lora.magnitude[size_t(m)], p.norm[size_t(m)]);
+    release(l);
+  }
 }
 
 void Model::take_gradients(comm::Rank& rank, bool homes) {
-  if (!method_.trains_weights) {
-    gradients_.emplace(rank, adapters_->specs(), store::Residency{residency_.layers, residency_.layers}, homes);
-    return;
-  }
   std::vector<store::ParamSpec> specs;
-  weights_.table().for_each([&](const store::ParamSpec& p) { specs.push_back(p); });
-  gradients_.emplace(rank, specs, residency_, homes);
+  for (const Trained& t : trained()) specs.push_back(*t.spec);
+  gradients_.emplace(rank, specs, [&](int layer) { return travels(layer); }, homes);
+}
+
+bool Model::any_travels() const {
+  bool any = false;
+  for (int l = 0; l < int(spec_.layers.size()); ++l) any |= travels(l);
+  return any;
+}
+
+int Model::lowest_trained_layer() const {
+  int l = 0;
+  while (l < int(spec_.layers.size()) && !method_.weights.layers[l].any() && !has_adapters(l)) ++l;
+  return l;
 }
 
 void Model::embed(comm::Rank& rank, Tensor y, Tensor ids) const {
@@ -40,26 +77,31 @@ void Model::embed(comm::Rank& rank, Tensor y, Tensor ids) const {
   ops::embedding(rank.stream, y, ids, table);
 }
 
-// `used`: the layer's tensors as they are computed with, or their gradients, the first one first.
+// `used`: the layer's adapters as they are computed with, or their gradients, from the first one on. Magnitudes are f32: as they lie, where A and B are not.
 LayerAdapters Model::of_layer(int layer, Tensor used) const {
   LayerAdapters of;
   const store::FlatStore& all = *adapters_;
-  auto i = size_t(first_adapter_[size_t(layer)]);
+  const LayerLora& lora = method_.lora.layers[layer];
+  size_t i = first_adapter_[size_t(layer)];
   const float* begin = all[i].get<float>();
   const auto in_use = [&](const Shape& shape) { return Tensor{static_cast<std::byte*>(used.data) + (all[i].get<float>() - begin) * size_of(used.dtype), used.dtype, shape}; };
   for (int g = 0; g < layer_group_count; ++g) {
-    const int64_t rows = method_.lora.rows(LayerGroup(g));
+    const int64_t rows = lora.rows(LayerGroup(g));
     if (rows == 0) continue;
+    const auto each = [&](auto&& next) {
+      for (int p = members_of[g].first; p < members_of[g].first + members_of[g].count; ++p)
+        if (lora.on(p)) next(size_t(p)), ++i;
+    };
     of.a[size_t(g)] = in_use({rows, all[i].shape[1]});
-    i += size_t(rows / method_.lora.rank);
-    for (int p = members_of[g].first; p < members_of[g].first + members_of[g].count; ++p)
-      if (method_.lora.on(p)) of.b[size_t(p)] = in_use(all[i].shape), ++i;
+    each([](size_t) {});
+    each([&](size_t p) { of.b[p] = in_use(all[i].shape); });
+    if (method_.lora.dora) each([&](size_t p) { of.magnitude[p] = used.dtype == DType::f32 ? in_use(all[i].shape) : all[i]; });
   }
   return of;
 }
 
 LayerParams Model::acquire(comm::Rank& rank, int layer, int next, bool unpack) {
-  LayerParams p{.weight = {weights_.acquire(layer, next), present_[size_t(layer)]}, .lora_scale = method_.lora.scale};
+  LayerParams p{.weight = {weights_.acquire(layer, next), present_[size_t(layer)]}, .lora_spec = &method_.lora.layers[layer]};
   for (int m = 0; unpack && m < layer_param_count; ++m) {
     auto& w = p.weight[m];
     if (!is_matrix(m) || (w.format == quant::FormatId::dense && w.dense().dtype == rank.compute())) continue;
@@ -67,53 +109,75 @@ LayerParams Model::acquire(comm::Rank& rank, int layer, int next, bool unpack) {
     w.unpacked = &unpacked_[size_t(m)];
   }
   if (!has_adapters(layer)) return p;
-  const Tensor values = adapters_->range(size_t(first_adapter_[size_t(layer)]), size_t(first_adapter_[size_t(layer) + 1] - 1));
+  const size_t first = first_adapter_[size_t(layer)];
+  const Tensor values = adapters_->range(first, first_adapter_[size_t(layer) + 1] - 1);
   Tensor used = values;
   if (rank.compute() != DType::f32) {
     used = rank.memory.take(Use::scratch, "adapters of a layer", rank.compute(), values.shape);
     ops::convert(rank.stream, used, values);
   }
   p.lora = of_layer(layer, used);
+  if (squares_) measure_norms(rank, layer, p);
   return p;
+}
+
+void Model::measure_norms(comm::Rank& rank, int layer, LayerParams& p) const {
+  size_t at = first_adapter_[size_t(layer)] / 3;  // in squares_: an adapter has an A, a B and a magnitude
+  for (int g = 0; g < layer_group_count; ++g) {
+    int64_t row = 0;
+    for (int m = members_of[g].first; m < members_of[g].first + members_of[g].count; ++m) {
+      const Tensor b = p.lora.b[size_t(m)];
+      if (!b) continue;
+      p.norm[size_t(m)] = rank.memory.take(Use::scratch, "norms of rows", DType::f32, {b.shape[0]});
+      ops::dora_norm(rank.stream, p.norm[size_t(m)], (*squares_)[at++], p.weight[m], p.lora.a[size_t(g)].rows(row, b.shape[1]), b, p.scale(m));
+      row += b.shape[1];
+    }
+  }
 }
 
 LayerGrads Model::open_gradients(int layer, bool first, int next) {
   LayerGrads g;
   check(gradients_.has_value(), "a model that is trained has gradients");
-  if (method_.trains_weights) {
-    gradients_->open(layer, first, next);
-    for (size_t i = 0; i < present_[size_t(layer)].size(); ++i) g.weight[present_[size_t(layer)][i]] = gradients_->at(layer, i);
-  } else if (has_adapters(layer)) {
-    g.lora = of_layer(layer, gradients_->all(layer));
-  }
+  if (!gradients_->has(layer)) return g;
+  gradients_->open(layer, first, next);
+  const auto& specs = weights_.table().layers[size_t(layer)];
+  size_t at = 0;
+  for (size_t i = 0; i < specs.size(); ++i)
+    if (specs[i].trained) g.weight[present_[size_t(layer)][i]] = gradients_->at(layer, at++);
+  if (has_adapters(layer)) g.lora = of_layer(layer, gradients_->at(layer, at));
   return g;
 }
 
-void Model::close_gradients(int layer, bool keep) {
-  if (method_.trains_weights) gradients_->close(layer, keep);
+Tensor Model::outside_gradient(size_t i) const {
+  const auto& specs = weights_.table().outside;
+  if (!gradients_ || i >= specs.size() || !specs[i].trained) return {};
+  return gradients_->at(-1, size_t(std::count_if(specs.begin(), specs.begin() + std::ptrdiff_t(i), [](const auto& p) { return p.trained; })));
 }
 
-std::vector<Model::Trained> Model::trained(int layer) const {
+std::vector<Model::Trained> Model::trained(int layer, std::span<const quant::Weight> weights) const {
   std::vector<Trained> all;
-  const auto gradient = [&] { return gradients_ && gradients_->is_open(layer) ? gradients_->at(layer, all.size()) : Tensor{}; };
-  if (method_.trains_weights) {
-    const auto& specs = layer < 0 ? weights_.table().outside : weights_.table().layers[size_t(layer)];
-    for (size_t i = 0; i < specs.size(); ++i) all.push_back({&specs[i], (layer < 0 ? weights_.outside(i) : weights_.now(layer)[i]).dense(), gradient()});
-  } else if (layer >= 0 && has_adapters(layer)) {
-    for (int i = first_adapter_[size_t(layer)]; i < first_adapter_[size_t(layer) + 1]; ++i) all.push_back({&adapters_->specs()[size_t(i)], (*adapters_)[size_t(i)], gradient()});
-  }
+  const auto add = [&](const store::ParamSpec& spec, Tensor value) {
+    all.push_back({&spec, value, gradients_ && gradients_->is_open(layer) ? gradients_->at(layer, all.size()) : Tensor{}});
+  };
+  const auto& specs = layer < 0 ? weights_.table().outside : weights_.table().layers[size_t(layer)];
+  for (size_t i = 0; i < specs.size(); ++i)
+    if (specs[i].trained) add(specs[i], layer < 0 ? weights_.outside(i).dense() : weights[i].dense());
+  if (layer < 0 || !has_adapters(layer)) return all;
+  for (size_t i = first_adapter_[size_t(layer)]; i < first_adapter_[size_t(layer) + 1]; ++i) add(adapters_->specs()[i], (*adapters_)[i]);
   return all;
 }
+
+std::vector<Model::Trained> Model::trained(int layer) const { return trained(layer, layer < 0 ? std::span<const quant::Weight>{} : weights_.now(layer)); }
 
 std::vector<Model::Trained> Model::trained() const {
   std::vector<Trained> all;
   for (int l = -1; l < int(spec_.layers.size()); ++l) {
-    if (method_.trains_weights && l >= 0 && !weights_.is_resident(l)) {
-      const auto weights = weights_.at_home(l);
-      for (size_t i = 0; i < weights.size(); ++i) all.push_back({&weights_.table().layers[size_t(l)][i], weights[i].dense(), {}, true});
-      continue;
+    const bool at_home = l >= 0 && travels(l);
+    auto of = at_home ? trained(l, weights_.at_home(l)) : trained(l);
+    for (Trained& t : of) {
+      t.on_host = at_home && !is_adapter(t.spec->role);
+      if (at_home) t.gradient = {};
     }
-    const auto of = trained(l);
     all.insert(all.end(), of.begin(), of.end());
   }
   return all;

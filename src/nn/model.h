@@ -5,21 +5,26 @@
 
 #include "nn/params.h"
 #include "store/gradient_store.h"
+#include "store/weight_store.h"
 
 namespace thimble::nn {
 
-// How a model is tuned: nothing (inference), its adapters, or all of it.
+// How a model is tuned: nothing (inference), its adapters, some or all of its weights, or adapters beside some weights.
 struct Method {
-  bool trains_weights = false;                       // full tuning: f32 weights
-  LoraSpec lora;                                     // rank 0: none
-  quant::FormatId format = quant::FormatId::dense;   // of the layers' matrices
+  TrainedWeights weights;                            // f32
+  LoraSpec lora;
+  quant::FormatId format = quant::FormatId::dense;   // of the layers' frozen matrices
+  float embedding_noise = 0;                         // alpha of NEFTune; 0: none
+  bool trains_weights() const { return weights.any(); }
 };
 
 class Model {
  public:
   Model(comm::Rank&, const ModelSpec&, const Method&, const store::Residency&);
 
-  void load(const store::WeightSource* source) { weights_.load(source); }
+  void load(const store::WeightSource* source);
+  // DoRA's magnitudes of new adapters: the norms of w + s B A, row by row (PEFT's DoraLinearLayer.update_layer). Once A and B are there.
+  void start_magnitudes();
   // Takes the gradients' memory. Only a model that is trained needs it. `homes`: see GradientStore.
   void take_gradients(comm::Rank&, bool homes = true);
 
@@ -29,7 +34,8 @@ class Model {
   void release(int layer, bool changed = false) { weights_.release(layer, changed); }
   // The layer's gradients, to add to, until they are closed. `first`, `next` and `keep`: see GradientStore.
   LayerGrads open_gradients(int layer, bool first, int next);
-  void close_gradients(int layer, bool keep);
+  void close_gradients(int layer, bool keep) { gradients_->close(layer, keep); }
+  int lowest_trained_layer() const;  // of those that hold something trained; as many as there are layers: none does
 
   // y (T, C) = the rows of ids (T), overwritten, from wherever the table lies.
   void embed(comm::Rank&, Tensor y, Tensor ids) const;
@@ -40,8 +46,8 @@ class Model {
   Tensor d_final_norm() const { return outside_gradient(final_norm_index); }
   Tensor d_head() const { return outside_gradient(spec_.tied_head ? embedding_index : head_index); }
 
-  // Everything that is trained: its spec (layer, role), value and gradient, in one order. Those of a streamed layer are where they live, which is
-  // pinned memory, and their gradients null.
+  // Everything that is trained: its spec (layer, role), value and gradient. First what is outside all layers, then each layer's weights and adapters.
+  // Weights of a layer that travels are where they live, which is pinned memory, and all its gradients null.
   struct Trained { const store::ParamSpec* spec; Tensor value, gradient; bool on_host = false; };
   std::vector<Trained> trained() const;
   // The same of one layer (-1: outside all layers) that is resident, or acquired.
@@ -50,24 +56,29 @@ class Model {
   const store::FlatStore* adapters() const { return adapters_ ? &*adapters_ : nullptr; }
   const store::WeightStore& weights() const { return weights_; }
   store::WeightStore& weights() { return weights_; }
-  bool streams_trained() const { return method_.trains_weights && residency_.resident < residency_.layers; }
+  // Are its trained weights, and with them its gradients, on the device for its turn alone?
+  bool travels(int layer) const { return method_.weights.layers[layer].any() && !weights_.is_resident(layer); }
+  bool any_travels() const;
   const ModelSpec& spec() const { return spec_; }
   const Method& method() const { return method_; }
 
  private:
+  void measure_norms(comm::Rank&, int layer, LayerParams&) const;
   LayerAdapters of_layer(int layer, Tensor used) const;
-  Tensor outside_gradient(size_t i) const { return method_.trains_weights && gradients_ ? gradients_->at(-1, i) : Tensor{}; }
+  std::vector<Trained> trained(int layer, std::span<const quant::Weight> weights) const;
+  Tensor outside_gradient(size_t i) const;
   bool has_adapters(int layer) const { return adapters_ && first_adapter_[size_t(layer)] < first_adapter_[size_t(layer) + 1]; }
 
+  comm::Rank& rank_;
   ModelSpec spec_;
   Method method_;
-  store::Residency residency_;
   store::WeightStore weights_;
   std::array<quant::Unpacked, layer_param_count> unpacked_;        // of the layer acquired last
   std::optional<store::FlatStore> adapters_;
   std::optional<store::GradientStore> gradients_;
-  std::vector<int> first_adapter_;  // by layer, in adapters_; one more at the end
-  std::vector<std::vector<LayerParam>> present_;  // by layer
+  std::optional<store::FlatStore> squares_;                        // of the rows of each matrix with a DoRA adapter, in their order
+  std::vector<size_t> first_adapter_;                              // by layer, in adapters_; one more at the end
+  std::vector<std::vector<LayerParam>> present_;                   // by layer
 };
 
 }  // namespace thimble::nn

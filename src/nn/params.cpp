@@ -70,49 +70,67 @@ std::string layer_param_name(const LayerSpec& l, int layer, int param) {
 
 DType file_dtype(const ModelSpec& m) { return m.dtype == "bfloat16" ? DType::bf16 : m.dtype == "float16" ? DType::f16 : DType::f32; }
 
-store::ParamTable parameters(const ModelSpec& m, quant::FormatId format, bool trained) {
-  const DType dtype = trained ? DType::f32 : file_dtype(m);
-  const auto dense = quant::FormatId::dense;
+LoraSpec lora_on(int64_t rank, float scale, const std::function<bool(int param)>& on) {
+  LayerLora layer;
+  for (int p = 0; p < layer_param_count; ++p)
+    if (is_matrix(p) && on(p)) layer.of[size_t(p)] = {rank, scale};
+  return {.layers = {layer}};
+}
+
+TrainedWeights all_weights() {
+  TrainedWeights::Layer layer;
+  layer.of.fill(true);
+  return {.embedding = true, .final_norm = true, .head = true, .layers = {layer}};
+}
+
+store::ParamTable parameters(const ModelSpec& m, quant::FormatId format, const TrainedWeights& trained) {
   store::ParamTable table;
-  table.outside.push_back({"model.embed_tokens.weight", {m.vocab, m.hidden}, store::Role::embedding, -1, dense, dtype});
-  const bool about_zero = m.norm_offset != 0;
-  table.outside.push_back({"model.norm.weight", {m.hidden}, store::Role::norm, -1, dense, dtype});
-  table.outside.back().about_zero = about_zero;
-  if (!m.tied_head) table.outside.push_back({"lm_head.weight", {m.vocab, m.hidden}, store::Role::head, -1, dense, dtype});
+  const auto spec = [&](std::string name, Shape shape, store::Role role, int layer, quant::FormatId stored, bool is_trained) {
+    return store::ParamSpec{.name = std::move(name), .shape = shape, .role = role, .layer = layer, .format = is_trained ? quant::FormatId::dense : stored,
+                            .dtype = is_trained ? DType::f32 : file_dtype(m), .trained = is_trained, .about_zero = role == store::Role::norm && m.norm_offset != 0};
+  };
+  const auto dense = quant::FormatId::dense;
+  table.outside.push_back(spec("model.embed_tokens.weight", {m.vocab, m.hidden}, store::Role::embedding, -1, dense, trained.embedding));
+  table.outside.push_back(spec("model.norm.weight", {m.hidden}, store::Role::norm, -1, dense, trained.final_norm));
+  if (!m.tied_head) table.outside.push_back(spec("lm_head.weight", {m.vocab, m.hidden}, store::Role::head, -1, dense, trained.head));
   for (int l = 0; l < int(m.layers.size()); ++l) {
     auto& layer = table.layers.emplace_back();
-    const LayerSpec& spec = m.layers[size_t(l)];
-    for (const LayerParam p : layer_params(spec)) {
-      const std::string name = layer_param_name(spec, l, p);
+    const LayerSpec& of = m.layers[size_t(l)];
+    for (const LayerParam p : layer_params(of)) {
+      const std::string name = layer_param_name(of, l, p);
       const bool packed = is_matrix(p) && !m.stored.keeps(std::string_view(name).substr(0, name.rfind('.')));
-      const auto stored = packed ? m.stored.format : dense;
       // What a packed folder keeps plain stays so; in another format than the folder's all matrices are alike.
-      layer.push_back({name, shape_of(m, spec, p), role_of(p), l, !is_matrix(p) || (!packed && m.stored.format == format) ? dense : format, dtype, stored});
-      layer.back().about_zero = about_zero && role_of(p) == store::Role::norm;
+      const bool plain = !is_matrix(p) || (!packed && m.stored.format == format);
+      layer.push_back(spec(name, shape_of(m, of, p), role_of(p), l, plain ? dense : format, trained.layers[l].of[p]));
+      layer.back().stored = packed ? m.stored.format : dense;
     }
-    if (m.fused_files) place_in_fused(m, spec, l, layer);
+    if (m.fused_files) place_in_fused(m, of, l, layer);
   }
   return table;
 }
 
 std::vector<store::ParamSpec> adapter_parameters(const ModelSpec& m, const LoraSpec& lora) {
   std::vector<store::ParamSpec> specs;
-  for (int l = 0; l < int(m.layers.size()); ++l)
+  for (int l = 0; l < int(m.layers.size()); ++l) {
+    const LayerLora& of = lora.layers[l];
     for (const auto& [first, count] : members_of) {
       const auto each = [&](auto&& add) {
         for (int p = first; p < first + count; ++p)
-          if (lora.on(p)) add(p, shape_of(m, m.layers[size_t(l)], p));
+          if (of.on(p)) add(p, shape_of(m, m.layers[size_t(l)], p), of.of[size_t(p)].rank);
       };
       bool stacked = false;
-      each([&](int p, const Shape& w) {
-        specs.push_back({.name = layer_param_name(m.layers[size_t(l)], l, p), .shape = {lora.rank, w[1]}, .role = store::Role::lora_a, .layer = l,
-                         .adjoins = stacked});
+      const auto spec = [&](int p, Shape shape, store::Role role) {
+        return store::ParamSpec{.name = layer_param_name(m.layers[size_t(l)], l, p), .shape = shape, .role = role, .layer = l, .trained = true};
+      };
+      each([&](int p, const Shape& w, int64_t rank) {
+        specs.push_back(spec(p, {rank, w[1]}, store::Role::lora_a));
+        specs.back().adjoins = stacked;
         stacked = true;
       });
-      each([&](int p, const Shape& w) {
-        specs.push_back({.name = layer_param_name(m.layers[size_t(l)], l, p), .shape = {w[0], lora.rank}, .role = store::Role::lora_b, .layer = l});
-      });
+      each([&](int p, const Shape& w, int64_t rank) { specs.push_back(spec(p, {w[0], rank}, store::Role::lora_b)); });
+      if (lora.dora) each([&](int p, const Shape& w, int64_t) { specs.push_back(spec(p, {w[0]}, store::Role::lora_magnitude)); });
     }
+  }
   return specs;
 }
 

@@ -1,6 +1,8 @@
 // The parameters of a decoder: which there are, in which order a layer holds them, and which matrices carry adapters.
 #pragma once
+#include <algorithm>
 #include <array>
+#include <functional>
 #include <span>
 
 #include "nn/spec.h"
@@ -41,22 +43,64 @@ constexpr int layer_group_count = 4;
 struct GroupMembers { int first, count; };
 constexpr GroupMembers members_of[layer_group_count] = {{q_proj, 3}, {o_proj, 1}, {gate_proj, 2}, {down_proj, 1}};
 
-struct LoraSpec {
-  int64_t rank = 0;                                  // 0: no adapters
-  float scale = 1;                                   // alpha / rank, or alpha / sqrt(rank)
-  std::array<bool, layer_param_count> targets{};     // matrices that carry one
-  bool on(int param) const { return rank > 0 && targets[size_t(param)]; }
-  int64_t rows(LayerGroup g) const {                 // of the group's A, stacked
-    int64_t n = 0;
-    for (int p = members_of[g].first; p < members_of[g].first + members_of[g].count; ++p) n += on(p);
-    return n * rank;
+// A row for each layer; the last one stands for all layers that follow, and no row for none of it in any.
+template <class Row>
+class ByLayer {
+ public:
+  ByLayer() = default;
+  ByLayer(std::initializer_list<Row> rows) : rows_(rows) {}
+  const Row& operator[](int layer) const {
+    static const Row none{};
+    return rows_.empty() ? none : rows_[std::min(size_t(layer), rows_.size() - 1)];
   }
+  void add(const Row& row) { rows_.push_back(row); }
+  bool any() const { return std::any_of(rows_.begin(), rows_.end(), [](const Row& r) { return r.any(); }); }
+
+ private:
+  std::vector<Row> rows_;
 };
 
-// All parameters: matrices of layers in `format`, the rest dense. Trained weights are f32 whatever the files hold.
-store::ParamTable parameters(const ModelSpec&, quant::FormatId format, bool trained);
+// The adapters of a layer, by matrix.
+struct LayerLora {
+  struct Adapter { int64_t rank = 0; float scale = 1; bool operator==(const Adapter&) const = default; };  // rank 0: none; scale: alpha / rank, or alpha / sqrt(rank)
+  std::array<Adapter, layer_param_count> of{};
+  bool on(int param) const { return of[size_t(param)].rank > 0; }
+  int64_t rows(LayerGroup g) const {                 // of the group's A, stacked
+    int64_t n = 0;
+    for (int p = members_of[g].first; p < members_of[g].first + members_of[g].count; ++p) n += of[size_t(p)].rank;
+    return n;
+  }
+  bool any() const { return std::any_of(of.begin(), of.end(), [](const Adapter& a) { return a.rank > 0; }); }
+  bool operator==(const LayerLora&) const = default;
+};
+
+// Adapters as PEFT has them (Hu et al. 2021). With `dora` (Liu et al. 2024) each carries its matrix's magnitudes too.
+struct LoraSpec {
+  ByLayer<LayerLora> layers;
+  bool dora = false;
+  float dropout = 0;                                 // share of an adapter's input that a step leaves out
+  bool any() const { return layers.any(); }
+};
+// One rank and scale on all matrices, or on those that `on` says yes to.
+LoraSpec lora_on(int64_t rank, float scale, const std::function<bool(int param)>& on = is_matrix);
+
+// Which weights of the base are trained.
+struct TrainedWeights {
+  struct Layer {
+    std::array<bool, layer_param_count> of{};
+    bool any() const { return std::find(of.begin(), of.end(), true) != of.end(); }
+    bool operator==(const Layer&) const = default;
+  };
+  bool embedding = false, final_norm = false, head = false;  // a tied head is the embedding
+  ByLayer<Layer> layers;
+  bool any() const { return embedding || final_norm || head || layers.any(); }
+};
+TrainedWeights all_weights();
+
+// All parameters: matrices of layers in `format`, the rest dense. Trained weights are f32 whatever the files hold, and never packed.
+store::ParamTable parameters(const ModelSpec&, quant::FormatId format, const TrainedWeights& = {});
 constexpr size_t embedding_index = 0, final_norm_index = 1, head_index = 2;  // in ParamTable::outside; a tied head has no third
-// A and B of every adapter, layer by layer, group by group: the A of a group as one matrix, then each B.
+// A and B of every adapter, layer by layer, group by group: the A of a group as one matrix, then each B, then each magnitude.
 std::vector<store::ParamSpec> adapter_parameters(const ModelSpec&, const LoraSpec&);
 DType file_dtype(const ModelSpec&);
 
@@ -64,6 +108,7 @@ DType file_dtype(const ModelSpec&);
 struct LayerAdapters {
   std::array<Tensor, layer_group_count> a{};         // (n R, K): stacked by LayerGroup
   std::array<Tensor, layer_param_count> b{};         // (N, R) by LayerParam
+  std::array<Tensor, layer_param_count> magnitude{}; // (N) f32, of DoRA
 };
 
 // The weights of a slab by LayerParam. One that the layer does not have is null: dense() is no tensor.
@@ -82,9 +127,11 @@ class LayerWeights {
 // What one layer computes with, and where its gradients go; null where there is none.
 struct LayerParams {
   LayerWeights weight;
-  LayerAdapters lora{};                              // in the type of the activations
-  float lora_scale = 1;
+  LayerAdapters lora{};                              // A and B in the type of the activations
+  const LayerLora* lora_spec = nullptr;
+  std::array<Tensor, layer_param_count> norm{};      // (N) f32, of DoRA: of the rows of w + s B A
   bool generating = false;                           // products of a few tokens read the packed bytes
+  float scale(int param) const { return lora_spec->of[size_t(param)].scale; }
 };
 struct LayerGrads {
   std::array<Tensor, layer_param_count> weight{};    // f32

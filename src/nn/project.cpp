@@ -3,7 +3,10 @@
 #include "nn/project.h"
 
 #include "ops/bias.h"
+#include "ops/dora.h"
+#include "ops/elementwise.h"
 #include "ops/lora.h"
+#include "ops/noise.h"
 
 namespace thimble::nn {
 namespace {
@@ -19,21 +22,46 @@ void each_member(const LayerParams& p, LayerGroup group, F&& f) {
   }
 }
 
+// x as the adapter of `param` sees it: each has a mask of its own, as in PEFT. In scratch, to be made again in backward.
+Tensor dropped(comm::Rank& r, Tensor x, const Saved& s, size_t param) {
+  const Tensor y = r.memory.take(Use::scratch, "x of an adapter", x.dtype, x.shape);
+  ops::dropout(r.stream, y, x, s.drawn().share, s.drawn().of(int(param)));
+  return y;
+}
+
+Tensor made_xa(comm::Rank& r, Tensor x, const LayerParams& p, LayerGroup group, Saved& s) {
+  const Tensor a = p.lora.a[group];
+  if (s.ready(xa_of(group))) return s[xa_of(group)];
+  const Tensor xa = s.make(r, xa_of(group));
+  if (!s.drawn()) ops::lora_down(r.stream, xa, x, a);
+  else
+    each_member(p, group, [&](size_t param, int, int64_t row) {
+      const Tensor b = p.lora.b[param];
+      const Scope scope(r.memory);
+      if (b) ops::lora_down(r.stream, xa.rows(row, b.shape[1]), dropped(r, x, s, param), a.rows(row, b.shape[1]));
+    });
+  return xa;
+}
+
 }  // namespace
 
 void project(comm::Rank& r, std::initializer_list<Tensor> ys, Tensor x, const LayerParams& p, LayerGroup group, Saved& s, Tensor plus) {
-  Tensor xa;
-  if (p.lora.a[group]) ops::lora_down(r.stream, xa = s.make(r, xa_of(group)), x, p.lora.a[group]);
+  const Tensor all = p.lora.a[group] ? made_xa(r, x, p, group, s) : Tensor{};
   std::array<quant::FewProduct, quant::most_few_products> few;
   each_member(p, group, [&](size_t param, int i, int64_t row) {
-    const Tensor y = ys.begin()[i], b = p.lora.b[param], c = b ? y : plus;
-    if (b) ops::lora_up(r.stream, y, xa.rows(row, b.shape[1]), b, p.lora_scale, plus);
+    const Tensor y = ys.begin()[i], b = p.lora.b[param], first = p.lora.magnitude[param] ? Tensor{} : plus, c = b ? y : first;
+    if (b) ops::lora_up(r.stream, y, all.rows(row, b.shape[1]), b, p.scale(int(param)), first);
     if (p.generating) few[size_t(i)] = {y, &p.weight[param], c};
     else ops::linear(r.stream, y, x, p.weight[param], c);
   });
   if (p.generating) ops::linear_few(r.stream, x, std::span(few).first(ys.size()));
   each_member(p, group, [&](size_t param, int i, int64_t) {
-    if (const Tensor bias = p.weight[bias_of(int(param))].dense()) ops::add_bias(r.stream, ys.begin()[i], bias);
+    const Tensor y = ys.begin()[i];
+    if (const Tensor magnitude = p.lora.magnitude[param]) {
+      ops::dora_scale(r.stream, y, y, magnitude, p.norm[param]);
+      if (plus) ops::add(r.stream, y, plus);
+    }
+    if (const Tensor bias = p.weight[bias_of(int(param))].dense()) ops::add_bias(r.stream, y, bias);
   });
 }
 
@@ -45,22 +73,47 @@ bool wants_input(const LayerParams& p, const LayerGrads& g, LayerGroup group) {
 
 void project_backward(comm::Rank& r, Tensor dx, std::initializer_list<Tensor> dys, Tensor x, const LayerParams& p, const LayerGrads& g, LayerGroup group, Saved& s) {
   const Tensor a = p.lora.a[group];
+  const Scope scope(r.memory);
+  std::array<Tensor, layer_param_count> dy_of{};  // of the products, where they are not of y
   Tensor below;  // what dx holds so far
   if (a) {
-    if (!s.ready(xa_of(group))) ops::lora_down(r.stream, s.make(r, xa_of(group)), x, a);
-    const Tensor xa = s[xa_of(group)];
-    const Scope scope(r.memory);
+    const Tensor xa = made_xa(r, x, p, group, s);
+    each_member(p, group, [&](size_t param, int i, int64_t row) {
+      const Tensor magnitude = p.lora.magnitude[param], dy = dys.begin()[i];
+      if (!magnitude) return;
+      dy_of[param] = r.memory.take(Use::scratch, "d of a product", dy.dtype, dy.shape);
+      {
+        const Scope of_product(r.memory);
+        const Tensor z = r.memory.take(Use::scratch, "a product again", dy.dtype, dy.shape);
+        const Tensor b = p.lora.b[param];
+        ops::lora_up(r.stream, z, xa.rows(row, b.shape[1]), b, p.scale(int(param)));
+        ops::linear(r.stream, z, x, p.weight[param], z);
+        ops::dora_magnitude_backward(r.stream, g.lora.magnitude[param], z, dy, p.norm[param]);
+      }
+      ops::dora_scale(r.stream, dy_of[param], dy, magnitude, p.norm[param]);
+    });
+    const Scope of_adapters(r.memory);
     const Tensor dxa = r.memory.take(Use::scratch, "d xa", xa.dtype, xa.shape);
     each_member(p, group, [&](size_t param, int i, int64_t row) {
       const Tensor b = p.lora.b[param];
-      if (b) ops::lora_up_backward(r.stream, dxa.rows(row, b.shape[1]), g.lora.b[param], dys.begin()[i], xa.rows(row, b.shape[1]), b, p.lora_scale);
+      const Tensor dy = dy_of[param] ? dy_of[param] : dys.begin()[i];
+      if (b) ops::lora_up_backward(r.stream, dxa.rows(row, b.shape[1]), g.lora.b[param], dy, xa.rows(row, b.shape[1]), b, p.scale(int(param)));
     });
-    ops::lora_down_backward(r.stream, dx, g.lora.a[group], dxa, x, a);
-    below = dx;
+    if (!s.drawn()) ops::lora_down_backward(r.stream, dx, g.lora.a[group], dxa, x, a), below = dx;
+    else
+      each_member(p, group, [&](size_t param, int, int64_t row) {
+        const Tensor b = p.lora.b[param];
+        if (!b) return;
+        const Scope of_member(r.memory);
+        const auto rows = [&](const Tensor& t) { return t.rows(row, b.shape[1]); };
+        const Tensor d = dx ? r.memory.take(Use::scratch, "d x of an adapter", x.dtype, x.shape) : Tensor{};
+        ops::lora_down_backward(r.stream, d, rows(g.lora.a[group]), rows(dxa), dropped(r, x, s, param), rows(a));
+        if (dx) ops::dropout(r.stream, dx, d, s.drawn().share, s.drawn().of(int(param)), below), below = dx;
+      });
   }
   each_member(p, group, [&](size_t param, int i, int64_t) {
     const Tensor dy = dys.begin()[i];
-    if (dx) ops::linear_backward_input(r.stream, dx, dy, p.weight[param], below), below = dx;
+    if (dx) ops::linear_backward_input(r.stream, dx, dy_of[param] ? dy_of[param] : dy, p.weight[param], below), below = dx;
     if (g.weight[param]) ops::linear_backward_weight(r.stream, g.weight[param], dy, x);
     if (const Tensor bias = g.weight[bias_of(int(param))]) ops::add_bias_backward(r.stream, bias, dy);
   });

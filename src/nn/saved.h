@@ -6,6 +6,7 @@
 
 #include "comm/rank.h"
 #include "nn/params.h"
+#include "ops/noise.h"
 
 namespace thimble::nn {
 
@@ -47,7 +48,7 @@ constexpr LayerSave all(Save how) {
 struct SavedShapes {
   int64_t tokens = 0, hidden = 0;
   LayerSpec layer;
-  LoraSpec lora;
+  LayerLora lora;
   DType compute = DType::f32;
   Shape shape(SavedName) const;        // count 0: the layer does not have it
   DType dtype(SavedName n) const {
@@ -59,9 +60,18 @@ struct SavedShapes {
   int64_t bytes(SavedName n) const { return aligned(shape(n).count() * size_of(dtype(n))); }
 };
 
+// What a layer draws of a micro-batch: the masks of its adapters' dropout.
+struct LayerDrawn {
+  Tensor key;       // ops/noise.h; null: nothing is drawn
+  float share = 0;
+  int layer = 0;
+  explicit operator bool() const { return key && share > 0; }
+  ops::Drawn of(int param) const { return {key, uint32_t(layer * 64 + param)}; }
+};
+
 class Saved {
  public:
-  Saved(const SavedShapes& shapes, const LayerSave& how) : shapes_(shapes), how_(how) {}
+  Saved(const SavedShapes& shapes, const LayerSave& how, const LayerDrawn& drawn = {}) : shapes_(shapes), how_(how), drawn_(drawn) {}
 
   // Gives places to what is kept (from the stack) and to what is offloaded (from `slot`, in order); before the layer runs. Not to the input, which
   // the layer below writes: the decoder does.
@@ -97,6 +107,7 @@ class Saved {
   }
 
   const SavedShapes& shapes() const { return shapes_; }
+  const LayerDrawn& drawn() const { return drawn_; }  // never saved: drawn again
   Save how(SavedName n) const { return how_[n]; }
 
  private:
@@ -104,6 +115,7 @@ class Saved {
   bool offloaded(SavedName n) const { return n != input && how_[n] == Save::offload && shapes_.shape(n).count() > 0; }
   SavedShapes shapes_;
   LayerSave how_;
+  LayerDrawn drawn_;
   std::array<Held, saved_count> entries_{};
 };
 

@@ -123,6 +123,7 @@ void visit_compute(DType t, F&& f) {
 
 void find_outliers_cuda(CudaContext& cuda, const Int8Product& p) {
   const int64_t rows = p.x.shape[0], columns = p.x.shape[1];
+  if (p.x.count() == 0) return;
   check_cuda(cudaMemsetAsync(p.column_most.data, 0, size_t(p.column_most.bytes()), cuda.stream), "cudaMemsetAsync");
   visit_compute(p.x.dtype, [&]<class T>(T) {
     const dim3 blocks(unsigned(blocks_of(columns, threads)), unsigned(blocks_of(rows, rows_at_once)));
@@ -133,6 +134,7 @@ void find_outliers_cuda(CudaContext& cuda, const Int8Product& p) {
 }
 
 void round_rows_cuda(CudaContext& cuda, const Int8Product& p) {
+  if (p.x.count() == 0) return;
   visit_compute(p.x.dtype, [&]<class T>(T) {
     round_row<<<unsigned(p.x.shape[0]), threads, 0, cuda.stream>>>(at<T>(p.codes), at<float>(p.row_scales), at<T>(p.x_outliers), at<const T>(p.x), at<const int>(p.columns),
                                                                   at<const float>(p.threshold), int(p.columns.count()), p.x.shape[1]);

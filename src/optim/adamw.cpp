@@ -3,14 +3,14 @@
 #include "optim/adamw.h"
 
 #include <cmath>
-#include <cstring>
 
+#include "optim/adamw_8bit.h"
 #include "optim/blocks.h"
 #include "optim/square_roots.h"
 
 namespace thimble::optim {
 
-void adamw_update_cuda(CudaContext&, std::span<const Update>, const Tensor& scalars, const AdamW&);  // adamw.cu
+void adamw_update_cuda(CudaContext&, std::span<const Update>, const Tensor& scalars, const Hyper&);  // adamw.cu
 
 namespace {
 
@@ -21,49 +21,48 @@ struct Step {
   float beta1, beta2, eps;
 };
 
-void step_block(float* p, const float* g, float* m, float* v, int64_t n, const Step& s) {
+template <class S>
+void step_block(float* p, const float* g, S* m, S* v, int64_t n, const Step& s) {
   const float step = s.rate / s.bias1, rest1 = 1.0f - s.beta1, rest2 = 1.0f - s.beta2;
-  alignas(64) float roots[block];
+  alignas(64) float means[block], roots[block];
 #pragma omp simd
   for (int64_t i = 0; i < n; ++i) {
-    const float gradient = g[i] * s.scale;
-    m[i] += rest1 * (gradient - m[i]);
-    v[i] = s.beta2 * v[i] + rest2 * gradient * gradient;
-    roots[i] = v[i];
+    const float gradient = g[i] * s.scale, before = float(m[i]), square = s.beta2 * float(v[i]) + rest2 * gradient * gradient;
+    m[i] = S(before + rest1 * (gradient - before));
+    v[i] = S(square);
+    means[i] = float(m[i]);
+    roots[i] = float(v[i]);
   }
   take_square_roots(roots, n);
 #pragma omp simd
-  for (int64_t i = 0; i < n; ++i) p[i] = p[i] * s.decay - step * (m[i] / (roots[i] / s.sqrt_bias2 + s.eps));
+  for (int64_t i = 0; i < n; ++i) p[i] = p[i] * s.decay - step * (means[i] / (roots[i] / s.sqrt_bias2 + s.eps));
+}
+
+void states(DType dtype, const Shape& param, std::array<quant::Part, 4>& out, int& n) {
+  out[0] = {".m", dtype, {param.count()}};
+  out[1] = {".v", dtype, {param.count()}};
+  n = 2;
 }
 
 }  // namespace
 
-void adamw_states(int64_t count, std::array<quant::Part, 4>& out, int& n) {
-  out[0] = {".m", DType::f32, {count}};
-  out[1] = {".v", DType::f32, {count}};
-  n = 2;
+void adamw_states(const Shape& param, std::array<quant::Part, 4>& out, int& n) { states(DType::f32, param, out, n); }
+void adamw_bf16_states(const Shape& param, std::array<quant::Part, 4>& out, int& n) {
+  states(param.count() < least_8bit_count ? DType::f32 : DType::bf16, param, out, n);
 }
 
-void adamw_zero(Stream& s, std::span<const Update> updates) {
-  launch(s, zero_work("adamw zero", updates), [&] {
-    for (const Update& u : updates)
-      for (int i = 0; i < 2; ++i) std::memset(u.states[size_t(i)].data, 0, size_t(u.states[size_t(i)].bytes()));
-  }, [&](auto& cuda) {
-    for (const Update& u : updates)
-      for (int i = 0; i < 2; ++i) fill_cuda(cuda, u.states[size_t(i)], 0);
-  });
-}
-
-void adamw_update(Stream& s, std::span<const Update> updates, const Tensor& scalars, const AdamW& hyper) {
+void adamw_update(Stream& s, std::span<const Update> updates, const Tensor& scalars, const Hyper& hyper) {
   launch(s, update_work("adamw", updates, 14), [&] {
     const float* now = scalars.get<float>();
     if (!std::isfinite(now[grad_scale])) return;
     for_blocks(updates, block, 16, [&](const Update& u, int64_t first, int64_t n) {
-      const Step step{.rate = now[learning_rate], .bias1 = now[bias1], .sqrt_bias2 = now[sqrt_bias2], .scale = now[grad_scale],
-                      .decay = float(1.0 - double(now[learning_rate]) * double(u.weight_decay)),
+      const float rate = now[learning_rate] * u.rate;
+      const Step step{.rate = rate, .bias1 = now[bias1], .sqrt_bias2 = now[sqrt_bias2], .scale = now[grad_scale],
+                      .decay = float(1.0 - double(rate) * double(u.weight_decay)),
                       .beta1 = hyper.beta1, .beta2 = hyper.beta2, .eps = hyper.eps};
-      step_block(u.param.get<float>() + first, u.grad.get<float>() + first, u.states[0].get<float>() + first,
-                 u.states[1].get<float>() + first, n, step);
+      visit_float(u.states[0].dtype, [&]<class S>(S) {
+        step_block(u.param.get<float>() + first, u.grad.get<float>() + first, u.states[0].get<S>() + first, u.states[1].get<S>() + first, n, step);
+      });
     });
   }, [&](auto& cuda) { adamw_update_cuda(cuda, updates, scalars, hyper); });
 }

@@ -6,26 +6,33 @@ namespace {
 
 constexpr int threads = 256, block = 1024;
 
-__global__ void step(const __grid_constant__ DeviceUpdates all, const float* now, AdamW hyper) {
+template <class S>
+__device__ void step_tensor(const DeviceUpdate& u, int64_t first, float rate, const float* now, const Hyper& hyper) {
+  S *m = static_cast<S*>(u.states[0]), *v = static_cast<S*>(u.states[1]);
+  const float size = rate / now[bias1], root = now[sqrt_bias2], scale = now[grad_scale];
+  const float decay = float(1.0 - double(rate) * double(u.weight_decay)), rest1 = 1.0f - hyper.beta1, rest2 = 1.0f - hyper.beta2;
+  const int64_t end = min(first + block, u.count);
+  for (int64_t i = first + threadIdx.x; i < end; i += threads) {
+    const float gradient = u.grad[i] * scale, before = float(m[i]);
+    m[i] = S(before + rest1 * (gradient - before));
+    v[i] = S(hyper.beta2 * float(v[i]) + rest2 * gradient * gradient);
+    u.param[i] = u.param[i] * decay - size * (float(m[i]) / (sqrtf(float(v[i])) / root + hyper.eps));
+  }
+}
+
+__global__ void step(const __grid_constant__ DeviceUpdates all, const float* now, Hyper hyper) {
   const int which = all.find(int(blockIdx.x));
   const DeviceUpdate& u = all.tensors[which];
-  float *m = static_cast<float*>(u.states[0]), *v = static_cast<float*>(u.states[1]);
-  const float rate = now[learning_rate], size = rate / now[bias1], root = now[sqrt_bias2], scale = now[grad_scale];
-  if (!isfinite(scale)) return;
-  const float decay = float(1.0 - double(rate) * double(u.weight_decay)), rest1 = 1.0f - hyper.beta1, rest2 = 1.0f - hyper.beta2;
-  const int64_t first = int64_t{int(blockIdx.x) - all.first_block[which]} * block, end = min(first + block, u.count);
-  for (int64_t i = first + threadIdx.x; i < end; i += threads) {
-    const float gradient = u.grad[i] * scale;
-    const float mean = m[i] + rest1 * (gradient - m[i]), square = hyper.beta2 * v[i] + rest2 * gradient * gradient;
-    m[i] = mean;
-    v[i] = square;
-    u.param[i] = u.param[i] * decay - size * (mean / (sqrtf(square) / root + hyper.eps));
-  }
+  if (!isfinite(now[grad_scale])) return;
+  const int64_t first = int64_t{int(blockIdx.x) - all.first_block[which]} * block;
+  const float rate = now[learning_rate] * u.rate;
+  if (u.packed) step_tensor<__nv_bfloat16>(u, first, rate, now, hyper);
+  else step_tensor<float>(u, first, rate, now, hyper);
 }
 
 }  // namespace
 
-void adamw_update_cuda(CudaContext& cuda, std::span<const Update> updates, const Tensor& scalars, const AdamW& hyper) {
+void adamw_update_cuda(CudaContext& cuda, std::span<const Update> updates, const Tensor& scalars, const Hyper& hyper) {
   for_tensors(updates, block, [&](const DeviceUpdates& all, int blocks) {
     step<<<unsigned(blocks), threads, 0, cuda.stream>>>(all, at<const float>(scalars), hyper);
     check_cuda(cudaGetLastError(), "adamw");

@@ -11,7 +11,7 @@
 
 namespace thimble::optim {
 
-void adamw_8bit_update_cuda(CudaContext&, std::span<const Update>, const Tensor& scalars, const AdamW&);  // adamw_8bit.cu
+void adamw_8bit_update_cuda(CudaContext&, std::span<const Update>, const Tensor& scalars, const Hyper&);  // adamw_8bit.cu
 
 namespace {
 
@@ -20,10 +20,11 @@ struct Step {
   float beta1, beta2;
 };
 
-Step step_of(const float* now, const AdamW& hyper, float weight_decay) {
-  return {.size = -now[learning_rate] * now[sqrt_bias2] / now[bias1],
+Step step_of(const float* now, const Hyper& hyper, const Update& u) {
+  const float rate = now[learning_rate] * u.rate;
+  return {.size = -rate * now[sqrt_bias2] / now[bias1],
           .scale = now[grad_scale],
-          .decay = weight_decay > 0 ? 1.0f - now[learning_rate] * weight_decay : 1.0f,
+          .decay = u.weight_decay > 0 ? 1.0f - rate * u.weight_decay : 1.0f,
           .eps = now[sqrt_bias2] * hyper.eps,
           .beta1 = hyper.beta1,
           .beta2 = hyper.beta2};
@@ -106,7 +107,8 @@ void step_block(const Update& u, int64_t first, int64_t n, const Step& s) {
 
 }  // namespace
 
-void adamw_8bit_states(int64_t count, std::array<quant::Part, 4>& out, int& n) {
+void adamw_8bit_states(const Shape& param, std::array<quant::Part, 4>& out, int& n) {
+  const int64_t count = param.count();
   if (count < least_8bit_count) {
     out[0] = {".m", DType::f32, {count}};
     out[1] = {".v", DType::f32, {count}};
@@ -134,12 +136,12 @@ void adamw_8bit_zero(Stream& s, std::span<const Update> updates) {
          [&](auto& cuda) { zero_all([&](const Tensor& t, int byte) { fill_cuda(cuda, t, byte); }); });
 }
 
-void adamw_8bit_update(Stream& s, std::span<const Update> updates, const Tensor& scalars, const AdamW& hyper) {
+void adamw_8bit_update(Stream& s, std::span<const Update> updates, const Tensor& scalars, const Hyper& hyper) {
   launch(s, update_work("adamw 8bit", updates, 20), [&] {
     const float* now = scalars.get<float>();
     if (!finite(now[grad_scale])) return;
     for_blocks(updates, state_block, 16, [&](const Update& u, int64_t first, int64_t n) {
-      const Step step = step_of(now, hyper, u.weight_decay);
+      const Step step = step_of(now, hyper, u);
       if (u.states[0].dtype == DType::u8) return step_block(u, first, n, step);
       step_small(u.param.get<float>() + first, u.grad.get<float>() + first, u.states[0].get<float>() + first,
                  u.states[1].get<float>() + first, n, step);

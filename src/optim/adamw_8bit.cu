@@ -13,11 +13,12 @@ struct Step {
   float size, scale, decay, eps;
 };
 
-__device__ Step step_of(const float* now, const AdamW& hyper, float weight_decay) {
-  return {-now[learning_rate] * now[sqrt_bias2] / now[bias1], now[grad_scale], weight_decay > 0 ? 1.0f - now[learning_rate] * weight_decay : 1.0f, now[sqrt_bias2] * hyper.eps};
+__device__ Step step_of(const float* now, const Hyper& hyper, const DeviceUpdate& u) {
+  const float rate = now[learning_rate] * u.rate;
+  return {-rate * now[sqrt_bias2] / now[bias1], now[grad_scale], u.weight_decay > 0 ? 1.0f - rate * u.weight_decay : 1.0f, now[sqrt_bias2] * hyper.eps};
 }
 
-__device__ void step_small(const DeviceUpdate& u, int64_t i, const Step& s, const AdamW& hyper) {
+__device__ void step_small(const DeviceUpdate& u, int64_t i, const Step& s, const Hyper& hyper) {
   float *m = static_cast<float*>(u.states[0]), *v = static_cast<float*>(u.states[1]);
   const float gradient = u.grad[i] * s.scale;
   m[i] = m[i] * hyper.beta1 + (1.0f - hyper.beta1) * gradient;
@@ -25,7 +26,7 @@ __device__ void step_small(const DeviceUpdate& u, int64_t i, const Step& s, cons
   u.param[i] = (u.param[i] + s.size * (m[i] / (sqrtf(v[i]) + s.eps))) * s.decay;
 }
 
-__device__ void step_block(const DeviceUpdate& u, int64_t block, const Step& s, const AdamW& hyper, const quant::DeviceMaps& maps) {
+__device__ void step_block(const DeviceUpdate& u, int64_t block, const Step& s, const Hyper& hyper, const quant::DeviceMaps& maps) {
   const int64_t i = block * threads + threadIdx.x;
   const bool mine = i < u.count;
   const float g = mine ? u.grad[i] : 0.0f, gradient = g * s.scale;
@@ -47,10 +48,10 @@ __device__ void step_block(const DeviceUpdate& u, int64_t block, const Step& s, 
   v_codes[i] = uint8_t(quant::nearest_code(maps.unsigned_thresholds, v / most.y));
 }
 
-__global__ void step(const __grid_constant__ DeviceUpdates all, const float* now, AdamW hyper, const quant::DeviceMaps* maps) {
+__global__ void step(const __grid_constant__ DeviceUpdates all, const float* now, Hyper hyper, const quant::DeviceMaps* maps) {
   const int which = all.find(int(blockIdx.x));
   const DeviceUpdate& u = all.tensors[which];
-  const Step s = step_of(now, hyper, u.weight_decay);
+  const Step s = step_of(now, hyper, u);
   if (!isfinite(s.scale)) return;
   __shared__ quant::DeviceMaps near;
   if (u.packed) {
@@ -68,7 +69,7 @@ __global__ void step(const __grid_constant__ DeviceUpdates all, const float* now
 
 }  // namespace
 
-void adamw_8bit_update_cuda(CudaContext& cuda, std::span<const Update> updates, const Tensor& scalars, const AdamW& hyper) {
+void adamw_8bit_update_cuda(CudaContext& cuda, std::span<const Update> updates, const Tensor& scalars, const Hyper& hyper) {
   for_tensors(updates, threads * each, [&](const DeviceUpdates& all, int blocks) {
     step<<<unsigned(blocks), threads, 0, cuda.stream>>>(all, at<const float>(scalars), hyper, quant::device_maps());
     check_cuda(cudaGetLastError(), "adamw 8bit");

@@ -4,17 +4,26 @@
 #include <fmt/core.h>
 
 #include <cmath>
+#include <cstring>
 #include <vector>
 
+#include "optim/adafactor.h"
 #include "optim/adamw.h"
 #include "optim/adamw_8bit.h"
+#include "optim/lion.h"
+#include "optim/sgd.h"
 
 namespace thimble::optim {
 namespace {
 
 constexpr Optimizer table[] = {
-    {OptimizerId::adamw, "adamw", adamw_states, adamw_zero, adamw_update},
+    {OptimizerId::adamw, "adamw", adamw_states, zero_all_states, adamw_update},
     {OptimizerId::adamw_8bit, "adamw_8bit", adamw_8bit_states, adamw_8bit_zero, adamw_8bit_update},
+    {OptimizerId::adamw_bf16, "adamw_bf16", adamw_bf16_states, zero_all_states, adamw_update},
+    {OptimizerId::sgd, "sgd", sgd_states, zero_all_states, sgd_update},
+    {OptimizerId::sgd_momentum, "sgd_momentum", sgd_momentum_states, zero_all_states, sgd_update},
+    {OptimizerId::lion, "lion", lion_states, zero_all_states, lion_update},
+    {OptimizerId::adafactor, "adafactor", adafactor_states, zero_all_states, adafactor_update},
 };
 
 }  // namespace
@@ -42,25 +51,26 @@ const Optimizer& optimizer(std::string_view name) {
                              .fix = close.empty() ? "" : fmt::format("did you mean '{}'?", close)});
 }
 
-std::array<float, scalar_count> scalars_of(int64_t t, double rate, double scale, const AdamW& hyper) {
+std::array<float, scalar_count> scalars_of(int64_t t, double rate, double scale, const Hyper& hyper) {
   check(t >= 1, "steps of an optimizer count from one");
   std::array<float, scalar_count> s{};
   s[learning_rate] = float(rate);
   s[bias1] = float(1.0 - std::pow(double(hyper.beta1), double(t)));
   s[sqrt_bias2] = float(std::sqrt(1.0 - std::pow(double(hyper.beta2), double(t))));
   s[grad_scale] = float(scale);
+  s[factored_beta2] = float(1.0 - std::pow(double(t), -0.8));
   return s;
 }
 
-std::array<quant::Part, 4> states_of(OptimizerId id, int64_t count, int& n) {
+std::array<quant::Part, 4> states_of(OptimizerId id, const Shape& param, int& n) {
   std::array<quant::Part, 4> out{};
-  optimizer(id).states(count, out, n);
+  optimizer(id).states(param, out, n);
   return out;
 }
 
-int64_t state_bytes(OptimizerId id, int64_t count) {
+int64_t state_bytes(OptimizerId id, const Shape& param) {
   int n = 0;
-  const auto states = states_of(id, count, n);
+  const auto states = states_of(id, param, n);
   int64_t sum = 0;
   for (int i = 0; i < n; ++i) sum += aligned(states[size_t(i)].shape.count() * size_of(states[size_t(i)].dtype));
   return sum;
@@ -71,12 +81,12 @@ void zero_states(Stream& s, OptimizerId id, std::span<const Update> updates) {
   optimizer(id).zero(s, updates);
 }
 
-void update(Stream& s, OptimizerId id, std::span<const Update> updates, const Tensor& scalars, const AdamW& hyper) {
+void update(Stream& s, OptimizerId id, std::span<const Update> updates, const Tensor& scalars, const Hyper& hyper) {
   check(scalars.dtype == DType::f32 && scalars.count() == scalar_count, "an optimizer's scalars: an f32 of each");
   check_updates(id, updates);
   for (const Update& u : updates) {
     check(u.param.dtype == DType::f32 && u.grad.dtype == DType::f32, "an optimizer updates f32 parameters with f32 gradients");
-    check(u.param.count() == u.grad.count(), "a gradient has as many elements as its parameter");
+    check(u.param.shape == u.grad.shape, "a gradient is shaped like its parameter");
   }
   optimizer(id).update(s, updates, scalars, hyper);
 }
@@ -84,7 +94,7 @@ void update(Stream& s, OptimizerId id, std::span<const Update> updates, const Te
 void check_updates(OptimizerId id, std::span<const Update> updates) {
   for (const Update& u : updates) {
     int n = 0;
-    const auto states = states_of(id, u.param.count(), n);
+    const auto states = states_of(id, u.param.shape, n);
     for (size_t i = 0; i < size_t(n); ++i) {
       const Tensor& t = u.states[i];
       if (!t || t.dtype != states[i].dtype || t.count() != states[i].shape.count())
@@ -105,6 +115,17 @@ Work update_work(const char* name, std::span<const Update> updates, double flops
       if (t) work.bytes += 2.0 * double(t.bytes());
   }
   return work;
+}
+
+void zero_all_states(Stream& s, std::span<const Update> updates) {
+  const auto each = [&](auto&& fill) {
+    for (const Update& u : updates)
+      for (const Tensor& t : u.states)
+        if (t) fill(t);
+  };
+  launch(
+      s, zero_work("zero optimizer states", updates), [&] { each([](const Tensor& t) { std::memset(t.data, 0, size_t(t.bytes())); }); },
+      [&](auto& cuda) { each([&](const Tensor& t) { fill_cuda(cuda, t, 0); }); });
 }
 
 Work zero_work(const char* name, std::span<const Update> updates) {

@@ -10,17 +10,19 @@
 
 namespace thimble::optim {
 
-enum class OptimizerId : uint8_t { adamw, adamw_8bit };
+enum class OptimizerId : uint8_t { adamw, adamw_8bit, adamw_bf16, sgd, sgd_momentum, lion, adafactor };
 
-struct AdamW {
-  float beta1 = 0.9f, beta2 = 0.999f, eps = 1e-8f;
+struct Hyper {
+  float beta1 = 0.9f, beta2 = 0.999f, eps = 1e-8f;  // of AdamW and, but for eps, of Lion
+  float momentum = 0;                               // of SGD
 };
 
-// One tensor to update: param and grad f32 of as many elements, param overwritten; states as states_of says, overwritten.
+// One tensor to update: param and grad f32 of one shape, param overwritten; states as states_of says, overwritten.
 struct Update {
   Tensor param, grad;
   std::array<Tensor, 4> states{};
   float weight_decay = 0;
+  float rate = 1;  // times the step's learning rate
 };
 
 // The values of a step, an f32 device tensor of this many.
@@ -29,34 +31,36 @@ enum Scalar : int {
   bias1,       // 1 - beta1^t
   sqrt_bias2,  // sqrt(1 - beta2^t)
   grad_scale,  // multiplied into the gradient: the clip factor, 1 where nothing is clipped; not finite: the update changes nothing
+  factored_beta2,  // 1 - t^-0.8, Adafactor's decay
   scalar_count
 };
 
 // The values of step t = 1, 2, ..., computed in double.
-std::array<float, scalar_count> scalars_of(int64_t t, double rate, double scale, const AdamW&);
+std::array<float, scalar_count> scalars_of(int64_t t, double rate, double scale, const Hyper&);
 
 struct Optimizer {
   OptimizerId id;
   std::string_view name;  // as in options
-  void (*states)(int64_t count, std::array<quant::Part, 4>& out, int& n);
+  void (*states)(const Shape& param, std::array<quant::Part, 4>& out, int& n);
   void (*zero)(Stream&, std::span<const Update>);
-  void (*update)(Stream&, std::span<const Update>, const Tensor& scalars, const AdamW&);
+  void (*update)(Stream&, std::span<const Update>, const Tensor& scalars, const Hyper&);
 };
 
 std::span<const Optimizer> optimizers();
 const Optimizer& optimizer(OptimizerId);
 const Optimizer& optimizer(std::string_view name);  // throws Error (usage) naming the nearest
 
-// The states that a parameter of `count` elements needs, in the order of Update::states; their suffixes are names in a checkpoint.
-std::array<quant::Part, 4> states_of(OptimizerId, int64_t count, int& n);
-int64_t state_bytes(OptimizerId, int64_t count);  // sum of aligned states
+// The states that a parameter needs, in the order of Update::states; their suffixes are names in a checkpoint.
+std::array<quant::Part, 4> states_of(OptimizerId, const Shape& param, int& n);
+int64_t state_bytes(OptimizerId, const Shape& param);  // sum of aligned states
 
 void zero_states(Stream&, OptimizerId, std::span<const Update>);  // as before the first step; param and grad are not looked at
-void update(Stream&, OptimizerId, std::span<const Update>, const Tensor& scalars, const AdamW&);
+void update(Stream&, OptimizerId, std::span<const Update>, const Tensor& scalars, const Hyper&);
 
 // For a rule: its states fit the updates; what the launch reads and writes.
 void check_updates(OptimizerId, std::span<const Update>);
 Work update_work(const char* name, std::span<const Update>, double flops_an_element);
+void zero_all_states(Stream&, std::span<const Update>);  // every byte 0
 Work zero_work(const char* name, std::span<const Update>);
 void fill_cuda(CudaContext&, Tensor, int byte);  // every byte, on cuda
 

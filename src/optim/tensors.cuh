@@ -10,11 +10,11 @@ struct DeviceUpdate {
   const float* grad;
   void* states[4];
   int64_t count;
-  float weight_decay;
-  bool packed;  // states of 8 bits
+  float weight_decay, rate;
+  bool packed;  // states of fewer than 32 bits
 };
 
-constexpr int most_tensors = 56;  // of one launch: a kernel's arguments are 4 KiB on every architecture
+constexpr int most_tensors = 52;  // of one launch: a kernel's arguments are 4 KiB on every architecture
 
 struct DeviceUpdates {
   DeviceUpdate tensors[most_tensors];
@@ -45,7 +45,7 @@ void for_tensors(std::span<const Update> updates, int64_t size, F&& run) {
   };
   for (const Update& u : updates) {
     if (now.n == most_tensors) flush();
-    DeviceUpdate d{at<float>(u.param), at<const float>(u.grad), {}, u.param.count(), u.weight_decay, u.states[0].dtype == DType::u8};
+    DeviceUpdate d{at<float>(u.param), at<const float>(u.grad), {}, u.param.count(), u.weight_decay, u.rate, u.states[0] && u.states[0].dtype != DType::f32};
     for (int i = 0; i < 4; ++i) d.states[i] = u.states[size_t(i)].data;
     now.first_block[now.n] = blocks;
     now.tensors[now.n++] = d;

@@ -69,7 +69,8 @@ struct Space {
   int64_t batch = 1, accumulation = 1;     // the user's; micro-batches are divisors of batch
   bool can_stream = false;                 // layers may lie in pinned memory
   bool can_window = false;                 // a layer may run several micro-batches: its gradients add up in the same order
-  bool trained = false;                    // layers are: one that is streamed is updated at its turn
+  int trained_layers = 0;                  // beside frozen ones they stay on the device; where all are trained, one that is streamed is updated at its turn
+  bool all_trained() const { return layers > 0 && trained_layers == layers; }
   bool layers_alike = false;               // all have one structure, so that what a share of them takes is that share
   bool packed = false;                     // these are stored packed
   bool wide = false;                       // or in f32, where products take fewer bits

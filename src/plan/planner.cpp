@@ -64,7 +64,10 @@ struct Placement {
   bool operator==(const Placement&) const = default;
 };
 std::vector<Placement> placements(const Space& space) {
-  auto residents = space.resident_layers ? std::vector<int>{*space.resident_layers} : space.can_stream ? shares(space.layers, 4) : std::vector<int>{space.layers};
+  const int staying = space.all_trained() ? 0 : space.trained_layers;
+  auto residents = space.resident_layers ? std::vector<int>{*space.resident_layers} : space.can_stream ? shares(space.layers - staying, 4) : std::vector<int>{space.layers};
+  if (space.can_stream && !space.resident_layers)
+    for (int& r : residents) r += staying;
   std::reverse(residents.begin(), residents.end());
   const bool may_unpack = space.packed && residents.front() == space.layers;
   auto unpacked = may_unpack ? shares(space.layers, 8) : std::vector<int>{0};
@@ -129,11 +132,11 @@ std::vector<Group> groups(const Space& space) {
     if (space.batch % micro || (space.order && space.order->micro_batch != micro)) continue;
     const int64_t accumulation = space.accumulation * (space.batch / micro), most = space.can_window ? std::min(accumulation, largest_window) : 1;
     std::set<int64_t> windows{1, (most + 1) / 2, most};
-    if (space.trained && space.can_window) windows = {1, accumulation <= largest_whole_step ? accumulation : most};
+    if (space.all_trained() && space.can_window) windows = {1, accumulation <= largest_whole_step ? accumulation : most};
     if (space.window && space.can_window) windows = {std::min(*space.window, accumulation)};
     // In rising order of what they take; a window that is the whole step of trained layers may take less than a smaller one, and stands alone.
     std::vector<std::vector<int64_t>> rising;
-    if (!space.trained) rising.emplace_back(windows.begin(), windows.end());
+    if (!space.all_trained()) rising.emplace_back(windows.begin(), windows.end());
     else for (const int64_t w : windows) rising.push_back({w});
     for (const Mix& mix : saves)
       for (const auto& of : rising)
@@ -387,7 +390,7 @@ class Search {
       const Outcome& outcome = try_plan(plan);
       if (outcome.ram() > budget_.ram && space_.layers >= many_layers) break;  // more of it with every place that follows
       if (!fits(outcome) && outcome.step_seconds(plan) < best_seconds_) continue;
-      if (space_.trained && space_.paged_optimizer) continue;  // states that visit at a streamed layer's turn cost less than at the end of the step
+      if (space_.all_trained() && space_.paged_optimizer) continue;  // states that visit at a streamed layer's turn cost less than at the end of the step
       return i == 0 && fastest_way;
     }
     return false;

@@ -33,6 +33,7 @@ void Engine::load(const store::WeightSource* source) {
 
 void Engine::load_adapters(const std::function<void(const store::ParamSpec&, Tensor)>& read) {
   for (const auto& t : model_.trained()) {
+    if (!is_adapter(t.spec->role)) continue;
     const Scope scope(rank_.pinned);
     const Tensor staging = rank_.pinned.take(Use::scratch, "adapter", DType::f32, t.value.shape);
     if (!rank_.is_phantom()) read(*t.spec, staging);

@@ -6,22 +6,22 @@
 namespace thimble::store {
 namespace {
 
-std::vector<ParamSpec> resident_ones(std::vector<ParamSpec> specs, const Residency& r) {
-  std::erase_if(specs, [&](const ParamSpec& p) { return p.layer >= 0 && !r.is_resident(p.layer); });
+std::vector<ParamSpec> resident_ones(std::vector<ParamSpec> specs, const std::function<bool(int)>& streamed) {
+  std::erase_if(specs, [&](const ParamSpec& p) { return p.layer >= 0 && streamed(p.layer); });
   return specs;
 }
 
 }  // namespace
 
-GradientStore::GradientStore(comm::Rank& rank, const std::vector<ParamSpec>& trained, const Residency& residency, bool homes)
-    : rank_(rank), residency_(residency), resident_(rank, Use::gradients, "gradients", resident_ones(trained, residency)) {
+GradientStore::GradientStore(comm::Rank& rank, const std::vector<ParamSpec>& trained, const std::function<bool(int)>& streamed, bool homes)
+    : rank_(rank), resident_(rank, Use::gradients, "gradients", resident_ones(trained, streamed)) {
   std::map<int, std::vector<ParamSpec>> by_layer;
   for (const ParamSpec& p : trained) by_layer[p.layer].push_back(p);
   size_t first = 0;
   int64_t largest = 0;
   for (const auto& [layer, specs] : by_layer) {
-    Group& g = groups_.emplace(layer, Group{FlatLayout(specs)}).first->second;
-    if (streamed(layer)) {
+    Group& g = groups_.emplace(layer, Group{FlatLayout(specs), layer >= 0 && streamed(layer)}).first->second;
+    if (g.streamed) {
       rank.ledger.at_layer(layer);
       largest = std::max(largest, g.layout.bytes());
       if (homes) g.home = rank.pinned.take(Use::gradients, "gradients of a layer", DType::f32, {g.layout.count()});

@@ -1,22 +1,25 @@
-// Where the gradients lie: f32, each layer's as one. On the device, or, of layers whose weights are streamed, in a slot for the layer's turn
+// Where the gradients lie: f32, each layer's as one. On the device, or, of layers whose trained weights are streamed, in a slot for the layer's turn
 // and between its turns in pinned memory. The caller sees open(layer) and close(layer) and cannot tell which.
 #pragma once
+#include <functional>
 #include <map>
 #include <memory>
 
 #include "device/ring.h"
 #include "store/flat_store.h"
-#include "store/weight_store.h"
 
 namespace thimble::store {
 
 class GradientStore {
  public:
   // `trained`: layer after layer, -1 (outside all layers) first. Without `homes` a streamed layer's gradients do not outlive its turn.
-  GradientStore(comm::Rank&, const std::vector<ParamSpec>& trained, const Residency&, bool homes);
+  GradientStore(comm::Rank&, const std::vector<ParamSpec>& trained, const std::function<bool(int layer)>& streamed, bool homes);
 
   // All that are on the device, as one.
   const Tensor& resident() const { return resident_.all(); }
+  bool has(int layer) const { return groups_.contains(layer); }
+  // Does it come for its turn alone? No layer without gradients does.
+  bool streamed(int layer) const { return has(layer) && groups_.at(layer).streamed; }
   // A layer's are there, to be added to. `first` of a step: those of a streamed layer begin as zeros, else as they were closed, and those of `next` set
   // out (-1: none).
   void open(int layer, bool first, int next);
@@ -24,14 +27,12 @@ class GradientStore {
   // Of a layer that is open or resident: its i-th, and all as one.
   Tensor at(int layer, size_t i) const { return groups_.at(layer).layout.at(groups_.at(layer).now.data, i); }
   Tensor all(int layer) const { return groups_.at(layer).now; }
-  bool is_open(int layer) const { return bool(groups_.at(layer).now); }
+  bool is_open(int layer) const { return has(layer) && groups_.at(layer).now; }
 
  private:
-  struct Group { FlatLayout layout; Tensor now = {}, home = {}; };
-  bool streamed(int layer) const { return layer >= 0 && !residency_.is_resident(layer); }
+  struct Group { FlatLayout layout; bool streamed = false; Tensor now = {}, home = {}; };
 
   comm::Rank& rank_;
-  Residency residency_;
   FlatStore resident_;
   std::map<int, Group> groups_;  // by layer
   std::unique_ptr<Ring> ring_;

@@ -8,11 +8,12 @@
 
 namespace thimble::store {
 
-enum class Role : uint8_t { embedding, norm, linear, bias, head, lora_a, lora_b };
+enum class Role : uint8_t { embedding, norm, linear, bias, head, lora_a, lora_b, lora_magnitude };
 constexpr const char* name_of(Role r) {
-  constexpr const char* names[] = {"embedding", "norm", "linear", "bias", "head", "lora a", "lora b"};
+  constexpr const char* names[] = {"embedding", "norm", "linear", "bias", "head", "lora a", "lora b", "lora magnitude"};
   return names[int(r)];
 }
+constexpr bool is_adapter(Role r) { return r >= Role::lora_a; }
 
 struct ParamSpec {
   std::string name;
@@ -22,6 +23,7 @@ struct ParamSpec {
   quant::FormatId format = quant::FormatId::dense;
   DType dtype = DType::f32;    // of dense values, and what a packed one is made from
   quant::FormatId stored = quant::FormatId::dense;  // in the model's files
+  bool trained = false;        // else frozen
   bool adjoins = false;        // lies right behind the one before, so that both can be read as one matrix
   bool about_zero = false;     // a norm that multiplies by 1 + w: a new one is 0, not 1
   // Where the model's files hold it as rows of a tensor that several share: that tensor's name, the first row here, the rows in all.

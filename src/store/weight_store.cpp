@@ -25,6 +25,18 @@ std::vector<quant::Weight> lay_out(std::span<const ParamSpec> specs, std::byte* 
   return weights;
 }
 
+std::vector<bool> residents(const ParamTable& table, const Residency& r) {
+  std::vector<bool> resident;
+  for (const auto& layer : table.layers) resident.push_back(std::any_of(layer.begin(), layer.end(), [](const ParamSpec& p) { return p.trained; }));
+  if (std::find(resident.begin(), resident.end(), false) == resident.end()) resident.assign(resident.size(), false);
+  const int64_t movable = std::count(resident.begin(), resident.end(), false), streamed = r.layers - r.resident;
+  check(streamed >= 0 && streamed <= movable, "layers that are trained beside frozen ones are resident");
+  int64_t i = 0;  // of those that may move
+  for (size_t l = 0; l < resident.size(); ++l)
+    if (!resident[l]) resident[l] = (i + 1) * streamed / movable == i * streamed / movable, ++i;
+  return resident;
+}
+
 }  // namespace
 
 int64_t slab_bytes(const std::vector<ParamSpec>& specs) {
@@ -34,9 +46,8 @@ int64_t slab_bytes(const std::vector<ParamSpec>& specs) {
 }
 
 WeightStore::WeightStore(comm::Rank& rank, const ParamTable& table, const Residency& residency)
-    : rank_(rank), table_(table), residency_(residency) {
-  check(residency.layers == int(table.layers.size()) && residency.resident >= 0 && residency.resident <= residency.layers,
-        "a residency speaks of the table's layers");
+    : rank_(rank), table_(table), residency_(residency), resident_(residents(table, residency)) {
+  check(residency.layers == int(table.layers.size()) && residency.resident >= 0, "a residency speaks of the table's layers");
   check(residency.unpacked == 0 || residency.resident == residency.layers, "layers lie unpacked where all are resident");
   if (residency.embedding_on_host && !rank.device.spec().reads_pinned)
     throw Error(Fault::usage, {.what = "this device does not read pinned memory, where the embedding is to lie", .where = rank.device.spec().name,
@@ -50,7 +61,7 @@ WeightStore::WeightStore(comm::Rank& rank, const ParamTable& table, const Reside
   int64_t largest_streamed = 0;
   for (int l = 0; l < residency.layers; ++l) {
     const auto specs = as_held(l);
-    const bool resident = residency.is_resident(l);
+    const bool resident = resident_[size_t(l)];
     rank.ledger.at_layer(l);
     homes_.push_back((resident ? rank.memory : rank.pinned).take(Use::weights, resident ? "resident layer" : "streamed layer", DType::u8, {slab_bytes(specs)}));
     if (resident) views_[size_t(l)] = lay_out(specs, static_cast<std::byte*>(homes_.back().data));
@@ -76,7 +87,7 @@ void WeightStore::load(const WeightSource* source) {
   for (int l = 0; l < residency_.layers; ++l) {
     rank_.ledger.at_layer(l);
     const auto& specs = table_.layers[size_t(l)];
-    const bool resident = residency_.is_resident(l);
+    const bool resident = resident_[size_t(l)];
     const Tensor slab = resident ? home_of(l) : ring_->acquire_to_fill(l, home_of(l).bytes());
     const auto weights = lay_out(as_held(l), static_cast<std::byte*>(slab.data));
     for (size_t i = 0; i < specs.size(); ++i) load_one(source, specs[i], weights[i], staging);
@@ -141,10 +152,10 @@ void WeightStore::load_packed(const WeightSource* source, const ParamSpec& p, co
 
 std::span<const quant::Weight> WeightStore::acquire(int layer, int next) {
   auto& view = views_[size_t(layer)];
-  if (!residency_.is_resident(layer)) view = lay_out(table_.layers[size_t(layer)], static_cast<std::byte*>(ring_->acquire(layer, home_of(layer)).data));
+  if (!resident_[size_t(layer)]) view = lay_out(table_.layers[size_t(layer)], static_cast<std::byte*>(ring_->acquire(layer, home_of(layer)).data));
   const int direction = next > layer ? 1 : -1;
   for (int l = next; l >= 0 && l < residency_.layers; l += direction)
-    if (!residency_.is_resident(l)) {  // the next one that has to come, however far: it may travel while resident layers compute
+    if (!resident_[size_t(l)]) {  // the next one that has to come, however far: it may travel while resident layers compute
       ring_->prefetch(l, home_of(l));
       break;
     }
@@ -152,7 +163,7 @@ std::span<const quant::Weight> WeightStore::acquire(int layer, int next) {
 }
 
 void WeightStore::release(int layer, bool changed) {
-  if (residency_.is_resident(layer)) return;
+  if (is_resident(layer)) return;
   if (changed) ring_->release(layer, home_of(layer));
   else ring_->release(layer);
 }

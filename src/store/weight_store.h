@@ -12,16 +12,13 @@
 
 namespace thimble::store {
 
-// Which layers stay on the device. Streamed layers are spread evenly, so that each copy hides behind resident layers' work.
+// How many layers stay on the device: those that are trained, and as many others. Streamed layers are spread evenly over the frozen ones, so that
+// each copy hides behind resident layers' work.
 struct Residency {
   int layers = 0, resident = 0;
   int slots = 2;  // of the ring, where anything is streamed
   bool embedding_on_host = false;  // its rows are gathered straight from pinned memory
   int unpacked = 0;  // packed layers that lie unpacked, the first ones; only where all are resident
-  bool is_resident(int layer) const {
-    const int64_t streamed = layers - resident;
-    return (layer + 1) * streamed / layers == layer * streamed / layers;
-  }
 };
 
 class WeightStore {
@@ -37,7 +34,7 @@ class WeightStore {
   std::span<const quant::Weight> acquire(int layer, int next);
   void release(int layer, bool changed = false);  // changed: its new values go home
 
-  bool is_resident(int layer) const { return residency_.is_resident(layer); }
+  bool is_resident(int layer) const { return resident_[size_t(layer)]; }
   // The layer's weights where acquire put them last, and where they live, which is what the host may touch once settled.
   std::span<const quant::Weight> now(int layer) const { return views_[size_t(layer)]; }
   std::vector<quant::Weight> at_home(int layer) const;
@@ -59,6 +56,7 @@ class WeightStore {
   comm::Rank& rank_;
   ParamTable table_;
   Residency residency_;
+  std::vector<bool> resident_;                        // by layer
   std::vector<quant::Weight> outside_;
   std::vector<Tensor> homes_;                         // a layer's slab: on the device, or in pinned memory
   std::vector<std::vector<quant::Weight>> views_;     // resident: fixed; streamed: set by acquire

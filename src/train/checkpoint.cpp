@@ -36,6 +36,8 @@ constexpr std::string_view may_change[] = {"model_name_or_path",
                                            "logging_steps",
                                            "logging_first_step",
                                            "plot_loss",
+                                           "report_to",
+                                           "logging_dir",
                                            "eval_strategy",
                                            "eval_steps",
                                            "save_strategy",
@@ -133,7 +135,7 @@ Error unusable(const fs::path& folder, std::string found) {
 Json effect(const std::string& key, const Json& value) {
   if (key != "optim" || !value.is_string()) return value;
   const auto text = value.get<std::string>();
-  return text == "paged_adamw_32bit" ? Json("adamw_torch") : text == "paged_adamw_8bit" ? Json("adamw_8bit") : value;
+  return text == "paged_adamw_32bit" ? Json("adamw_torch") : text == "paged_adamw_8bit" ? Json("adamw_8bit") : text == "paged_lion_32bit" ? Json("lion_32bit") : value;
 }
 
 Error other_run(const Checkpoint& c, std::string what, std::string expected, std::string found, std::string fix) {
@@ -203,7 +205,7 @@ void require_same_run(const Checkpoint& c, const Recipe& now, int64_t total_step
 void restore(Trainer& trainer, const Setup& setup, const Checkpoint& c) {
   const store::SafetensorsFile states(c.folder / state_file);
   const bool in_states = loses_bits(setup);
-  const store::SafetensorsFile values(c.folder / (in_states ? state_file : setup.method.trains_weights ? model_file : adapter_file));
+  const store::SafetensorsFile values(c.folder / (in_states ? state_file : setup.method.lora.any() ? adapter_file : model_file));
   const auto read = [](const store::SafetensorsFile& file, const std::string& name, int64_t first, Tensor piece) {
     const store::TensorInfo* info = file.find(name);
     if (!info || first + piece.count() > info->shape.count())
@@ -213,7 +215,8 @@ void restore(Trainer& trainer, const Setup& setup, const Checkpoint& c) {
     file.read(*info, first, piece);
   };
   trainer.restore(
-      c.state.step, [&](const store::ParamSpec& p, int64_t first, Tensor piece) { read(values, store::name_in_file(p), first, piece); },
+      c.state.step,
+      [&](const store::ParamSpec& p, int64_t first, Tensor piece) { read(values, setup.method.lora.any() ? store::peft_name(p) : store::name_in_file(p), first, piece); },
       [&](const std::string& name, int64_t first, Tensor piece) { read(states, name, first, piece); });
 }
 
@@ -233,7 +236,7 @@ fs::path Checkpoints::folder_of(int64_t step) const { return fs::path(options_.o
 bool Checkpoints::any() const { return !places_in(options_.output_dir).empty(); }
 
 int64_t Checkpoints::bytes_of(Trainer& trainer, const Setup& setup) {
-  const int64_t in_file = setup.method.trains_weights ? size_of(nn::file_dtype(setup.model)) : size_of(DType::f32);
+  const int64_t in_file = setup.method.lora.any() ? size_of(DType::f32) : size_of(nn::file_dtype(setup.model));
   int64_t bytes = 0;
   for (const auto& t : trainer.model().trained()) bytes += t.value.count() * in_file + (loses_bits(setup) ? t.value.bytes() : 0);
   for (const auto& s : trainer.states()) bytes += s.home.bytes();

@@ -30,6 +30,7 @@ constexpr Alias aliases[] = {
     {"lr", "learning_rate"},
     {"scheduler", "lr_scheduler_type"},
     {"use_rs_lora", "use_rslora"},
+    {"modules_to_save", "additional_target"},
 };
 
 constexpr std::string_view no_python = "there is no Python at run time";
@@ -104,11 +105,9 @@ constexpr Noted ignored[] = {
     {"local_rank", one_process},
     {"average_tokens_across_devices", "the loss is always over all target tokens of a step"},
     {"full_determinism", "runs repeat exactly on the cpu device"},
-    {"logging_dir", own_log},
     {"logging_strategy", own_log},
     {"logging_nan_inf_filter", "a loss that is no number stops the run"},
     {"log_level", own_log},
-    {"report_to", own_log},
     {"run_name", own_log},
     {"project", own_log},
     {"disable_tqdm", "a progress line appears on terminals only"},
@@ -140,10 +139,11 @@ constexpr Noted ignored[] = {
     {"export_quantization_dataset", exporting},
     {"export_quantization_nsamples", exporting},
     {"export_quantization_maxlen", exporting},
+    {"loraplus_lr_embedding", "embeddings carry no adapters"},
 };
 
 constexpr std::string_view not_yet = "not there yet: leave it out";
-constexpr std::string_view other_method = "not there yet: use finetuning_type: lora or full";
+constexpr std::string_view other_method = "not there yet: use finetuning_type: lora, freeze or full";
 constexpr std::string_view other_stage = "not there yet: stage sft and pt are";
 constexpr std::string_view sharding = "one device trains here: leave it out; a budget below the need streams and offloads by itself";
 constexpr std::string_view tokens_stay = "the tokenizer of the model folder is used as it is: leave it out";
@@ -160,17 +160,9 @@ constexpr Noted refused[] = {
     {"add_special_tokens", tokens_stay},
     {"new_special_tokens", tokens_stay},
     {"rope_scaling", "the model's config.json says it: change it there"},
-    {"additional_target", not_yet},
-    {"modules_to_save", not_yet},
-    {"loraplus_lr_ratio", not_yet},
-    {"loraplus_lr_embedding", not_yet},
-    {"use_dora", not_yet},
     {"pissa_init", not_yet},
     {"pissa_convert", not_yet},
     {"create_new_adapter", "not there yet: merge the first adapter, then train the second"},
-    {"freeze_trainable_layers", other_method},
-    {"freeze_trainable_modules", other_method},
-    {"freeze_extra_modules", other_method},
     {"pref_beta", other_stage},
     {"pref_ftx", other_stage},
     {"pref_loss", other_stage},
@@ -191,7 +183,6 @@ constexpr Noted refused[] = {
     {"badam_mode", other_method},
     {"use_muon", "not there yet: optim: adamw_torch"},
     {"use_adam_mini", "not there yet: optim: adamw_torch"},
-    {"neftune_noise_alpha", not_yet},
     {"use_llama_pro", not_yet},
     {"mixture_of_depths", not_yet},
     {"shift_attn", not_yet},
@@ -200,8 +191,6 @@ constexpr Noted refused[] = {
     {"eval_on_each_dataset", not_yet},
     {"tool_format", "not there yet: conversations with tools cannot be trained on"},
     {"preserve_thinking", not_yet},
-    {"lr_scheduler_kwargs", not_yet},
-    {"optim_args", not_yet},
     {"optim_target_modules", not_yet},
     {"group_by_length", "not there yet: packing: true wastes no padding"},
     {"label_smoothing_factor", not_yet},
@@ -226,24 +215,12 @@ constexpr NotedValue refused_values[] = {
     {"stage", "dpo", other_stage},
     {"stage", "ppo", other_stage},
     {"stage", "kto", other_stage},
-    {"finetuning_type", "freeze", other_method},
     {"finetuning_type", "oft", other_method},
     {"quantization_type", "fp4", "not there yet: nf4 loses less at the same size"},
-    {"lr_scheduler_type", "cosine_with_restarts", "not there yet: cosine"},
-    {"lr_scheduler_type", "cosine_with_min_lr", "not there yet: cosine"},
-    {"lr_scheduler_type", "warmup_stable_decay", "not there yet: constant_with_warmup"},
-    {"lr_scheduler_type", "wsd", "not there yet: constant_with_warmup"},
-    {"lr_scheduler_type", "polynomial", "not there yet: linear is its first power"},
-    {"lr_scheduler_type", "inverse_sqrt", "not there yet: linear or cosine"},
     {"lr_scheduler_type", "reduce_lr_on_plateau", "not there yet: linear or cosine"},
-    {"optim", "adafactor", "not there yet: paged_adamw_8bit takes little memory too"},
-    {"optim", "sgd", "not there yet: adamw_torch"},
-    {"optim", "lion_8bit", "not there yet: adamw_8bit"},
-    {"optim", "lion_32bit", "not there yet: adamw_torch"},
-    {"optim", "paged_lion_8bit", "not there yet: paged_adamw_8bit"},
-    {"optim", "paged_lion_32bit", "not there yet: paged_adamw_32bit"},
+    {"optim", "lion_8bit", "not there yet: lion_32bit, or adamw_8bit"},
+    {"optim", "paged_lion_8bit", "not there yet: paged_lion_32bit, or paged_adamw_8bit"},
     {"optim", "adamw_apex_fused", "use adamw_torch"},
-    {"optim", "adamw_anyprecision", "use adamw_torch"},
 };
 
 constexpr Keys keys{aliases, ignored, refused, refused_values};

@@ -8,7 +8,7 @@
 
 namespace thimble::train {
 
-OptimizerState::OptimizerState(comm::Rank& rank, const std::vector<nn::Model::Trained>& trained, optim::OptimizerId id, bool paged, Decay decay)
+OptimizerState::OptimizerState(comm::Rank& rank, const std::vector<nn::Model::Trained>& trained, optim::OptimizerId id, bool paged, Rates rates)
     : rank_(rank), id_(id) {
   int last_layer = -2;
   for (const auto& t : trained) {
@@ -16,11 +16,11 @@ OptimizerState::OptimizerState(comm::Rank& rank, const std::vector<nn::Model::Tr
     last_layer = t.spec->layer;
     Group& g = groups_.back();
     g.layer = t.spec->layer;
-    const int64_t count = t.value.count();
     int n = 0;
-    const auto parts = optim::states_of(id, count, n);
-    optim::Update u{.param = t.value.view({count}), .grad = {},
-                    .weight_decay = t.spec->role == store::Role::norm || t.spec->role == store::Role::bias ? decay.norms : decay.matrices};
+    const auto parts = optim::states_of(id, t.value.shape, n);
+    const bool is_norm = t.spec->role == store::Role::norm || t.spec->role == store::Role::bias;
+    optim::Update u{.param = t.value, .grad = {}, .weight_decay = is_norm ? rates.decay_of_norms : rates.decay,
+                    .rate = t.spec->role == store::Role::lora_b ? rates.lora_b : 1};
     auto& offsets = g.offsets.emplace_back();
     for (int i = 0; i < n; ++i) {
       u.states[size_t(i)] = Tensor{nullptr, parts[size_t(i)].dtype, parts[size_t(i)].shape};
@@ -32,10 +32,10 @@ OptimizerState::OptimizerState(comm::Rank& rank, const std::vector<nn::Model::Tr
   }
   int64_t largest = 0;
   for (Group& g : groups_) {
-    g.home = (paged ? rank.pinned : rank.memory).take(Use::optimizer, "optimizer states", DType::u8, {g.bytes});
+    if (g.bytes > 0) g.home = (paged ? rank.pinned : rank.memory).take(Use::optimizer, "optimizer states", DType::u8, {g.bytes});
     largest = std::max(largest, g.bytes);
   }
-  if (paged) ring_ = std::make_unique<Ring>(rank.stream, rank.memory, "optimizer states", 2, largest);
+  if (paged && largest > 0) ring_ = std::make_unique<Ring>(rank.stream, rank.memory, "optimizer states", 2, largest);
 }
 
 std::span<const optim::Update> OptimizerState::placed(Group& g, std::byte* base) {
@@ -60,7 +60,7 @@ int OptimizerState::index_of(int layer) const {
   return g == groups_.end() ? -1 : int(g - groups_.begin());
 }
 
-void OptimizerState::update(int layer, std::span<const nn::Model::Trained> trained, Tensor scalars, const optim::AdamW& adam, int next) {
+void OptimizerState::update(int layer, std::span<const nn::Model::Trained> trained, Tensor scalars, const optim::Hyper& hyper, int next) {
   const auto is_of = [&](int i, int l) { return i >= 0 && i < int(groups_.size()) && groups_[size_t(i)].layer == l; };
   size_t done = 0;
   for (int i = index_of(layer); is_of(i, layer); ++i) {
@@ -68,12 +68,12 @@ void OptimizerState::update(int layer, std::span<const nn::Model::Trained> train
     check(done + g.updates.size() <= trained.size(), "an update is of all that is trained of a layer");
     for (auto& u : g.updates) {
       const auto& [spec, value, gradient, on_host] = trained[done++];
-      u.param = value.view({value.count()}), u.grad = gradient.view({value.count()});
+      u.param = value, u.grad = gradient;
     }
     const Tensor bytes = ring_ ? ring_->acquire(i, g.home) : g.home;
     const int after = is_of(i + 1, layer) ? i + 1 : next < 0 ? -1 : index_of(next);
     if (ring_ && after >= 0) ring_->prefetch(after, groups_[size_t(after)].home);
-    optim::update(rank_.stream, id_, placed(g, static_cast<std::byte*>(bytes.data)), scalars, adam);
+    optim::update(rank_.stream, id_, placed(g, static_cast<std::byte*>(bytes.data)), scalars, hyper);
     if (ring_) ring_->release(i, g.home);
   }
   check(done == trained.size(), "an update is of all that is trained of a layer");
@@ -89,7 +89,7 @@ std::vector<OptimizerState::State> OptimizerState::states() const {
   for (const Group& g : groups_)
     for (size_t i = 0; i < g.updates.size(); ++i) {
       int n = 0;
-      const auto parts = optim::states_of(id_, g.updates[i].param.count(), n);
+      const auto parts = optim::states_of(id_, g.updates[i].param.shape, n);
       for (size_t s = 0; s < size_t(n); ++s)
         all.push_back({g.names[i], parts[s].suffix, {static_cast<std::byte*>(g.home.data) + g.offsets[i][s], parts[s].dtype, parts[s].shape}});
     }

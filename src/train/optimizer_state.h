@@ -12,13 +12,13 @@ namespace thimble::train {
 
 class OptimizerState {
  public:
-  struct Decay { float matrices = 0, norms = 0; };
-  OptimizerState(comm::Rank&, const std::vector<nn::Model::Trained>&, optim::OptimizerId, bool paged, Decay);
+  struct Rates { float decay = 0, decay_of_norms = 0, lora_b = 1; };  // lora_b: of the B of adapters, times the learning rate (LoRA+)
+  OptimizerState(comm::Rank&, const std::vector<nn::Model::Trained>&, optim::OptimizerId, bool paged, Rates);
 
   void reset();  // as before the first step
   // One update of what is trained of a layer (-1: outside all layers), as Model::trained(layer) gives it. `scalars`: see optim/optimizer.h. The states
   // of layer `next` set out (-1: none).
-  void update(int layer, std::span<const nn::Model::Trained>, Tensor scalars, const optim::AdamW&, int next);
+  void update(int layer, std::span<const nn::Model::Trained>, Tensor scalars, const optim::Hyper&, int next);
   void drain();  // what is on its way home has come
 
   // Every state of every parameter at home, packed as it is: what a checkpoint holds. It may be overwritten, if changed() follows.

@@ -14,21 +14,36 @@ namespace thimble::train {
 namespace {
 
 constexpr Choice stage_names[] = {{"sft", int(Stage::sft)}, {"pt", int(Stage::pt)}};
-constexpr Choice finetuning_names[] = {{"lora", int(Finetuning::lora)}, {"full", int(Finetuning::full)}};
+constexpr Choice finetuning_names[] = {{"lora", int(Finetuning::lora)}, {"freeze", int(Finetuning::freeze)}, {"full", int(Finetuning::full)}};
 constexpr Choice quant_names[] = {{"nf4", int(QuantType::nf4)}};
 constexpr Choice optim_names[] = {{"adamw_torch", int(Optim::adamw)},           {"adamw_torch_fused", int(Optim::adamw)},
                                   {"adamw", int(Optim::adamw)},                 {"adamw_hf", int(Optim::adamw)},
                                   {"adamw_8bit", int(Optim::adamw_8bit)},       {"adamw_bnb_8bit", int(Optim::adamw_8bit)},
                                   {"paged_adamw_32bit", int(Optim::paged_adamw)}, {"paged_adamw", int(Optim::paged_adamw)},
-                                  {"paged_adamw_8bit", int(Optim::paged_adamw_8bit)}};
+                                  {"paged_adamw_8bit", int(Optim::paged_adamw_8bit)}, {"adamw_bf16", int(Optim::adamw_bf16)},
+                                  {"adamw_anyprecision", int(Optim::adamw_bf16)}, {"sgd", int(Optim::sgd)},
+                                  {"lion_32bit", int(Optim::lion)},               {"lion", int(Optim::lion)},
+                                  {"paged_lion_32bit", int(Optim::paged_lion)},   {"paged_lion", int(Optim::paged_lion)},
+                                  {"adafactor", int(Optim::adafactor)}};
 constexpr Choice when_names[] = {{"no", int(When::no)}, {"steps", int(When::steps)}, {"epoch", int(When::epoch)},
                                  {"none", int(When::no)}, {"false", int(When::no)}};
 constexpr Choice save_when_names[] = {{"no", int(SaveWhen::no)},     {"steps", int(SaveWhen::steps)}, {"epoch", int(SaveWhen::epoch)},
                                       {"best", int(SaveWhen::best)}, {"none", int(SaveWhen::no)},     {"false", int(SaveWhen::no)}};
 constexpr Choice save_names[] = {{"auto", int(SavePin::automatic)}, {"keep", int(SavePin::keep)},
                                  {"recompute", int(SavePin::recompute)}, {"offload", int(SavePin::offload)}};
-constexpr Choice schedule_names[] = {{"linear", int(ScheduleKind::linear)}, {"cosine", int(ScheduleKind::cosine)},
-                                     {"constant", int(ScheduleKind::constant)}, {"constant_with_warmup", int(ScheduleKind::constant_with_warmup)}};
+constexpr Choice schedule_names[] = {{"linear", int(ScheduleKind::linear)},
+                                     {"cosine", int(ScheduleKind::cosine)},
+                                     {"cosine_with_restarts", int(ScheduleKind::cosine_with_restarts)},
+                                     {"cosine_with_min_lr", int(ScheduleKind::cosine_with_min_lr)},
+                                     {"cosine_warmup_with_min_lr", int(ScheduleKind::cosine_warmup_with_min_lr)},
+                                     {"constant", int(ScheduleKind::constant)},
+                                     {"constant_with_warmup", int(ScheduleKind::constant_with_warmup)},
+                                     {"polynomial", int(ScheduleKind::polynomial)},
+                                     {"inverse_sqrt", int(ScheduleKind::inverse_sqrt)},
+                                     {"warmup_stable_decay", int(ScheduleKind::warmup_stable_decay)},
+                                     {"wsd", int(ScheduleKind::warmup_stable_decay)}};
+constexpr std::string_view loggers[] = {"none", "all", "tensorboard"};
+constexpr std::string_view services[] = {"wandb", "swanlab", "mlflow", "trackio", "comet_ml", "clearml", "neptune", "codecarbon", "dagshub", "flyte", "dvclive", "azure_ml"};
 constexpr std::string_view projections[] = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"};
 
 void expect(bool ok, std::string_view key, std::string_view expected, std::string found, std::string fix = "") {
@@ -49,21 +64,78 @@ void contradiction(bool is, std::string what, std::string fix) {
   if (is) throw Error(Fault::usage, {.what = std::move(what), .fix = std::move(fix)});
 }
 
+// One of lr_scheduler_kwargs.
+void set_argument(Schedule& s, const std::string& key, const Json& value) {
+  constexpr std::string_view name = "lr_scheduler_kwargs";
+  const auto number = [&](double least) {
+    expect(value.is_number() && value.get<double>() >= least && std::isfinite(value.get<double>()), name, fmt::format("a number from {} on for {}", least, key), value.dump());
+    return value.get<double>();
+  };
+  const auto ramp = [&] {
+    const std::string text = value.is_string() ? value.get<std::string>() : "";
+    expect(text == "linear" || text == "cosine" || text == "1-sqrt", name, key + ": linear, cosine or 1-sqrt", value.dump());
+    return text == "linear" ? Ramp::linear : text == "cosine" ? Ramp::cosine : Ramp::one_minus_root;
+  };
+  using enum ScheduleKind;
+  const auto of = [&](std::initializer_list<ScheduleKind> kinds) {
+    expect(std::find(kinds.begin(), kinds.end(), s.kind) != kinds.end(), name, fmt::format("arguments of lr_scheduler_type {}", spelling(schedule_names, int(s.kind))), key);
+  };
+  if (key == "num_cycles") of({cosine, cosine_with_restarts, cosine_with_min_lr, cosine_warmup_with_min_lr, warmup_stable_decay}), s.cycles = number(0);
+  else if (key == "min_lr") of({cosine_with_min_lr, cosine_warmup_with_min_lr}), s.least = number(0) / s.peak;
+  else if (key == "min_lr_rate") of({cosine_with_min_lr, cosine_warmup_with_min_lr}), s.least = number(0);
+  else if (key == "warmup_lr_rate") of({cosine_warmup_with_min_lr}), s.warmup_from = number(0);
+  else if (key == "min_lr_ratio") of({warmup_stable_decay}), s.least = number(0);
+  else if (key == "lr_end") of({polynomial}), s.end = number(0);
+  else if (key == "power") of({polynomial}), s.power = number(0);
+  else if (key == "timescale") of({inverse_sqrt}), s.timescale = int64_t(number(1));
+  else if (key == "num_stable_steps") of({warmup_stable_decay}), s.stable = int64_t(number(0));
+  else if (key == "num_decay_steps") of({warmup_stable_decay}), s.decay = int64_t(number(0));
+  else if (key == "warmup_type") of({warmup_stable_decay}), s.rise = ramp();
+  else if (key == "decay_type") of({warmup_stable_decay}), s.fall = ramp();
+  else of({});
+}
+
+// Of optim_args, "momentum=0.9": what SGD takes; 0 where it is not given.
+double momentum_of(const TrainOptions& o) {
+  if (!o.optim_args || o.optim_args->empty()) return 0;
+  constexpr std::string_view start = "momentum=";
+  std::string text = *o.optim_args;
+  std::erase(text, ' ');
+  double momentum = -1;
+  const bool read = text.starts_with(start) && thimble::assign(momentum, resolve_scalar(std::string_view(text).substr(start.size())));
+  expect(read && momentum >= 0 && momentum < 1, "optim_args", "momentum=M with M from 0 to below 1", *o.optim_args);
+  expect(o.optim == Optim::sgd, "optim_args", "nothing, but for optim: sgd", *o.optim_args);
+  return momentum;
+}
+
 void validate_method(const TrainOptions& o) {
   if (o.quantization_bit) {
     expect(*o.quantization_bit == 4 || *o.quantization_bit == 8, "quantization_bit", "4 or 8, or null for 16-bit weights", fmt::format("{}", *o.quantization_bit));
     contradiction(o.finetuning_type == Finetuning::full, "quantization_bit with finetuning_type full: packed weights cannot be trained",
                   "finetuning_type: lora trains adapters on the packed base; or leave out quantization_bit");
   }
-  contradiction(o.finetuning_type == Finetuning::full && o.adapter_name_or_path.has_value(), "adapter_name_or_path with finetuning_type full",
-                "use finetuning_type: lora to go on with an adapter, or leave out adapter_name_or_path");
+  const bool adapters = o.finetuning_type == Finetuning::lora;
+  contradiction(!adapters && o.adapter_name_or_path.has_value(), "adapter_name_or_path with another finetuning_type than lora", "use finetuning_type: lora to go on with an adapter, or leave out adapter_name_or_path");
+  contradiction(o.finetuning_type == Finetuning::full && o.resident_layers.has_value(),
+                "resident_layers with finetuning_type full: only a frozen base can stream", "leave out resident_layers");
   expect(o.lora_rank >= 1 && o.lora_rank <= 4096, "lora_rank", "1 to 4096", fmt::format("{}", o.lora_rank));
   if (o.lora_alpha) expect(std::isfinite(*o.lora_alpha) && *o.lora_alpha > 0, "lora_alpha", "a positive number", fmt::format("{}", *o.lora_alpha));
-  expect(o.lora_dropout == 0, "lora_dropout", "0", fmt::format("{}", o.lora_dropout), "dropout is not there yet: lora_dropout: 0");
+  expect(o.lora_dropout >= 0 && o.lora_dropout < 1, "lora_dropout", "from 0 to below 1", fmt::format("{}", o.lora_dropout));
+  contradiction(o.use_dora && o.lora_dropout > 0, "use_dora with lora_dropout: PEFT then multiplies by every matrix twice, and this program does not", "lora_dropout: 0");
+  if (o.loraplus_lr_ratio)
+    expect(std::isfinite(*o.loraplus_lr_ratio) && *o.loraplus_lr_ratio > 0, "loraplus_lr_ratio", "a positive number", fmt::format("{}", *o.loraplus_lr_ratio));
+  if (o.neftune_noise_alpha) expect_not_negative(*o.neftune_noise_alpha, "neftune_noise_alpha");
+  const auto only_lora = [&](bool given, std::string_view key) { contradiction(given && !adapters, fmt::format("{} without adapters", key), "finetuning_type: lora"); };
+  only_lora(o.use_dora, "use_dora");
+  only_lora(o.loraplus_lr_ratio.has_value(), "loraplus_lr_ratio");
+  only_lora(!o.additional_target.empty(), "additional_target");
+  expect(o.freeze_trainable_layers != 0, "freeze_trainable_layers", "a number of layers, from the end, or below 0 from the beginning", "0");
+  expect(!o.freeze_trainable_modules.empty(), "freeze_trainable_modules", "all, or parts of a layer", "nothing");
   expect(!o.lora_target.empty(), "lora_target", "all, or a list of projections", "nothing");
   for (const auto& t : o.lora_target) {
     const bool all = t == "all" || t == "all-linear";
-    expect(all || std::find(std::begin(projections), std::end(projections), t) != std::end(projections), "lora_target",
+    const bool expression = t.find_first_of("*+?|()[]\\^$.") != t.npos;  // or a longer name: what it fits the model says
+    expect(all || expression || std::find(std::begin(projections), std::end(projections), t) != std::end(projections), "lora_target",
            "all, or some of q_proj k_proj v_proj o_proj gate_proj up_proj down_proj", t, [&] {
              const auto close = nearest(t, projections);
              return close.empty() ? std::string() : fmt::format("did you mean '{}'?", close);
@@ -106,10 +178,21 @@ void validate_steps(const TrainOptions& o) {
          "a number of steps, or a share below 1", fmt::format("{}", o.warmup_steps));
   contradiction(o.max_steps > 0 && o.warmup_steps > double(o.max_steps), fmt::format("warmup_steps {} is more than max_steps {}", o.warmup_steps, o.max_steps),
                 "lower warmup_steps, or use warmup_ratio");
+  const Json& given = o.lr_scheduler_kwargs.object;
+  contradiction(given.contains("min_lr") && given.contains("min_lr_rate"), "lr_scheduler_kwargs names both min_lr and min_lr_rate", "leave out one of them");
+  const Schedule schedule = o.schedule(std::max<int64_t>(1, o.max_steps));  // and its arguments
+  contradiction(schedule.kind == ScheduleKind::polynomial && schedule.end >= o.learning_rate, "lr_end is not below learning_rate", "a smaller lr_end in lr_scheduler_kwargs");
+  contradiction((schedule.kind == ScheduleKind::cosine_with_min_lr || schedule.kind == ScheduleKind::cosine_warmup_with_min_lr) && schedule.least == 0,
+                "a schedule down to a least rate that is not given", "lr_scheduler_kwargs: {min_lr_rate: 0.1}");
+  momentum_of(o);
   expect_at_least(o.seed, 0, "seed");
   if (o.data_seed) expect_at_least(*o.data_seed, 0, "data_seed");
   expect_at_least(o.logging_steps, 1, "logging_steps");
   if (o.eval_steps) expect_at_least(*o.eval_steps, 1, "eval_steps");
+  for (const auto& r : o.report_to) {
+    const bool service = std::find(std::begin(services), std::end(services), r) != std::end(services);
+    expect(service || std::find(std::begin(loggers), std::end(loggers), r) != std::end(loggers), "report_to", "none, tensorboard, or all", r);
+  }
 }
 
 void validate_saving(const TrainOptions& o) {
@@ -175,6 +258,15 @@ std::span<const Choice> names_of(SaveWhen) { return save_when_names; }
 std::span<const Choice> names_of(SavePin) { return save_names; }
 std::span<const Choice> names_of(ScheduleKind) { return schedule_names; }
 
+bool assign(Arguments& a, const Json& v) {
+  if (means_nothing(v)) return a = {}, true;
+  const Json object = v.is_string() ? Json::parse(v.get<std::string>(), nullptr, false) : v;
+  if (!object.is_object()) return false;
+  return a = {object}, true;
+}
+Json shown(const Arguments& a) { return a.object; }
+std::string type_name(const Arguments&) { return "names with values, such as {min_lr: 1e-6}"; }
+
 bool assign(Resume& r, const Json& v) {
   if (means_nothing(v) || v == false) return r = {}, true;
   if (v == true) return r = {.newest = true}, true;
@@ -185,15 +277,39 @@ bool assign(Resume& r, const Json& v) {
 Json shown(const Resume& r) { return r.newest ? Json(true) : r.folder.empty() ? Json(nullptr) : Json(r.folder); }
 std::string type_name(const Resume&) { return "true | false, or the folder of a checkpoint"; }
 
-double TrainOptions::lora_scale() const {
-  const double alpha = lora_alpha.value_or(2.0 * double(lora_rank));
-  return alpha / (use_rslora ? std::sqrt(double(lora_rank)) : double(lora_rank));
-}
-
 Schedule TrainOptions::schedule(int64_t total_steps) const {
   const bool is_share = warmup_steps > 0 && warmup_steps < 1;
-  return {.kind = lr_scheduler_type, .peak = learning_rate,
-          .warmup = train::warmup_steps(int64_t(warmup_steps), is_share ? warmup_steps : warmup_ratio, total_steps), .total = total_steps};
+  Schedule s{.kind = lr_scheduler_type, .peak = learning_rate,
+             .warmup = train::warmup_steps(int64_t(warmup_steps), is_share ? warmup_steps : warmup_ratio, total_steps), .total = total_steps};
+  if (s.kind == ScheduleKind::cosine_with_restarts) s.cycles = 1;
+  if (s.warmup > 0) s.timescale = s.warmup;
+  // As LLaMA-Factory has it, a third of the steps after the warm-up is stable.
+  const int64_t rest = std::max<int64_t>(0, total_steps - s.warmup);
+  s.stable = rest / 3, s.decay = rest - s.stable;
+  const Json& given = lr_scheduler_kwargs.object;
+  if (given.contains("num_decay_steps") && !given.contains("num_stable_steps")) s.stable = std::max<int64_t>(0, rest - int64_t(given["num_decay_steps"].get<double>()));
+  for (const auto& [key, value] : given.items()) set_argument(s, key, value);
+  return s;
+}
+
+bool TrainOptions::reports_to(std::string_view logger) const {
+  return std::any_of(report_to.begin(), report_to.end(), [&](const auto& r) { return r == logger || r == "all"; });
+}
+
+TrainOptions::Rule TrainOptions::optimizer() const {
+  optim::Hyper hyper{.beta1 = float(adam_beta1), .beta2 = float(adam_beta2), .eps = float(adam_epsilon), .momentum = float(momentum_of(*this))};
+  switch (optim) {
+    case Optim::adamw: return {optim::OptimizerId::adamw, false, hyper};
+    case Optim::paged_adamw: return {optim::OptimizerId::adamw, true, hyper};
+    case Optim::adamw_8bit: return {optim::OptimizerId::adamw_8bit, false, hyper};
+    case Optim::paged_adamw_8bit: return {optim::OptimizerId::adamw_8bit, true, hyper};
+    case Optim::adamw_bf16: return {optim::OptimizerId::adamw_bf16, false, hyper};
+    case Optim::sgd: return {hyper.momentum > 0 ? optim::OptimizerId::sgd_momentum : optim::OptimizerId::sgd, false, hyper};
+    case Optim::lion: return {optim::OptimizerId::lion, false, hyper};
+    case Optim::paged_lion: return {optim::OptimizerId::lion, true, hyper};
+    case Optim::adafactor: return {optim::OptimizerId::adafactor, false, hyper};
+  }
+  return {};
 }
 
 void resolve(TrainOptions& o) {
@@ -201,6 +317,7 @@ void resolve(TrainOptions& o) {
   if (o.neat_packing && !o.packing) o.packing = true;
   if (!o.packing) o.packing = o.stage == Stage::pt;
   if (!o.eval_steps) o.eval_steps = o.logging_steps;
+  if (!o.logging_dir && !o.output_dir.empty()) o.logging_dir = (fs::path(o.output_dir) / "runs").string();
   if (o.lora_target.size() == 1 && o.lora_target[0] == "all-linear") o.lora_target[0] = "all";
 }
 
@@ -236,6 +353,9 @@ TrainOptions read_train_options(const std::filesystem::path& file, std::span<con
   ReadOptions read = read_options(file, arguments);
   std::string ignored;
   for (const auto& i : read.given.ignored) ignored += "\n  " + i;
+  for (const auto& r : read.options.report_to)
+    if (std::find(std::begin(services), std::end(services), r) != std::end(services))
+      ignored += fmt::format("\n  report_to: {} (nothing is sent anywhere: trainer_log.jsonl and tensorboard's event files hold the same numbers)", r);
   if (!ignored.empty()) log_info("accepted, without effect here:{}", ignored);
   return std::move(read.options);
 }

@@ -5,14 +5,15 @@
 
 #include "base/options.h"
 #include "data/mix.h"
+#include "optim/optimizer.h"
 #include "train/schedule.h"
 
 namespace thimble::train {
 
 enum class Stage : uint8_t { sft, pt };
-enum class Finetuning : uint8_t { lora, full };
+enum class Finetuning : uint8_t { lora, freeze, full };
 enum class QuantType : uint8_t { nf4 };
-enum class Optim : uint8_t { adamw, paged_adamw, adamw_8bit, paged_adamw_8bit };
+enum class Optim : uint8_t { adamw, paged_adamw, adamw_8bit, paged_adamw_8bit, adamw_bf16, sgd, lion, paged_lion, adafactor };
 enum class When : uint8_t { no, steps, epoch };
 enum class SaveWhen : uint8_t { no, steps, epoch, best };
 enum class SavePin : uint8_t { automatic, keep, recompute, offload };  // of tensors between forward and backward; automatic: the plan decides
@@ -24,6 +25,14 @@ std::span<const Choice> names_of(When);
 std::span<const Choice> names_of(SaveWhen);
 std::span<const Choice> names_of(SavePin);
 std::span<const Choice> names_of(ScheduleKind);
+
+// Names with values: a mapping in a file, its JSON on the command line.
+struct Arguments {
+  Json object = Json::object();
+};
+bool assign(Arguments&, const Json&);
+Json shown(const Arguments&);
+std::string type_name(const Arguments&);
 
 // Where a run goes on from: nowhere, the newest whole checkpoint of output_dir, or the one named.
 struct Resume {
@@ -48,7 +57,12 @@ struct TrainOptions {
   std::optional<double> lora_alpha;  // 2 * rank, set by resolve()
   double lora_dropout = 0;
   std::vector<std::string> lora_target{"all"};
-  bool use_rslora = false;
+  bool use_rslora = false, use_dora = false;
+  std::optional<double> loraplus_lr_ratio;
+  std::vector<std::string> additional_target;
+  int64_t freeze_trainable_layers = 2;
+  std::vector<std::string> freeze_trainable_modules{"all"}, freeze_extra_modules;
+  std::optional<double> neftune_noise_alpha;
 
   std::vector<std::string> dataset, eval_dataset;
   std::string dataset_dir = "data";
@@ -71,8 +85,10 @@ struct TrainOptions {
   double num_train_epochs = 3;
   int64_t max_steps = -1;
   ScheduleKind lr_scheduler_type = ScheduleKind::linear;
+  Arguments lr_scheduler_kwargs;
   double warmup_ratio = 0, warmup_steps = 0;  // steps below 1 are a ratio, as in transformers 5
   Optim optim = Optim::adamw;
+  std::optional<std::string> optim_args;
   int64_t seed = 42;
   std::optional<int64_t> data_seed;
   std::optional<bool> bf16, pure_bf16;
@@ -84,6 +100,8 @@ struct TrainOptions {
   int64_t logging_steps = 500;
   bool logging_first_step = true;  // a first line at once; transformers waits for logging_steps
   bool plot_loss = false;
+  std::vector<std::string> report_to{"none"};
+  std::optional<std::string> logging_dir;  // output_dir/runs where none, set by resolve()
   When eval_strategy = When::no;
   std::optional<int64_t> eval_steps;  // logging_steps where none, set by resolve()
   SaveWhen save_strategy = SaveWhen::steps;
@@ -110,12 +128,19 @@ struct TrainOptions {
     visit("quantization_type", o.quantization_type, "4-bit code");
     visit("double_quantization", o.double_quantization, "quantise the scales of 4-bit blocks too");
     visit("stage", o.stage, "sft: answers to prompts; pt: plain text");
-    visit("finetuning_type", o.finetuning_type, "what is trained: adapters or all weights");
+    visit("finetuning_type", o.finetuning_type, "what is trained: adapters, some layers, or all weights");
     visit("lora_rank", o.lora_rank, "rank of the adapters");
     visit("lora_alpha", o.lora_alpha, "scale of the adapters is alpha / rank; null: 2 x rank");
-    visit("lora_dropout", o.lora_dropout, "dropout before the adapters");
-    visit("lora_target", o.lora_target, "all, or some of q_proj k_proj v_proj o_proj gate_proj up_proj down_proj");
+    visit("lora_dropout", o.lora_dropout, "share of an adapter's input that a step leaves out");
+    visit("lora_target", o.lora_target, "all; some of q_proj k_proj v_proj o_proj gate_proj up_proj down_proj; or expressions that whole module names match");
     visit("use_rslora", o.use_rslora, "scale by alpha / sqrt(rank)");
+    visit("use_dora", o.use_dora, "train each matrix's magnitudes beside its adapter");
+    visit("loraplus_lr_ratio", o.loraplus_lr_ratio, "LoRA+: learning rate of B over that of A");
+    visit("additional_target", o.additional_target, "trained whole beside the adapters: embed_tokens, lm_head");
+    visit("freeze_trainable_layers", o.freeze_trainable_layers, "of finetuning_type freeze: the last n layers are trained; below 0 the first ones");
+    visit("freeze_trainable_modules", o.freeze_trainable_modules, "of these layers: all, or parts such as mlp and self_attn");
+    visit("freeze_extra_modules", o.freeze_extra_modules, "and outside the layers: embed_tokens, norm, lm_head");
+    visit("neftune_noise_alpha", o.neftune_noise_alpha, "size of NEFTune's noise on embeddings; null: none");
     visit("dataset", o.dataset, "training data: names of dataset_info.json, files or folders; name#500: so many of its examples");
     visit("eval_dataset", o.eval_dataset, "evaluation data, likewise");
     visit("dataset_dir", o.dataset_dir, "where dataset_info.json is, and files that are not found as they stand");
@@ -145,10 +170,12 @@ struct TrainOptions {
     visit("num_train_epochs", o.num_train_epochs, "passes over the data");
     visit("max_steps", o.max_steps, "optimizer steps, instead of epochs; -1: by epochs");
     visit("lr_scheduler_type", o.lr_scheduler_type, "course of the learning rate");
+    visit("lr_scheduler_kwargs", o.lr_scheduler_kwargs, "its arguments, as transformers names them: {min_lr: 1e-6}");
     visit("warmup_ratio", o.warmup_ratio, "share of the steps with a rising rate");
     visit("warmup_steps", o.warmup_steps, "steps with a rising rate, instead of a ratio; below 1 a ratio itself");
     visit("optim", o.optim, "optimizer; paged: its state lives in host memory, where the plan may put another's too");
-    visit("seed", o.seed, "of the adapters' start and of shuffling");
+    visit("optim_args", o.optim_args, "of sgd: momentum=0.9");
+    visit("seed", o.seed, "of the adapters' start, of shuffling, and of what steps draw");
     visit("data_seed", o.data_seed, "of shuffling, mixing and val_size; null: seed");
     visit("bf16", o.bf16, "16-bit arithmetic; the device decides where it pays");
     visit("pure_bf16", o.pure_bf16, "as bf16");
@@ -159,6 +186,8 @@ struct TrainOptions {
     visit("logging_steps", o.logging_steps, "optimizer steps between lines of the log");
     visit("logging_first_step", o.logging_first_step, "a line after the first step");
     visit("plot_loss", o.plot_loss, "draw training_loss.png");
+    visit("report_to", o.report_to, "tensorboard: event files; none: trainer_log.jsonl and trainer_state.json alone");
+    visit("logging_dir", o.logging_dir, "folder of the event files; null: output_dir/runs");
     visit("eval_strategy", o.eval_strategy, "when to evaluate");
     visit("eval_steps", o.eval_steps, "optimizer steps between evaluations; null: logging_steps");
     visit("save_strategy", o.save_strategy, "when to save a checkpoint; steps and epoch: at the end too; best: when an evaluation is the best so far");
@@ -179,8 +208,10 @@ struct TrainOptions {
     visit("resident_layers", o.resident_layers, "layers of the model on the device, the rest streams; auto: the plan decides");
   }
 
-  double lora_scale() const;  // alpha / rank, or alpha / sqrt(rank)
   Schedule schedule(int64_t total_steps) const;
+  struct Rule { optim::OptimizerId id; bool paged; optim::Hyper hyper; };
+  Rule optimizer() const;
+  bool reports_to(std::string_view logger) const;
 };
 
 // Spellings of other tools, keys without effect here, keys that we know and do not have.

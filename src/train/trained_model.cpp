@@ -7,15 +7,10 @@
 namespace thimble::train {
 namespace {
 
-std::vector<WrittenFile> write_adapter(const fs::path& folder, const TrainOptions& o, const Setup& setup, Trainer& trainer) {
-  store::AdapterConfig config{.rank = o.lora_rank,
-                              .alpha = o.lora_alpha.value_or(2.0 * double(o.lora_rank)),
-                              .rslora = o.use_rslora,
-                              .base_model = o.model_name_or_path};
-  for (int p = 0; p < nn::layer_param_count; ++p)
-    if (const std::string_view leaf = nn::leaf_names[p]; setup.method.lora.on(p))
-      config.targets.emplace_back(leaf.substr(leaf.rfind('.') + 1));
-  return store::write_adapter(folder, config, trainer.model().adapters()->specs(), [&](const auto& put) { trainer.save(put); });
+std::vector<WrittenFile> write_adapter(const fs::path& folder, const Setup& setup, Trainer& trainer) {
+  std::vector<store::ParamSpec> specs;
+  for (const auto& t : trainer.model().trained()) specs.push_back(*t.spec);
+  return store::write_adapter(folder, setup.adapter, specs, [&](const auto& put) { trainer.save(put); });
 }
 
 // The base's, but of plain weights, whatever the base's files hold.
@@ -26,10 +21,16 @@ WrittenFile write_config(const fs::path& from, const fs::path& to) {
   return write_atomically(to, config.dump(2) + "\n");
 }
 
+// What was trained first, then what stayed as the base's files have it.
 std::vector<WrittenFile> write_model(const fs::path& folder, const TrainOptions& o, const Setup& setup, Trainer& trainer) {
   std::vector<store::SafetensorsWriter::Declared> declared;
+  std::vector<store::ParamSpec> frozen;
   const DType dtype = nn::file_dtype(setup.model);
-  store::as_files_hold(trainer.model().weights().table()).for_each([&](const store::ParamSpec& p) { declared.push_back({p.name, dtype, p.shape}); });
+  store::as_files_hold(trainer.model().weights().table()).for_each([&](const store::ParamSpec& p) {
+    if (p.trained) declared.push_back({p.name, dtype, p.shape});
+    else frozen.push_back(p);
+  });
+  for (const auto& p : frozen) declared.push_back({p.name, dtype, p.shape});
   store::SafetensorsWriter writer(folder / model_file, std::move(declared));
   std::vector<std::byte> converted;
   trainer.save([&](const store::ParamSpec&, Tensor piece) {
@@ -41,6 +42,18 @@ std::vector<WrittenFile> write_model(const fs::path& folder, const TrainOptions&
     });
     writer.write(to);
   });
+  const auto base = frozen.empty() ? nullptr : store::open_weights(base_folder(o));
+  for (const auto& p : frozen) {
+    constexpr int64_t piece_bytes = int64_t{1} << 20;
+    const int64_t step = std::max<int64_t>(1, piece_bytes / std::max<int64_t>(1, p.shape.row() * size_of(dtype)));
+    for (int64_t row = 0; row < p.shape.rows(); row += step) {
+      const int64_t rows = std::min(step, p.shape.rows() - row);
+      converted.resize(size_t(rows * p.shape.row() * size_of(dtype)));
+      const Tensor to{converted.data(), dtype, p.shape.rank() == 1 ? Shape{rows} : Shape{rows, p.shape[1]}};
+      base->read(p.name, row, to);
+      writer.write(to);
+    }
+  }
   return {writer.commit(), write_config(base_folder(o) / "config.json", folder / "config.json")};
 }
 
@@ -51,10 +64,10 @@ fs::path base_folder(const TrainOptions& o) {
   return fs::is_directory(model) ? model : model.parent_path();
 }
 
-bool loses_bits(const Setup& setup) { return setup.method.trains_weights && (nn::file_dtype(setup.model) != DType::f32 || setup.model.fused_files); }
+bool loses_bits(const Setup& setup) { return !setup.method.lora.any() && (nn::file_dtype(setup.model) != DType::f32 || setup.model.fused_files); }
 
 std::vector<WrittenFile> write_trained(const fs::path& folder, const TrainOptions& o, const Setup& setup, Trainer& trainer) {
-  auto files = setup.method.trains_weights ? write_model(folder, o, setup, trainer) : write_adapter(folder, o, setup, trainer);
+  auto files = setup.method.lora.any() ? write_adapter(folder, setup, trainer) : write_model(folder, o, setup, trainer);
   for (const char* name :
        {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "chat_template.jinja"})
     if (fs::exists(base_folder(o) / name)) files.push_back(copy_atomically(base_folder(o) / name, folder / name));

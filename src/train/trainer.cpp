@@ -15,6 +15,7 @@ namespace {
 
 constexpr int64_t staging_bytes = int64_t{1} << 20;
 constexpr int token_rows = 4;  // ids, targets, positions, start
+constexpr int key_size = 4;    // ops/noise.h
 
 Tensor element(Tensor t, int i) { return t.rows(i, 1); }
 
@@ -42,12 +43,16 @@ Trainer::Trainer(comm::Rank& rank, const Setup& setup, const plan::Plan& plan)
       window_(plan.window) {
   // A streamed layer's gradients outlive its turn where they wait for the norm of all, or for the next window.
   model_.take_gradients(rank, clips() || plan.window < plan.accumulation);
-  const OptimizerState::Decay decay{setup.weight_decay, setup.decay_norms ? setup.weight_decay : 0};
-  optimizer_.emplace(rank, model_.trained(), setup.optimizer, plan.paged_optimizer, decay);
+  const OptimizerState::Rates rates{setup.weight_decay, setup.decay_norms ? setup.weight_decay : 0, setup.lora_b_rate};
+  optimizer_.emplace(rank, model_.trained(), setup.optimizer, plan.paged_optimizer, rates);
   const int64_t cap = data::token_cap(plan.micro_batch, setup.tokens_per_row);
   tokens_ = rank.memory.take(Use::batch, "tokens", DType::i32, {window_, token_rows, cap});
+  if (setup.draws()) {
+    keys_ = rank.memory.take(Use::batch, "keys", DType::i32, {window_, key_size});
+    host_key_ = rank.pinned.take(Use::batch, "keys", DType::i32, {key_size});
+  }
   scalars_ = rank.memory.take(Use::batch, "scalars", DType::f32, {scalar_total});
-  if (model_.streams_trained() && clips()) pending_scalars_ = rank.memory.take(Use::batch, "scalars of the last step", DType::f32, {optim::scalar_count});
+  if (model_.any_travels() && clips()) pending_scalars_ = rank.memory.take(Use::batch, "scalars of the last step", DType::f32, {optim::scalar_count});
   results_ = rank.memory.take(Use::batch, "results", DType::f32, {result_count});
   correct_ = rank.memory.take(Use::batch, "correct", DType::i32, {1});
   host_tokens_ = rank.pinned.take(Use::batch, "tokens", DType::i32, {token_rows, cap});
@@ -63,18 +68,19 @@ void Trainer::load(const store::WeightSource* source) {
   model_.load(source);
   decoder_.load();
   uint64_t stream = 0;
-  if (!setup_.method.trains_weights)
-    load_adapters([&](const store::ParamSpec& spec, Tensor value) {
-      ++stream;
-      const float bound = spec.role == store::Role::lora_a ? 1.0f / std::sqrt(float(spec.shape[1])) : 0.0f;
-      auto* v = value.get<float>();
-      for (int64_t i = 0; i < value.count(); ++i) v[i] = bound * (2 * uniform_at(setup_.seed, stream, uint64_t(i)) - 1);
-    });
+  load_adapters([&](const store::ParamSpec& spec, Tensor value) {
+    ++stream;
+    const float bound = spec.role == store::Role::lora_a ? 1.0f / std::sqrt(float(spec.shape[1])) : 0.0f;
+    auto* v = value.get<float>();
+    for (int64_t i = 0; i < value.count(); ++i) v[i] = bound * (2 * uniform_at(setup_.seed, stream, uint64_t(i)) - 1);
+  });
+  if (setup_.method.lora.dora) model_.start_magnitudes();
   optimizer_->reset();
 }
 
 void Trainer::load_adapters(const std::function<void(const store::ParamSpec&, Tensor)>& read) {
   for (const auto& t : model_.trained()) {
+    if (!is_adapter(t.spec->role)) continue;
     const Scope scope(rank_.pinned);
     const Tensor staging = rank_.pinned.take(Use::scratch, "adapter", DType::f32, t.value.shape);
     if (!rank_.is_phantom()) read(*t.spec, staging);
@@ -96,15 +102,27 @@ nn::Tokens Trainer::upload(const data::MicroBatch& batch, int64_t place) {
   return {row(0), row(1), row(2), row(3), common_length(batch), 1 + *std::max_element(batch.positions.begin(), batch.positions.end())};
 }
 
+Tensor Trainer::upload_key(int64_t first_token, int64_t place) {
+  if (!keys_) return {};
+  if (!rank_.is_phantom()) {
+    const int64_t key[key_size] = {int64_t(setup_.seed & 0xffffffffu), int64_t(setup_.seed >> 32), steps_, first_token};
+    for (int i = 0; i < key_size; ++i) host_key_.get<int32_t>()[i] = int32_t(uint32_t(key[i]));
+  }
+  const Tensor there = keys_.rows(place, 1).view({key_size});
+  rank_.upload("keys", there, host_key_);
+  return there;
+}
+
 nn::LossOut Trainer::loss_out() const { return {element(results_, loss_sum), correct_, element(scalars_, loss_scale)}; }
 
 nn::Turns Trainer::turns(bool first, bool last) {
   nn::Turns t{.first = first};
   if (pending_) t.before_forward = [this](int l) { return update_pending(l, l + 1); };
-  if (last && setup_.method.trains_weights)
+  if (last && setup_.method.trains_weights())
     t.after_backward = [this](int l) {
+      if (!model_.gradients().has(l)) return false;
       add_squares(model_.gradients().all(l));
-      if (clips() || model_.weights().is_resident(l)) return false;
+      if (clips() || !model_.travels(l)) return false;
       set_update_scale(0);  // what is not finite by now stops this update and all that follow
       update_layer(l, scalars_.rows(0, optim::scalar_count), l - 1);
       return true;
@@ -118,10 +136,10 @@ void Trainer::set_update_scale(float most) {
   optim::clip_scale(rank_.stream, element(scalars_, optim::grad_scale), element(results_, squares), element(results_, loss_sum), most);
 }
 
-void Trainer::update_layer(int layer, Tensor scalars, int next) { optimizer_->update(layer, model_.trained(layer), scalars, setup_.adam, next); }
+void Trainer::update_layer(int layer, Tensor scalars, int next) { optimizer_->update(layer, model_.trained(layer), scalars, setup_.hyper, next); }
 
 bool Trainer::update_pending(int layer, int next) {
-  if (model_.weights().is_resident(layer)) return false;
+  if (!model_.travels(layer)) return false;
   if (next == int(setup_.model.layers.size())) next = -1;
   model_.open_gradients(layer, false, next);
   update_layer(layer, pending_scalars_, next);
@@ -141,9 +159,9 @@ void Trainer::finish_pending() {
 }
 
 void Trainer::update_resident() {
-  std::vector<int> resident{-1};
-  for (int l = 0; l < int(setup_.model.layers.size()); ++l)
-    if (!setup_.method.trains_weights || model_.weights().is_resident(l)) resident.push_back(l);
+  std::vector<int> resident;
+  for (int l = -1; l < int(setup_.model.layers.size()); ++l)
+    if (model_.gradients().has(l) && !(l >= 0 && model_.travels(l))) resident.push_back(l);
   resident.push_back(-1);  // none
   for (size_t i = 0; i + 1 < resident.size(); ++i) update_layer(resident[i], scalars_.rows(0, optim::scalar_count), resident[i + 1]);
   optimizer_->drain();
@@ -160,27 +178,30 @@ StepResult Trainer::step(std::span<const data::MicroBatch> batches, double learn
     result.tokens += int64_t(m.ids.size());
     for (const int32_t t : m.targets) result.targets += t >= 0;
   }
-  const auto adam = setup_.adam;
-  const auto t = double(++steps_);
+  ++steps_;
   if (!rank_.is_phantom()) {
     auto* s = host_scalars_.get<float>();
-    s[optim::learning_rate] = float(learning_rate);
-    s[optim::bias1] = float(1 - std::pow(double(adam.beta1), t));
-    s[optim::sqrt_bias2] = float(std::sqrt(1 - std::pow(double(adam.beta2), t)));
-    s[optim::grad_scale] = 1;
+    std::ranges::copy(optim::scalars_of(steps_, learning_rate, 1, setup_.hyper), s);
     s[loss_scale] = float(1.0 / double(std::max<int64_t>(1, result.targets)));
   }
   rank_.upload("scalars", scalars_, host_scalars_);
   ops::zero(rank_.stream, model_.gradients().resident());
   ops::zero(rank_.stream, results_);
   ops::zero(rank_.stream, correct_);
+  int64_t first_token = 0;
   for (size_t at = 0; at < batches.size(); at += size_t(window_)) {
     std::vector<nn::Tokens> window;
-    for (const auto& m : batches.subspan(at, std::min(size_t(window_), batches.size() - at))) window.push_back(upload(m, std::ssize(window)));
+    for (const auto& m : batches.subspan(at, std::min(size_t(window_), batches.size() - at))) {
+      const int64_t place = std::ssize(window);
+      window.push_back(upload(m, place));
+      window.back().key = upload_key(first_token, place);
+      first_token += window.back().count();
+    }
     decoder_.forward_backward(window, loss_out(), turns(at == 0, at + size_t(window_) >= batches.size()));
     pending_ = false;
   }
-  add_squares(setup_.method.trains_weights ? model_.gradients().all(-1) : model_.gradients().resident());  // the layers' were added at their turns
+  if (!setup_.method.trains_weights()) add_squares(model_.gradients().resident());
+  else if (model_.gradients().has(-1)) add_squares(model_.gradients().all(-1));  // the layers' were added at their turns
   set_update_scale(setup_.max_grad_norm);
   update_resident();
   if (pending_scalars_ && !batches.empty()) {
@@ -295,7 +316,7 @@ plan::Outcome Trainer::rehearse(const DeviceSpec& spec, const Setup& setup, cons
   const Took update = timed(0);
   outcome.update_seconds = update.seconds;
   outcome.busy = update.busy;
-  if (trainer.model().streams_trained()) timed(plan.window);  // whose updates are the next step's
+  if (trainer.model().any_travels()) timed(plan.window);  // whose updates are the next step's
   // Of one window beside the update's, as often as a step has it.
   const auto add = [&](int64_t micro_batches, double times) {
     const Took took = timed(micro_batches);

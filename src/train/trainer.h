@@ -6,6 +6,7 @@
 #include "data/batches.h"
 #include "nn/decoder.h"
 #include "plan/plan.h"
+#include "store/adapter_files.h"
 #include "train/optimizer_state.h"
 
 namespace thimble::train {
@@ -14,13 +15,16 @@ namespace thimble::train {
 struct Setup {
   nn::ModelSpec model;
   nn::Method method;
+  store::AdapterConfig adapter;  // of LoRA: as it is written
   optim::OptimizerId optimizer = optim::OptimizerId::adamw;
-  optim::AdamW adam;
+  optim::Hyper hyper;
   float weight_decay = 0;
   bool decay_norms = false;   // transformers' Trainer leaves norms alone; torch.optim.AdamW over all parameters does not
+  float lora_b_rate = 1;      // LoRA+: of the B of adapters, times the learning rate
   float max_grad_norm = 1;    // 0: no clipping
   int64_t tokens_per_row = 0; // cutoff_len
-  uint64_t seed = 42;         // of new adapters
+  uint64_t seed = 42;         // of new adapters, and of what steps draw
+  bool draws() const { return method.lora.dropout > 0 || method.embedding_noise > 0; }
 };
 
 struct StepResult {
@@ -41,7 +45,7 @@ class Trainer {
 
   // Weights from `source` (null on a phantom), new adapters by the seed: A as PEFT's kaiming_uniform(sqrt 5), B zero.
   void load(const store::WeightSource* source);
-  // Adapters from a PEFT folder instead of new ones. `read(spec, host f32 tensor)` fills one.
+  // Adapters from a PEFT folder instead of new ones. `read(spec, host f32 tensor)` fills one. Weights beside them come with load's source.
   void load_adapters(const std::function<void(const store::ParamSpec&, Tensor)>& read);
   StepResult step(std::span<const data::MicroBatch>, double learning_rate);
   EvalResult evaluate(std::span<const data::MicroBatch>);
@@ -65,11 +69,12 @@ class Trainer {
   int64_t steps() const { return steps_; }
 
  private:
-  // f32 values of the step, on the device; the first four are optim's.
+  // f32 values of the step, on the device; the first ones are optim's.
   enum Scalar { loss_scale = optim::scalar_count, scalar_total };
   enum Result { loss_sum, squares, result_count };
 
   nn::Tokens upload(const data::MicroBatch&, int64_t place = 0);  // of a window
+  Tensor upload_key(int64_t first_token, int64_t place);          // of what is drawn of a micro-batch; null where nothing is
   nn::LossOut loss_out() const;
   // What is trained is updated as soon as its gradients are whole and, where they are clipped, their norm is known: all that is resident at the end of
   // the step, a streamed layer at its turn: in backward where nothing is clipped, else before the next forward reads it.
@@ -91,8 +96,8 @@ class Trainer {
   nn::Decoder decoder_;
   std::optional<OptimizerState> optimizer_;
   int64_t window_;
-  Tensor tokens_, scalars_, results_, correct_;                       // on the device
-  Tensor host_tokens_, host_scalars_, host_results_, host_correct_;   // pinned
+  Tensor tokens_, keys_, scalars_, results_, correct_;                // on the device; keys_ (window, 4): ops/noise.h
+  Tensor host_tokens_, host_key_, host_scalars_, host_results_, host_correct_;   // pinned
   Tensor staging_;                                                    // pinned: pieces of adapters, trained tensors and states
   Tensor pending_scalars_;                                            // on the device: of updates that wait for the next forward
   bool pending_ = false;

@@ -127,7 +127,8 @@ void TrainerLog::write(const char* name, const Json& value) {
 }
 
 Json TrainerLog::state(const RunReport& r) const {
-  return {{"best_metric", r.best_metric ? Json(*r.best_metric) : Json(nullptr)},
+  return {{"best_global_step", r.best_step ? Json(r.best_step) : Json(nullptr)},
+          {"best_metric", r.best_metric ? Json(*r.best_metric) : Json(nullptr)},
           {"best_model_checkpoint", r.best_checkpoint.empty() ? Json(nullptr) : Json(r.best_checkpoint)},
           {"epoch", rounded(r.epoch, 4)},
           {"eval_steps", r.eval_steps},
@@ -141,6 +142,7 @@ Json TrainerLog::state(const RunReport& r) const {
           {"num_input_tokens_seen", r.tokens},
           {"num_train_epochs", int64_t(std::ceil(r.num_train_epochs))},
           {"save_steps", r.save_steps},
+          {"stateful_callbacks", Json::object()},
           {"total_flos", r.flops},
           {"train_batch_size", r.batch_size},
           {"trial_name", nullptr},

@@ -39,6 +39,7 @@ struct RunReport {
   double seconds = 0, flops = 0;
   int64_t logging_steps = 0, eval_steps = 0, save_steps = 0;
   std::optional<double> best_metric;
+  int64_t best_step = 0;
   std::string best_checkpoint;
 };
 

@@ -46,14 +46,14 @@ class Program : public ::testing::Test {
     return {{"architectures", {"LlamaForCausalLM"}}, {"hidden_size", hidden}, {"intermediate_size", ffn}, {"num_hidden_layers", layers}, {"num_attention_heads", heads},
             {"num_key_value_heads", kv}, {"head_dim", 8}, {"vocab_size", vocab}, {"max_position_embeddings", 256}, {"torch_dtype", "float32"}};
   }
-  // The folder "model": letters, a blank, </s>; 2 layers.
-  void make_model() const {
+  // The folder "model": letters, a blank and what else is wanted, </s>; 2 layers.
+  void make_model(const std::string& more = "") const {
     Json vocab = Json::object();
-    for (int c = 'a'; c <= 'z'; ++c) vocab[std::string(1, char(c))] = c - 'a';
-    vocab[" "] = 26;
-    vocab["</s>"] = 27;
-    const Json end = {{"id", 27}, {"content", "</s>"}, {"single_word", false}, {"lstrip", false}, {"rstrip", false}, {"normalized", false}, {"special", true}};
-    write("shape/config.json", config(2, 24, 40, 3, 1, 28).dump());
+    for (const char c : "abcdefghijklmnopqrstuvwxyz " + more) vocab[std::string(1, c)] = vocab.size();
+    const auto last = int(vocab.size());
+    vocab["</s>"] = last;
+    const Json end = {{"id", last}, {"content", "</s>"}, {"single_word", false}, {"lstrip", false}, {"rstrip", false}, {"normalized", false}, {"special", true}};
+    write("shape/config.json", config(2, 24, 40, 3, 1, last + 1).dump());
     write("shape/tokenizer.json", Json{{"added_tokens", {end}}, {"model", {{"type", "BPE"}, {"vocab", vocab}, {"merges", Json::array()}}}}.dump());
     write("shape/tokenizer_config.json", R"({"eos_token": "</s>"})");
     const Answer made = thimble("init shape --out model --seed 3 --std 0.2");

@@ -70,6 +70,25 @@ TEST_F(Program, EvalSaysTheLossThatTrainingSays) {
   EXPECT_TRUE(both.says("exact match: 0 of 4")) << both.text;
 }
 
+TEST_F(Program, EvalTakesTheLikeliestLetter) {
+  make_model("TABCD():.\n");
+  write("questions.jsonl", R"({"question": "a b", "A": "c", "B": "d", "answer": "A", "subject": "letters"}
+{"question": "b a", "choices": ["d", "c", "a"], "answer": 2, "subject": "others"}
+)");
+  const Answer plain = thimble("eval --model model --data questions.jsonl --threads 1");
+  ASSERT_EQ(plain.code, 0) << plain.text;
+  EXPECT_TRUE(plain.says("letters: ") && plain.says("others: ") && plain.says("multiple choice: ") && plain.says(" of 2 right")) << plain.text;
+  // Whatever the model takes of one question, that letter is the one right answer of as many copies as it has choices.
+  write("each.jsonl", R"({"question": "a b", "A": "c", "B": "d", "answer": "A"}
+{"question": "a b", "A": "c", "B": "d", "answer": "B"}
+)");
+  const Answer each = thimble("eval --model model --data each.jsonl --examples questions.jsonl --shots 1 --threads 1");
+  ASSERT_EQ(each.code, 0) << each.text;
+  EXPECT_TRUE(each.says("multiple choice: 1 of 2 right (50.0%)")) << each.text;
+  write("bad.jsonl", R"({"question": "a b", "A": "c", "B": "d", "answer": "E"})" "\n");
+  EXPECT_EQ(thimble("eval --model model --data bad.jsonl --threads 1").code, 3);
+}
+
 TEST_F(Program, ARowBeyondTheContextIsNamed) {
   make_model(), make_data();
   const Answer a = thimble("eval --model model --data rows.jsonl --threads 1 --no-generate --context 12");

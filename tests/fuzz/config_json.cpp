@@ -7,7 +7,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace thimble;
   return fuzz::take_or_refuse([&] {
     const auto spec = models::parse_config(parse_json(fuzz::text(data, size), "config.json"), "config.json");
-    const auto table = nn::parameters(spec, spec.stored.format, false);
+    const auto table = nn::parameters(spec, spec.stored.format);
     check(table.parameters() > 0 && table.layers.size() == spec.layers.size(), "a model has parameters");
     models::parse_config(models::config_of(spec), "written");
   });

@@ -16,12 +16,12 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+import quantised  # noqa: F401  (scales 8-bit sums by 1 / 127^2, as on a card)
 from golden_io import HERE, versions
 
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 BASE, ADAPTER = HERE / "llama_odd_untied", HERE / "lora_odd_untied"
-# 8 bits: bitsandbytes' CPU code scales sums by 6.200124e-05 where 1 / 127^2 is 6.200012e-05.
-LIMITS = {"dense": 1e-5, "nf4": 1e-5, "nf4_dq": 1e-5, "int8": 2e-4}
+LIMITS = {"dense": 1e-5, "nf4": 1e-5, "nf4_dq": 1e-5, "int8": 2e-2}  # 8 bits: a sum's last bit may take an activation to the next code
 
 
 def run(*command) -> str:
@@ -65,9 +65,10 @@ def main() -> None:
 
     def compare(what: str, ours: torch.Tensor, theirs: torch.Tensor, limit: float) -> None:
         nonlocal failed
-        distance = float((ours - theirs).abs().max() / theirs.abs().max())
+        by_token = (ours - theirs).abs().amax(1) / theirs.abs().max()
+        distance = float(by_token.max())
         failed |= not distance <= limit
-        print(f"{what:<64} max|d|/max|ref| {distance:.2e}{'' if distance <= limit else '   TOO FAR'}")
+        print(f"{what:<64} max|d|/max|ref| {distance:.1e}, of the middle token {by_token.median():.1e}{'' if distance <= limit else '   TOO FAR'}")
 
     for form in ("nf4", "nf4_dq", "int8"):
         folder = out / form

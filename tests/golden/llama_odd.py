@@ -160,7 +160,8 @@ def save_adapter(model: PeftModel, folder: Path, base_name: str, seed: int) -> N
     model.save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)
     config = json.loads((folder / "adapter_config.json").read_text())
-    config["target_modules"] = sorted(config["target_modules"])   # PEFT keeps a set: its order changes
+    if isinstance(config["target_modules"], list):
+        config["target_modules"] = sorted(config["target_modules"])   # PEFT keeps a set: its order changes
     save_json(folder / "adapter_config.json", config)
     weights = folder / "adapter_model.safetensors"
     save_tensors(weights, load_file(weights), seed=seed)

@@ -14,6 +14,8 @@ import llama_odd
 import sampling
 import parquet_goldens
 import quantised
+import methods
+import optim
 import stories
 import template_goldens
 import token_goldens
@@ -24,6 +26,8 @@ GOLDENS = {                                       # in an order in which each fi
     "lora": lambda a: llama_odd.make_lora(a.out),
     "train30": lambda a: llama_odd.make_train30(a.out),
     "quantised": lambda a: quantised.make_quantised(a.out),
+    "methods": lambda a: methods.make_methods(a.out),
+    "optim": lambda a: optim.make_optim(a.out),
     "families": lambda a: families.make_families(a.out),
     "stories": lambda a: stories.make_stories(a.out, a.stories),
     "peft-stories": lambda a: stories.make_peft_stories(a.out, a.stories),

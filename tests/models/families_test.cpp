@@ -40,9 +40,9 @@ using Windows = std::vector<int64_t>;
 TEST(Families, BiasesOfLlama) {
   const auto m = read("LlamaForCausalLM", {{"attention_bias", true}, {"mlp_bias", true}});
   EXPECT_TRUE(m.layers[0].qkv_bias && m.layers[0].o_bias && m.layers[0].mlp_bias);
-  const auto table = nn::parameters(m, quant::FormatId::nf4, false);
+  const auto table = nn::parameters(m, quant::FormatId::nf4);
   EXPECT_EQ(table.layers[0].size(), 16u);
-  EXPECT_EQ(nn::parameters(read("LlamaForCausalLM"), quant::FormatId::nf4, false).layers[0].size(), 9u);
+  EXPECT_EQ(nn::parameters(read("LlamaForCausalLM"), quant::FormatId::nf4).layers[0].size(), 9u);
   for (const auto& p : table.layers[1]) EXPECT_EQ(p.role == store::Role::bias, p.format == quant::FormatId::dense && p.name.ends_with(".bias")) << p.name;
 }
 
@@ -104,7 +104,7 @@ TEST(Families, TwoBasesOfGemma3InBothSpellings) {
 TEST(Families, FusedTensorsOfPhi3) {
   const auto m = read("Phi3ForCausalLM", {{"sliding_window", 16}});
   EXPECT_EQ(windows(m), Windows(4, 16));
-  const auto table = nn::parameters(m, quant::FormatId::dense, false), files = store::as_files_hold(table);
+  const auto table = nn::parameters(m, quant::FormatId::dense), files = store::as_files_hold(table);
   EXPECT_EQ(files.parameters(), table.parameters());
   ASSERT_EQ(files.layers[1].size(), 6u);
   EXPECT_EQ(files.layers[1][1].name, "model.layers.1.self_attn.qkv_proj.weight");

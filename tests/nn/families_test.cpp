@@ -11,7 +11,7 @@ class Families : public testing::TestWithParam<std::string> {
 };
 
 TEST_P(Families, FullGradients) {
-  GoldenRun run(folder, {.trains_weights = true}, reference);
+  GoldenRun run(folder, {.weights = all_weights()}, reference);
   const bool fused = run.model->spec().fused_files;
   for (const auto& t : run.model->trained()) {
     Tensor want = file.tensor("grad." + (fused ? t.spec->file_name() : t.spec->name));
@@ -21,8 +21,7 @@ TEST_P(Families, FullGradients) {
 }
 
 TEST_P(Families, AdapterGradients) {
-  Method method{.lora = {.rank = 4, .scale = 2}};
-  for (int p = 0; p < layer_param_count; ++p) method.lora.targets[size_t(p)] = is_matrix(p);
+  const Method method{.lora = lora_on(4, 2)};
   GoldenRun run(folder, method, reference, [&](Model& model) {
     for (const auto& t : model.trained()) {
       const Tensor value = file.tensor("lora." + store::peft_name(*t.spec));

@@ -32,10 +32,8 @@ struct GoldenRun {
 };
 
 inline Method lora_method(const store::AdapterConfig& a, quant::FormatId format) {
-  Method m{.lora = {.rank = a.rank, .scale = float(a.alpha / double(a.rank))}, .format = format};
-  for (int p = 0; p < layer_param_count; ++p)
-    for (const auto& target : a.targets) m.lora.targets[size_t(p)] |= std::string_view(leaf_names[p]).ends_with(target);
-  return m;
+  const auto on = [&](int p) { return std::any_of(a.targets.begin(), a.targets.end(), [&](const auto& t) { return std::string_view(leaf_names[p]).ends_with(t); }); };
+  return {.lora = lora_on(a.rank, float(a.alpha / double(a.rank)), on), .format = format};
 }
 
 }  // namespace thimble::nn

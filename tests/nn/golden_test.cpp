@@ -6,7 +6,7 @@ namespace {
 
 void full_gradients(const char* name) {
   const fs::path folder = golden / name;
-  GoldenRun run(folder, {.trains_weights = true}, folder / "reference.safetensors");
+  GoldenRun run(folder, {.weights = all_weights()}, folder / "reference.safetensors");
   const store::SafetensorsFile gradients(folder / "gradients.safetensors");
   for (const auto& t : run.model->trained()) EXPECT_LE(relative(t.gradient, gradients.tensor("grad." + t.spec->name)), 1e-4) << t.spec->name;
 }

@@ -70,7 +70,7 @@ int code_of_m(double m, double absmax) {
 Update take_update(Rig& rig, int64_t count, float decay) {
   Update u{.param = rig.take(DType::f32, {count}), .grad = rig.take(DType::f32, {count}), .weight_decay = decay};
   int n = 0;
-  const auto states = states_of(OptimizerId::adamw_8bit, count, n);
+  const auto states = states_of(OptimizerId::adamw_8bit, {count}, n);
   for (size_t i = 0; i < size_t(n); ++i) u.states[i] = rig.take(states[i].dtype, states[i].shape);
   zero_states(rig.stream, OptimizerId::adamw_8bit, std::span(&u, 1));
   testing::fill_normal(u.param, 1, 0.1f);
@@ -79,7 +79,7 @@ Update take_update(Rig& rig, int64_t count, float decay) {
 
 void step(Rig& rig, const Update& u, const Values& s) {
   const Scope scope(rig.memory);
-  const AdamW hyper{.beta1 = float(s.b1), .beta2 = float(s.b2), .eps = float(s.eps)};
+  const Hyper hyper{.beta1 = float(s.b1), .beta2 = float(s.b2), .eps = float(s.eps)};
   const Tensor scalars = rig.take(DType::f32, {scalar_count});
   const auto values = scalars_of(s.t, s.rate, s.scale, hyper);
   std::copy(values.begin(), values.end(), scalars.get<float>());

@@ -28,7 +28,7 @@ struct Training {
     update = {.param = rig.take(DType::f32, {from.count()}), .grad = rig.take(DType::f32, {from.count()}), .weight_decay = 0.01f};
     std::memcpy(update.param.data, from.data, size_t(from.bytes()));
     int n = 0;
-    const auto states = states_of(id, from.count(), n);
+    const auto states = states_of(id, {from.count()}, n);
     for (size_t i = 0; i < size_t(n); ++i) update.states[i] = rig.take(states[i].dtype, states[i].shape);
     scalars = rig.take(DType::f32, {scalar_count});
     zero_states(rig.stream, id, std::span(&update, 1));

@@ -27,14 +27,14 @@ Table take_table(Rig& rig, OptimizerId id, std::span<const int64_t> counts, floa
   for (const int64_t count : counts) {
     Update u{.param = rig.take(DType::f32, {count}), .grad = rig.take(DType::f32, {count}), .weight_decay = decay};
     int n = 0;
-    const auto states = states_of(id, count, n);
+    const auto states = states_of(id, {count}, n);
     for (size_t i = 0; i < size_t(n); ++i) u.states[i] = rig.take(states[i].dtype, states[i].shape);
     table.updates.push_back(u);
   }
   return table;
 }
 
-void set_scalars(const Table& table, int64_t t, double rate, double scale, const AdamW& hyper) {
+void set_scalars(const Table& table, int64_t t, double rate, double scale, const Hyper& hyper) {
   const auto s = scalars_of(t, rate, scale, hyper);
   std::copy(s.begin(), s.end(), table.scalars.get<float>());
 }
@@ -81,19 +81,19 @@ TEST(Optimizers, ByName) {
 
 TEST(Optimizers, States) {
   int n = 0;
-  auto s = states_of(OptimizerId::adamw, 5000, n);
+  auto s = states_of(OptimizerId::adamw, {5000}, n);
   EXPECT_EQ(n, 2);
   EXPECT_EQ(s[1].shape, Shape{5000});
-  EXPECT_EQ(state_bytes(OptimizerId::adamw, 5000), 2 * aligned(20000));
-  s = states_of(OptimizerId::adamw_8bit, 5000, n);
+  EXPECT_EQ(state_bytes(OptimizerId::adamw, {5000}), 2 * aligned(20000));
+  s = states_of(OptimizerId::adamw_8bit, {5000}, n);
   EXPECT_EQ(n, 4);
   EXPECT_EQ(s[0].dtype, DType::u8);
   EXPECT_EQ(s[2].shape, Shape{20});
-  EXPECT_EQ(state_bytes(OptimizerId::adamw_8bit, 5000), 2 * aligned(5000) + 2 * aligned(80));
-  s = states_of(OptimizerId::adamw_8bit, 4095, n);
+  EXPECT_EQ(state_bytes(OptimizerId::adamw_8bit, {5000}), 2 * aligned(5000) + 2 * aligned(80));
+  s = states_of(OptimizerId::adamw_8bit, {4095}, n);
   EXPECT_EQ(n, 2);
   EXPECT_EQ(s[0].dtype, DType::f32);
-  states_of(OptimizerId::adamw_8bit, 4096, n);
+  states_of(OptimizerId::adamw_8bit, {4096}, n);
   EXPECT_EQ(n, 4);
 }
 
@@ -149,7 +149,7 @@ TEST(Optimizers, ZeroStatesDecodeToZero) {
 
 TEST(AdamW, IsTheDoubleOne) {
   constexpr double scale = 0.7, decay = 0.01f;
-  const AdamW hyper{.beta1 = 0.9f, .beta2 = 0.99f, .eps = 1e-6f};
+  const Hyper hyper{.beta1 = 0.9f, .beta2 = 0.99f, .eps = 1e-6f};
   const double b1 = hyper.beta1, b2 = hyper.beta2, eps = hyper.eps;
   Rig rig;
   const Table table = take_table(rig, OptimizerId::adamw, sizes);

@@ -35,8 +35,7 @@ double milliseconds(F&& f) {
 }
 
 TEST(DryRun, MillisecondsOfA70BShape) {
-  train::Setup setup{.method = {.lora = {.rank = 16, .scale = 2}, .format = quant::FormatId::nf4_dq}, .optimizer = optim::OptimizerId::adamw_8bit, .tokens_per_row = 4096};
-  for (int p = 0; p < nn::layer_param_count; ++p) setup.method.lora.targets[size_t(p)] = nn::is_matrix(p);
+  train::Setup setup{.method = {.lora = nn::lora_on(16, 2), .format = quant::FormatId::nf4_dq}, .optimizer = optim::OptimizerId::adamw_8bit, .tokens_per_row = 4096};
   const double config = milliseconds([&] { setup.model = models::parse_config(parse_json(config_70b, "config.json"), "config.json"); });
   ASSERT_EQ(setup.model.layers.size(), 80u);
   DeviceSpec spec;
@@ -74,9 +73,8 @@ Budget on_24_gib(int64_t ram_gib) { return {(int64_t{24} << 30) - an_h200().over
 train::Setup long_context(int64_t tokens) {
   nn::ModelSpec m{.family = "llama", .vocab = 128256, .hidden = 4096, .max_positions = 262144, .dtype = "bfloat16"};
   m.layers.assign(32, {.heads = 32, .kv_heads = 8, .head_dim = 128, .ffn = 14336});
-  train::Setup setup{.model = m, .method = {.lora = {.rank = 16, .scale = 2}, .format = quant::FormatId::nf4_dq}, .optimizer = optim::OptimizerId::adamw_8bit,
+  train::Setup setup{.model = m, .method = {.lora = nn::lora_on(16, 2), .format = quant::FormatId::nf4_dq}, .optimizer = optim::OptimizerId::adamw_8bit,
                      .tokens_per_row = tokens};
-  for (int p = 0; p < nn::layer_param_count; ++p) setup.method.lora.targets[size_t(p)] = nn::is_matrix(p);
   return setup;
 }
 
@@ -119,7 +117,7 @@ TEST(DryRun, LongContextsOf8BOn24GiB) {
 TEST(DryRun, FullTuningOf8BOn24GiB) {
   const auto outcome = [](optim::OptimizerId optimizer, float max_grad_norm, int64_t micro_batches) {
     train::Setup setup = long_context(8192);
-    setup.method = {.trains_weights = true};
+    setup.method = {.weights = nn::all_weights()};
     setup.optimizer = optimizer, setup.max_grad_norm = max_grad_norm;
     Plan plan{.accumulation = micro_batches, .window = micro_batches, .unpack_layer = true, .resident_layers = 0, .head_chunk = 1024, .paged_optimizer = true};
     plan.save.assign(32, ladder().back().save);
@@ -142,9 +140,8 @@ TEST(DryRun, FullTuningOf8BOn24GiB) {
 
 // Eight micro-batches of 1,024 tokens inside 24 GiB and 64 GiB, planned for a card that is not here.
 TEST(DryRun, A70BOn24GiB) {
-  train::Setup setup{.method = {.lora = {.rank = 16, .scale = 2}, .format = quant::FormatId::nf4_dq}, .optimizer = optim::OptimizerId::adamw_8bit,
+  train::Setup setup{.method = {.lora = nn::lora_on(16, 2), .format = quant::FormatId::nf4_dq}, .optimizer = optim::OptimizerId::adamw_8bit,
                      .tokens_per_row = 1024};
-  for (int p = 0; p < nn::layer_param_count; ++p) setup.method.lora.targets[size_t(p)] = nn::is_matrix(p);
   setup.model = models::parse_config(parse_json(config_70b, "config.json"), "config.json");
   const DeviceSpec h200 = an_h200();
   const Budget budget = on_24_gib(64);

@@ -49,9 +49,8 @@ TEST(KnownFamilies, ParametersAsPublishedAndAPlan) {
   for (const Known& known : models_known) {
     SCOPED_TRACE(known.name);
     train::Setup setup{.model = models::parse_config(parse_json(known.config, known.name), known.name),
-                       .method = {.lora = {.rank = 16, .scale = 2}, .format = quant::FormatId::nf4_dq}, .optimizer = optim::OptimizerId::adamw_8bit, .tokens_per_row = 1024};
-    for (int p = 0; p < nn::layer_param_count; ++p) setup.method.lora.targets[size_t(p)] = nn::is_matrix(p);
-    EXPECT_EQ(nn::parameters(setup.model, quant::FormatId::dense, false).parameters(), known.parameters);
+                       .method = {.lora = nn::lora_on(16, 2), .format = quant::FormatId::nf4_dq}, .optimizer = optim::OptimizerId::adamw_8bit, .tokens_per_row = 1024};
+    EXPECT_EQ(nn::parameters(setup.model, quant::FormatId::dense).parameters(), known.parameters);
     DeviceSpec spec;
     spec.compute = DType::bf16;
     const Space space{.layers = int(setup.model.layers.size()), .can_stream = true, .can_window = true, .save = nn::Save::recompute, .tokens_per_row = setup.tokens_per_row, .vocab = setup.model.vocab};

@@ -37,19 +37,21 @@ World random_world(uint64_t seed) {
   m.layers.assign(size_t(between(1, 5)), {.heads = heads, .kv_heads = kv, .head_dim = head_dim, .ffn = between(8, 160)});
   World w{.setup = {.model = m, .tokens_per_row = between(2, 100)}, .space = {.layers = int(m.layers.size())}};
   const int64_t method = between(0, 3);
-  w.setup.method.trains_weights = method == 0;
-  if (method == 0 && m.layers.size() > 2) w.setup.model.layers.resize(2), w.space.layers = 2;
+  if (method == 0) {
+    w.setup.method.weights = nn::all_weights();
+    w.setup.model.layers.resize(std::min<size_t>(w.setup.model.layers.size(), 2));
+    w.space.layers = w.space.trained_layers = int(w.setup.model.layers.size());
+  }
   if (method > 0) {
     w.setup.method.format = std::array{quant::FormatId::dense, quant::FormatId::nf4, quant::FormatId::nf4_dq}[size_t(method - 1)];
-    w.setup.method.lora = {.rank = between(1, 9), .scale = 2};
-    for (int p = 0; p < nn::layer_param_count; ++p) w.setup.method.lora.targets[size_t(p)] = nn::is_matrix(p) && (p == nn::q_proj || between(0, 2) > 0);
+    const int64_t rank = between(1, 9);
+    w.setup.method.lora = nn::lora_on(rank, 2, [&](int p) { return p == nn::q_proj || between(0, 2) > 0; });
   }
   w.setup.optimizer = between(0, 1) ? optim::OptimizerId::adamw : optim::OptimizerId::adamw_8bit;
   w.space.batch = between(1, 6);
   w.space.accumulation = between(1, 3);
   w.space.can_stream = true;
   w.space.can_window = method > 0 || !m.tied_head;
-  w.space.trained = method == 0;
   w.space.layers_alike = true;
   w.space.packed = method > 1;
   w.space.can_host_embedding = method > 0 && !m.tied_head;
@@ -232,8 +234,7 @@ TEST(Planner, WhatTheUserFixedStaysFixed) {
 TEST(Planner, A70BFitsACardOf8GiB) {
   nn::ModelSpec m{.family = "llama", .vocab = 128256, .hidden = 8192, .max_positions = 131072, .dtype = "bfloat16"};
   m.layers.assign(80, {.heads = 64, .kv_heads = 8, .head_dim = 128, .ffn = 28672});
-  train::Setup setup{.model = m, .method = {.lora = {.rank = 16, .scale = 2}, .format = quant::FormatId::nf4_dq}, .optimizer = optim::OptimizerId::adamw_8bit, .tokens_per_row = 4096};
-  for (int p = 0; p < nn::layer_param_count; ++p) setup.method.lora.targets[size_t(p)] = nn::is_matrix(p);
+  train::Setup setup{.model = m, .method = {.lora = nn::lora_on(16, 2), .format = quant::FormatId::nf4_dq}, .optimizer = optim::OptimizerId::adamw_8bit, .tokens_per_row = 4096};
   const DeviceSpec spec = spec_of(*find_gpu("h200"));
   Space space{.layers = 80, .can_stream = true, .can_window = true, .tokens_per_row = 4096, .vocab = m.vocab, .recompute_all = true};
   const auto search = [&] {

@@ -25,10 +25,9 @@ struct Planned {
 Planned planned(const char* gpu, int64_t device, int64_t tokens) {
   nn::ModelSpec m{.family = "llama", .vocab = 32000, .hidden = 2048, .max_positions = 8192, .dtype = "bfloat16"};
   m.layers.assign(20, {.heads = 16, .kv_heads = 4, .head_dim = 128, .ffn = 5632});
-  Planned p{.setup = {.model = m, .method = {.lora = {.rank = 8, .scale = 2}, .format = quant::FormatId::nf4}, .optimizer = optim::OptimizerId::adamw_8bit, .tokens_per_row = tokens},
+  Planned p{.setup = {.model = m, .method = {.lora = nn::lora_on(8, 2), .format = quant::FormatId::nf4}, .optimizer = optim::OptimizerId::adamw_8bit, .tokens_per_row = tokens},
             .spec = spec_of(*find_gpu(gpu)), .space = {.layers = 20, .accumulation = 4, .can_stream = true, .layers_alike = true, .packed = true, .tokens_per_row = tokens, .vocab = m.vocab},
             .budget = {device, int64_t{16} << 30}};
-  for (int i = 0; i < nn::layer_param_count; ++i) p.setup.method.lora.targets[size_t(i)] = nn::is_matrix(i);
   p.choice = choose(p.budget, p.space, p.dry_run());
   return p;
 }

@@ -58,8 +58,7 @@ TEST(Exact, AnAdapterOfPeft) {
   const auto folder = nn::shared_data / "stories260K", adapter = golden / "peft_stories";
   if (!fs::exists(folder)) GTEST_SKIP() << "skipped: no ../shared/data";
   const auto config = store::read_adapter_config(adapter);
-  nn::Method method{.lora = {.rank = config.rank, .scale = float(config.alpha / double(config.rank))}};
-  for (int p = 0; p < nn::layer_param_count; ++p) method.lora.targets[size_t(p)] = nn::is_matrix(p);
+  const nn::Method method{.lora = nn::lora_on(config.rank, float(config.alpha / double(config.rank)))};
   Loaded l(folder, 32, method);
   const store::AdapterFile file(adapter, l.engine->model().adapters()->specs());
   l.engine->load_adapters([&](const store::ParamSpec& spec, Tensor to) { file.read(spec, to); });
@@ -68,12 +67,20 @@ TEST(Exact, AnAdapterOfPeft) {
   EXPECT_LE(relative(all.rows(all.shape[0] - 1, 1), reference.tensor("logits")), 1e-5);
 }
 
-// Folders that transformers and bitsandbytes wrote (tests/golden/quantised.py): as they are, and with their codes read as numbers.
-double distance(const char* name, std::optional<quant::FormatId> format = {}) {
+// Folders that transformers and bitsandbytes wrote (tests/golden/quantised.py): as they are, and with their codes read as numbers. How far each
+// position's logits are from theirs, of their largest.
+std::vector<double> distances(const char* name, std::optional<quant::FormatId> format = {}) {
   const fs::path folder = golden / "quantised" / name;
   const store::SafetensorsFile reference(folder / "reference.safetensors");
   Loaded l(folder, 24, {.format = format.value_or(models::read_model(folder).stored.format)});
-  return relative(l.engine->logits(vector_of(reference.tensor("ids"))), reference.tensor("logits").view({24, reference.tensor("logits").shape[2]}));
+  const Tensor expected = reference.tensor("logits").view({24, reference.tensor("logits").shape[2]}), ours = l.engine->logits(vector_of(reference.tensor("ids")));
+  std::vector<double> all;
+  for (int64_t t = 0; t < 24; ++t) all.push_back(relative(ours.rows(t, 1), expected.rows(t, 1)));
+  return all;
+}
+double distance(const char* name, std::optional<quant::FormatId> format = {}) {
+  const auto all = distances(name, format);
+  return *std::max_element(all.begin(), all.end());
 }
 
 TEST(Exact, FoldersOfBitsandbytesIn4Bits) {
@@ -86,10 +93,13 @@ TEST(Exact, FoldersOfBitsandbytesIn4Bits) {
   }
 }
 
-// The reference's 8-bit products scale their sums by 6.200124e-05 for 1 / 127^2.
+// Activations are rounded to codes: where a sum's last bit takes one to the next code, that position is off by half a percent. Most are not.
 TEST(Exact, AFolderOfBitsandbytesIn8Bits) {
-  EXPECT_LE(distance("int8"), 1e-4);
-  EXPECT_LE(distance("int8", quant::FormatId::dense), 3e-2) << "without the rounding of activations";
+  auto all = distances("int8"), unrounded = distances("int8", quant::FormatId::dense);
+  std::sort(all.begin(), all.end()), std::sort(unrounded.begin(), unrounded.end());
+  EXPECT_LE(all[all.size() / 2], 1e-6);
+  EXPECT_LE(all.back(), 2e-2);
+  EXPECT_GE(unrounded.front(), 1e-3) << "the rounding is what is seen";
 }
 
 TEST(Exact, AFolderOfFloatsIn8Bits) {

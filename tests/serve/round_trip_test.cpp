@@ -12,8 +12,7 @@ TEST(AdapterRoundTrip, WrittenReadAndAskedAgain) {
   const fs::path out = fs::path(THIMBLE_BINARY_DIR) / "adapter_of_ours";
   fs::remove_all(out);
   const store::AdapterConfig config{.rank = 4, .alpha = 8, .targets = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}, .base_model = "stories260K"};
-  nn::Method method{.lora = {.rank = 4, .scale = 2}};
-  for (int p = 0; p < nn::layer_param_count; ++p) method.lora.targets[size_t(p)] = nn::is_matrix(p);
+  const nn::Method method{.lora = nn::lora_on(4, 2)};
   const auto device = device_under_test(nn::f32_spec());
   const EngineShape shape{.model = models::read_model(folder), .method = method, .context = 64, .prefill_chunk = 32};
   const std::vector<int32_t> ids{1, 403, 407, 261, 378, 385, 328, 432};

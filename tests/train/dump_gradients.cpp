@@ -6,9 +6,9 @@
 #include "device/cuda.h"
 #include "models/registry.h"
 #include "serve/engine.h"
-#include "store/adapter_files.h"
 #include "store/weight_source.h"
 #include "train/trainer.h"
+#include "train/tuning.h"
 
 namespace thimble {
 namespace {
@@ -29,15 +29,10 @@ DeviceSpec spec_of(const Options& o) {
   return spec;
 }
 
-nn::Method method_of(const Options& o) {
-  nn::Method m{.trains_weights = o.full, .format = quant::format(o.format).id};
-  if (o.adapter.empty()) return m;
-  const auto config = store::read_adapter_config(o.adapter);
-  m.lora = {.rank = config.rank, .scale = float(config.alpha / double(config.rank))};
-  for (int p = 0; p < nn::layer_param_count; ++p)
-    for (const auto& target : config.targets)
-      m.lora.targets[size_t(p)] |= nn::is_matrix(p) && std::string_view(nn::leaf_names[p]).ends_with(target);
-  return m;
+nn::Method method_of(const Options& o, const nn::ModelSpec& model) {
+  const auto format = quant::format(o.format).id;
+  if (!o.adapter.empty()) return train::tuning_of(model, store::read_adapter_config(o.adapter), format, false).method;
+  return {.weights = o.full ? nn::all_weights() : nn::TrainedWeights{}, .format = format};
 }
 
 // Rows of ids and targets (B, T) i32, cut to lengths (B): documents one after the other.
@@ -83,7 +78,7 @@ std::vector<float> logits_of(const Options& o, const DeviceSpec& spec, const nn:
 int64_t largest_gradient(const nn::ModelSpec& model, const nn::Method& method) {
   int64_t most = 0;
   const auto see = [&](const store::ParamSpec& p) { most = std::max(most, p.shape.count() * int64_t(sizeof(float))); };
-  if (method.trains_weights) nn::parameters(model, quant::FormatId::dense, true).for_each(see);
+  if (method.trains_weights()) nn::parameters(model, quant::FormatId::dense, nn::all_weights()).for_each(see);
   for (const auto& p : nn::adapter_parameters(model, method.lora)) see(p);
   return most;
 }
@@ -92,10 +87,10 @@ int dump(const Options& o) {
   const DeviceSpec spec = spec_of(o);
   const auto model = models::read_model(o.model);
   const auto batch = read_batch(o.tokens);
-  const auto method = method_of(o);
+  const auto method = method_of(o, model);
   const auto tokens = int64_t(batch.ids.size());
   auto inference = method;
-  inference.trains_weights = false;
+  inference.weights = {};
   const auto logits = logits_of(o, spec, model, inference, batch);
 
   const train::Setup setup{.model = model, .method = method, .max_grad_norm = 0, .tokens_per_row = tokens};

@@ -40,11 +40,37 @@ inline nn::ModelSpec ornate_model() {
 }
 
 inline nn::Method lora(quant::FormatId format) {
-  nn::Method m{.lora = {.rank = 4, .scale = 2}, .format = format};
-  for (int p = 0; p < nn::layer_param_count; ++p) m.lora.targets[size_t(p)] = nn::is_matrix(p);
+  return {.lora = nn::lora_on(4, 2), .format = format};
+}
+inline nn::Method dora(quant::FormatId format) {
+  auto m = lora(format);
+  m.lora.dora = true;
   return m;
 }
-inline nn::Method full() { return {.trains_weights = true}; }
+inline nn::Method noisy(quant::FormatId format) {  // dropout and NEFTune
+  auto m = lora(format);
+  m.lora.dropout = 0.25f;
+  m.embedding_noise = 5;
+  return m;
+}
+// Adapters of some matrices of some layers, embedding and head whole.
+inline nn::Method with_modules() {
+  nn::Method m{.weights = {.embedding = true, .head = true}, .lora = {.layers = {nn::LayerLora{}, nn::lora_on(3, 2).layers[0], nn::lora_on(5, 1, [](int p) { return p == nn::v_proj; }).layers[0]}}};
+  return m;
+}
+// Of three layers the last one, and the final norm.
+inline nn::Method freeze(quant::FormatId format) {
+  nn::Method m{.weights = {.final_norm = true, .layers = {{}, {}, nn::all_weights().layers[0]}}, .format = format};
+  return m;
+}
+// Whether a plan may leave so many of three layers on the device, trained ones beside frozen ones among them, and run several micro-batches at a time.
+inline bool may_stay(const nn::Method& m, int resident) {
+  int trained = 0;
+  for (int l = 0; l < 3; ++l) trained += m.weights.layers[l].any();
+  return trained == 3 || resident >= trained;
+}
+inline bool in_windows(const nn::Method& m, const nn::ModelSpec& model) { return !model.rope_follows_length() && !(model.tied_head && m.weights.embedding); }
+inline nn::Method full() { return {.weights = nn::all_weights()}; }
 
 // `tokens` tokens in documents of 1 to 20, a quarter of the targets masked.
 inline data::MicroBatch random_batch(const nn::ModelSpec& m, int64_t tokens, uint64_t seed) {
@@ -96,10 +122,9 @@ inline Trace run(const Setup& setup, const plan::Plan& plan, int64_t tokens, int
   Trainer trainer(rank, setup, plan);
   trainer.load(store::random_weights(trainer.model().weights().table(), 5, 0.2f).get());
   // B starts at zero, which would hide A's gradients: give both some values.
-  if (!setup.method.trains_weights)
-    trainer.load_adapters([](const store::ParamSpec& p, Tensor t) {
-      for (int64_t i = 0; i < t.count(); ++i) t.get<float>()[i] = 0.1f * normal_at(3, uint64_t(p.layer) * 2 + (p.role == store::Role::lora_a), uint64_t(i));
-    });
+  trainer.load_adapters([](const store::ParamSpec& p, Tensor t) {
+    for (int64_t i = 0; i < t.count(); ++i) t.get<float>()[i] = 0.1f * normal_at(3, uint64_t(p.layer) * 2 + (p.role == store::Role::lora_a), uint64_t(i));
+  });
   Trace trace;
   for (int s = 0; s < steps; ++s) {
     const auto r = trainer.step(three_batches(setup.model, tokens, uint64_t(s)), 1e-2);

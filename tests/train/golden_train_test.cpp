@@ -3,6 +3,7 @@
 #include "store/adapter_files.h"
 #include "store/safetensors.h"
 #include "train/fixture.h"
+#include "train/golden_batches.h"
 #include "train/schedule.h"
 
 namespace thimble::train {
@@ -10,19 +11,8 @@ namespace {
 
 const fs::path golden = golden_folder();
 
-data::MicroBatch batch_of(const Tensor& ids, const Tensor& targets, int64_t step) {
-  const int64_t rows = ids.shape[1], length = ids.shape[2], n = rows * length;
-  data::MicroBatch b;
-  for (int64_t i = 0; i < n; ++i) {
-    b.ids.push_back(ids.get<int32_t>()[step * n + i]);
-    b.targets.push_back(std::max(-1, targets.get<int32_t>()[step * n + i]));
-    b.positions.push_back(int32_t(i % length));
-    b.start.push_back(int32_t(i / length * length));
-  }
-  return b;
-}
-
-void thirty_steps(const char* folder, const nn::Method& method, const std::string& prefix, const fs::path& adapter, const char* results = "train30.safetensors") {
+void thirty_steps(const char* folder, const nn::Method& method, const std::string& prefix, const fs::path& adapter, const char* results = "train30.safetensors",
+                  double loss_within = 1e-4, double norm_within = 1e-3) {
   const store::SafetensorsFile reference(golden / "train30.safetensors"), expected(golden / results);
   const train::Setup setup{.model = models::read_model(golden / folder), .method = method, .weight_decay = 0.01f, .decay_norms = true, .tokens_per_row = 24};
   auto plan = plan_of(setup.model, nn::all(nn::Save::recompute), int(setup.model.layers.size()), false);
@@ -41,22 +31,21 @@ void thirty_steps(const char* folder, const nn::Method& method, const std::strin
   for (int64_t step = 0; step < 30; ++step) {
     EXPECT_NEAR(learning_rate(schedule, step), lr.get<float>()[step], 1e-9);
     const auto r = trainer.step(std::vector<data::MicroBatch>{batch_of(reference.tensor("ids"), reference.tensor("targets"), step)}, learning_rate(schedule, step));
-    EXPECT_NEAR(r.loss, loss.get<float>()[step], 1e-4) << prefix << " step " << step;
-    EXPECT_NEAR(r.grad_norm, norm.get<float>()[step], 1e-3 * norm.get<float>()[step]) << prefix << " step " << step;
+    EXPECT_NEAR(r.loss, loss.get<float>()[step], loss_within) << prefix << " step " << step;
+    EXPECT_NEAR(r.grad_norm, norm.get<float>()[step], norm_within * norm.get<float>()[step]) << prefix << " step " << step;
   }
 }
 
 nn::Method adapters(quant::FormatId format) {
   const auto config = store::read_adapter_config(golden / "lora_odd_untied");
-  nn::Method m{.lora = {.rank = config.rank, .scale = float(config.alpha / double(config.rank))}, .format = format};
-  for (int p = 0; p < nn::layer_param_count; ++p) m.lora.targets[size_t(p)] = nn::is_matrix(p);
-  return m;
+  return {.lora = nn::lora_on(config.rank, float(config.alpha / double(config.rank))), .format = format};
 }
 
 TEST(ThirtySteps, LoraAsPeft) { thirty_steps("llama_odd_untied", adapters(quant::FormatId::dense), "lora_f32", golden / "lora_odd_untied"); }
 TEST(ThirtySteps, QloraAsPeftOnBitsandbytesWeights) { thirty_steps("llama_odd_untied", adapters(quant::FormatId::nf4), "lora_nf4", golden / "lora_odd_untied"); }
+// A sum's last bit may round an activation to the next of 127 codes: the losses of models this small then differ by a thousandth.
 TEST(ThirtySteps, LoraAsPeftOnAnEightBitBase) {
-  thirty_steps("llama_odd_untied", adapters(quant::FormatId::int8), "lora_int8", golden / "lora_odd_untied", "train30_int8.safetensors");
+  thirty_steps("llama_odd_untied", adapters(quant::FormatId::int8), "lora_int8", golden / "lora_odd_untied", "train30_int8.safetensors", 1e-2, 1e-2);
 }
 TEST(ThirtySteps, FullAsTorch) { thirty_steps("llama_odd_tied", full(), "full_tied", {}); }
 

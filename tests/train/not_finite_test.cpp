@@ -18,7 +18,7 @@ Trace trained(const Setup& setup, bool paged, const Bad* bad, int64_t element = 
   for (uint64_t s = 0; s < 4; ++s) {
     if (s == 2 && bad) {
       // The head's rows: of a token that the batch asks for, so that the loss feels it.
-      float& poisoned = trainer.model().trained()[setup.method.trains_weights ? size_t(nn::head_index) : 0].value.get<float>()[element];
+      float& poisoned = trainer.model().trained()[setup.method.trains_weights() ? size_t(nn::head_index) : 0].value.get<float>()[element];
       const float kept = poisoned;
       poisoned = bad->value;
       std::vector<data::MicroBatch> window{random_batch(setup.model, 40, 50)};
@@ -44,7 +44,7 @@ void stays_as_it_was(const nn::Method& method, int64_t hidden) {
         Setup setup{.model = tiny_model(3, false), .method = method, .optimizer = optimizer, .weight_decay = 0.1f, .max_grad_norm = most, .tokens_per_row = 40};
         const Trace clean = trained(setup, paged, nullptr);
         for (const Bad& bad : {Bad{"NaN", NAN}, {"infinity", INFINITY}, {"a gradient whose square overflows", 1e30f}}) {
-          if (!method.trains_weights && std::isfinite(bad.value)) continue;  // its way to the loss is through norms, which tame it
+          if (!method.trains_weights() && std::isfinite(bad.value)) continue;  // its way to the loss is through norms, which tame it
           SCOPED_TRACE(fmt::format("{}, optimizer {}, paged {}, max_grad_norm {}", bad.name, int(optimizer), paged, most));
           EXPECT_TRUE(trained(setup, paged, &bad, 7 * hidden) == clean);
         }

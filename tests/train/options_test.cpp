@@ -95,7 +95,6 @@ TEST_F(TrainOptionsTest, AFileOfLlamaFactoryRunsUnchanged) {
   EXPECT_EQ(o.finetuning_type, Finetuning::lora);
   EXPECT_EQ(o.lora_rank, 16);
   EXPECT_EQ(o.lora_alpha, 32) << "derived";
-  EXPECT_EQ(o.lora_scale(), 2);
   EXPECT_EQ(o.dataset, (std::vector<std::string>{"identity", "alpaca_en_demo"}));
   EXPECT_EQ(o.template_name, "llama3");
   EXPECT_EQ(o.cutoff_len, 4096);
@@ -109,7 +108,7 @@ TEST_F(TrainOptionsTest, AFileOfLlamaFactoryRunsUnchanged) {
   EXPECT_TRUE(o.plot_loss && o.overwrite_output_dir);
   std::vector<std::string> ignored;
   for (const auto& note : r.given.ignored) ignored.push_back(note.substr(0, note.find(' ')));
-  EXPECT_EQ(ignored, (std::vector<std::string>{"quantization_method", "trust_remote_code", "do_train", "preprocessing_num_workers", "dataloader_num_workers", "report_to",
+  EXPECT_EQ(ignored, (std::vector<std::string>{"quantization_method", "trust_remote_code", "do_train", "preprocessing_num_workers", "dataloader_num_workers",
                                                "ddp_timeout"}));
   EXPECT_EQ(o.save_strategy, SaveWhen::steps);
   EXPECT_EQ(o.save_steps, 500);
@@ -124,13 +123,14 @@ TEST_F(TrainOptionsTest, DefaultsAreTheirs) {
   const Json record = to_json(o);
   EXPECT_EQ(record.dump(),
             R"({"model_name_or_path":"","adapter_name_or_path":null,"quantization_bit":null,"quantization_type":"nf4","double_quantization":true,"stage":"sft",)"
-            R"("finetuning_type":"lora","lora_rank":8,"lora_alpha":16.0,"lora_dropout":0.0,"lora_target":["all"],"use_rslora":false,"dataset":[],"eval_dataset":[],)"
+            R"("finetuning_type":"lora","lora_rank":8,"lora_alpha":16.0,"lora_dropout":0.0,"lora_target":["all"],"use_rslora":false,"use_dora":false,"loraplus_lr_ratio":null,"additional_target":[],"freeze_trainable_layers":2,)"
+            R"("freeze_trainable_modules":["all"],"freeze_extra_modules":[],"neftune_noise_alpha":null,"dataset":[],"eval_dataset":[],)"
             R"("dataset_dir":"data","val_size":0.0,"template":null,"cutoff_len":2048,"packing":false,"neat_packing":false,"train_on_prompt":false,"mask_history":false,)"
             R"("default_system":"","max_samples":null,"mix_strategy":"concat","interleave_probs":[],"tokenized_path":null,"overwrite_cache":false,"disable_shuffling":false,"per_device_train_batch_size":8,"per_device_eval_batch_size":8,"gradient_accumulation_steps":1,"learning_rate":5e-05,)"
             R"("weight_decay":0.0,"adam_beta1":0.9,"adam_beta2":0.999,"adam_epsilon":1e-08,"max_grad_norm":1.0,"num_train_epochs":3.0,"max_steps":-1,)"
-            R"("lr_scheduler_type":"linear","warmup_ratio":0.0,"warmup_steps":0.0,"optim":"adamw_torch","seed":42,"data_seed":null,"bf16":null,"pure_bf16":null,)"
+            R"("lr_scheduler_type":"linear","lr_scheduler_kwargs":{},"warmup_ratio":0.0,"warmup_steps":0.0,"optim":"adamw_torch","optim_args":null,"seed":42,"data_seed":null,"bf16":null,"pure_bf16":null,)"
             R"("gradient_checkpointing":null,"disable_gradient_checkpointing":false,"output_dir":"","overwrite_output_dir":false,"logging_steps":500,)"
-            R"("logging_first_step":true,"plot_loss":false,"eval_strategy":"no","eval_steps":500,"save_strategy":"steps","save_steps":500.0,)"
+            R"("logging_first_step":true,"plot_loss":false,"report_to":["none"],"logging_dir":null,"eval_strategy":"no","eval_steps":500,"save_strategy":"steps","save_steps":500.0,)"
             R"("save_total_limit":null,"load_best_model_at_end":false,"metric_for_best_model":null,"greater_is_better":null,"resume_from_checkpoint":null,"vram":null,"ram":null,"disk":null,"device":"auto","deterministic":false,"threads":null,"save":"auto",)"
             R"("resident_layers":null})");
 }
@@ -162,7 +162,6 @@ TEST_F(TrainOptionsTest, DerivedValues) {
   EXPECT_EQ(read("neat_packing: true").options.packing, true);
   EXPECT_EQ(read("logging_steps: 7").options.eval_steps, 7);
   EXPECT_EQ(read("lora_alpha: 5").options.lora_alpha, 5);
-  EXPECT_EQ(read("lora_rank: 16\nuse_rslora: true").options.lora_scale(), 8);
   EXPECT_EQ(read("warmup_steps: 5\nwarmup_ratio: 0.5").options.schedule(100).warmup, 5);
   EXPECT_EQ(read("warmup_steps: 0.25").options.schedule(100).warmup, 25);
 }
@@ -259,7 +258,8 @@ TEST_F(TrainOptionsTest, ValuesOutOfRangeNameTheirLine) {
                           "adam_epsilon: 0", "max_grad_norm: .nan", "per_device_train_batch_size: 0", "per_device_eval_batch_size: -1", "gradient_accumulation_steps: 0",
                           "max_steps: 0", "max_steps: -2", "num_train_epochs: 0", "num_train_epochs: .nan", "warmup_ratio: 1.5", "warmup_ratio: .nan", "warmup_steps: -1",
                           "warmup_steps: 1.5", "warmup_steps: .nan", "logging_steps: 0", "eval_steps: 0", "seed: -1", "data_seed: -1", "mix_strategy: shake", "interleave_probs: often", "cutoff_len: 0", "cutoff_len: 1e12", "max_samples: 0",
-                          "val_size: -0.1", "val_size: 1.5", "val_size: .nan", "lora_rank: 0", "lora_rank: 100000", "lora_alpha: .nan", "lora_alpha: 0", "lora_dropout: 0.1",
+                          "val_size: -0.1", "val_size: 1.5", "val_size: .nan", "lora_rank: 0", "lora_rank: 100000", "lora_alpha: .nan", "lora_alpha: 0", "lora_dropout: 1", "lora_dropout: .nan", "loraplus_lr_ratio: 0",
+                          "freeze_trainable_layers: 0", "neftune_noise_alpha: -1", "report_to: paper", "optim_args: momentum=2", "lr_scheduler_kwargs: 3",
                           "lora_target: query", "lora_target: all, q_proj", "lora_target: []", "quantization_bit: 3", "quantization_bit: 5", "vram: 0", "vram: 3 parsecs",
                           "ram: -1", "threads: 0", "resident_layers: -1", "save_steps: 0", "save_steps: -5", "save_steps: many", "save_steps: 1.5", "save_steps: .inf", "save_total_limit: 0",
                           "save_strategy: often", "metric_for_best_model: rouge", "greater_is_better: true", "resume_from_checkpoint: 3"}) {
@@ -267,6 +267,24 @@ TEST_F(TrainOptionsTest, ValuesOutOfRangeNameTheirLine) {
     const Problem q = refusal(bad);
     EXPECT_NE(q.what.find(key), std::string::npos) << bad << " gave: " << q.what;
   }
+}
+
+TEST_F(TrainOptionsTest, MethodsOptimizersAndLoggersByTheirNames) {
+  const auto o = read("use_dora: true\nmodules_to_save: [lm_head]\nloraplus_lr_ratio: 16\nreport_to: tensorboard, wandb\noutput_dir: out/x\n"
+                      "lr_scheduler_type: cosine_with_min_lr\nlr_scheduler_kwargs:\n  min_lr_rate: 0.1\noptim: sgd\noptim_args: momentum=0.9").options;
+  EXPECT_TRUE(o.use_dora && o.reports_to("tensorboard"));
+  EXPECT_EQ(o.additional_target, (std::vector<std::string>{"lm_head"}));
+  EXPECT_EQ(o.schedule(10).least, 0.1);
+  EXPECT_EQ(o.optimizer().id, optim::OptimizerId::sgd_momentum);
+  EXPECT_EQ(o.optimizer().hyper.momentum, 0.9f);
+  EXPECT_EQ(o.logging_dir, "out/x/runs");
+  EXPECT_EQ(read("", {R"(lr_scheduler_kwargs={"power": 2})", "lr_scheduler_type=polynomial"}).options.schedule(10).power, 2);
+  for (const auto& [name, id] : {std::pair{"adamw_bnb_8bit", optim::OptimizerId::adamw_8bit}, {"adafactor", optim::OptimizerId::adafactor}, {"lion_32bit", optim::OptimizerId::lion},
+                                 {"paged_lion_32bit", optim::OptimizerId::lion}, {"adamw_torch_fused", optim::OptimizerId::adamw}, {"sgd", optim::OptimizerId::sgd}})
+    EXPECT_EQ(read(fmt::format("optim: {}", name)).options.optimizer().id, id) << name;
+  for (const char* bad : {"use_dora: true\nlora_dropout: 0.1", "use_dora: true\nfinetuning_type: full", "finetuning_type: freeze\nadapter_name_or_path: x", "optim_args: momentum=0.9",
+                          "lr_scheduler_type: cosine_with_min_lr", "lr_scheduler_kwargs:\n  power: 2"})
+    refusal(bad);
 }
 
 TEST_F(TrainOptionsTest, WhereARunGoesOnFrom) {

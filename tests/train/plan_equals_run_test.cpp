@@ -30,16 +30,16 @@ std::vector<Case> cases() {
       for (const int resident : {3, 1, 0})
         for (const auto& [optimizer, paged] : {std::pair{optim::OptimizerId::adamw, false}, {optim::OptimizerId::adamw_8bit, false}, {optim::OptimizerId::adamw_8bit, true}})
           for (const int64_t tokens : {64, 37}) {
-            if (m.method.trains_weights && resident != 3) continue;  // below
+            if (m.method.trains_weights() && resident != 3) continue;  // below
             all.push_back({m.name, m.method, save, resident, optimizer, paged, tokens});
-            if (!m.method.trains_weights && optimizer == optim::OptimizerId::adamw_8bit)
+            if (!m.method.trains_weights() && optimizer == optim::OptimizerId::adamw_8bit)
               all.push_back({.name = m.name, .method = m.method, .save = save, .resident = resident, .optimizer = optimizer, .paged = paged, .tokens = tokens, .embedding_on_host = true});
           }
   for (const auto& m : methods)
     for (const auto save : {nn::Save::keep, nn::Save::recompute, nn::Save::offload})
       for (const int resident : {3, 1, 0})
         for (const auto& [window, unpack] : {std::pair{int64_t{1}, true}, {2, false}, {2, true}, {3, true}})
-          if (!m.method.trains_weights) all.push_back({m.name, m.method, save, resident, optim::OptimizerId::adamw, false, 37, window, unpack});
+          if (!m.method.trains_weights()) all.push_back({m.name, m.method, save, resident, optim::OptimizerId::adamw, false, 37, window, unpack});
   for (const auto& m : methods)
     for (const auto save : {nn::Save::keep, nn::Save::recompute})
       for (const auto& [window, unpack] : {std::pair{int64_t{1}, false}, {2, true}})
@@ -51,7 +51,7 @@ std::vector<Case> cases() {
     for (const auto save : {nn::Save::keep, nn::Save::recompute, nn::Save::offload})
       for (const int resident : {3, 0})
         for (const auto& [window, unpack, tokens] : {std::tuple{int64_t{1}, true, 37}, {2, false, 37}, {1, false, 64}})
-          if (!m.method.trains_weights || (resident == 3 && window == 1 && !unpack))
+          if (!m.method.trains_weights() || (resident == 3 && window == 1 && !unpack))
             all.push_back({.name = m.name, .method = m.method, .save = save, .resident = resident, .optimizer = optim::OptimizerId::adamw, .paged = false, .tokens = tokens, .window = window,
                            .unpack_layer = unpack, .token_chunk = 16});
   for (const auto save : {nn::Save::keep, nn::Save::recompute, nn::Save::offload})
@@ -59,6 +59,13 @@ std::vector<Case> cases() {
       for (const auto& [window, unpack, clip] : {std::tuple{int64_t{1}, false, 1.0f}, {1, true, 0.0f}, {2, true, 1.0f}, {2, false, 0.0f}, {3, true, 1.0f}, {3, true, 0.0f}})
         all.push_back({.name = "full streamed", .method = full(), .save = save, .resident = resident, .optimizer = resident ? optim::OptimizerId::adamw : optim::OptimizerId::adamw_8bit,
                        .paged = resident == 0, .tokens = 37, .window = window, .unpack_layer = unpack, .max_grad_norm = clip, .untied = true});
+  const Named more[] = {{"dora", dora(quant::FormatId::nf4_dq)}, {"dropout and neftune", noisy(quant::FormatId::nf4)}, {"modules", with_modules()}, {"freeze", freeze(quant::FormatId::nf4)}};
+  for (const auto& m : more)
+    for (const auto save : {nn::Save::keep, nn::Save::recompute, nn::Save::offload})
+      for (const int resident : {3, 1, 0})
+        for (const auto& [window, unpack] : {std::pair{int64_t{1}, false}, {2, true}})
+          if (may_stay(m.method, resident) && (window == 1 || !m.method.weights.embedding))
+            all.push_back({m.name, m.method, save, resident, optim::OptimizerId::adamw_8bit, resident == 1, 37, window, unpack});
   return all;
 }
 
@@ -114,7 +121,7 @@ int ledgers_are_equal_and_arenas_exact(const nn::ModelSpec& model, const std::ve
   return count;
 }
 
-TEST(PlanEqualsRun, LedgersAreEqualAndArenasExact) { EXPECT_EQ(ledgers_are_equal_and_arenas_exact(tiny_model(), cases()), 18 + 4 * (54 + 36 + 36) + 2 * 8 + 3 + 4 * 18 + 36); }
+TEST(PlanEqualsRun, LedgersAreEqualAndArenasExact) { EXPECT_EQ(ledgers_are_equal_and_arenas_exact(tiny_model(), cases()), 18 + 4 * (54 + 36 + 36) + 2 * 8 + 3 + 4 * 18 + 36 + 18 + 18 + 9 + 12); }
 
 TEST(PlanEqualsRun, OfAModelWithAllThatFamiliesHave) {
   std::vector<Case> some = cases();
@@ -149,7 +156,7 @@ TEST(PlanEqualsRun, PackedAndRaggedRowsStayInsideTheRehearsal) {
         for (const int64_t cutoff : {37, 48}) {
           SCOPED_TRACE(fmt::format("{} save {} packing {} cutoff {}", m.name, int(save), packing, cutoff));
           const train::Setup setup{.model = tiny_model(), .method = m.method, .optimizer = m.optimizer, .tokens_per_row = cutoff};
-          auto plan = in_windows(plan_of(setup.model, nn::all(save), m.resident, m.paged), m.method.trains_weights ? 1 : 2, cutoff == 48);
+          auto plan = in_windows(plan_of(setup.model, nn::all(save), m.resident, m.paged), m.method.trains_weights() ? 1 : 2, cutoff == 48);
           plan.micro_batch = 2;
           const data::Batches batches(ragged_examples(setup.model, cutoff, 14), {.rows = plan.micro_batch, .cutoff = cutoff, .packing = packing});
           std::vector<data::MicroBatch> epoch;
@@ -184,7 +191,7 @@ TEST(PlanEqualsRun, PackedAndRaggedRowsStayInsideTheRehearsal) {
 TEST(PlanEqualsRun, AStepOf70BIsPlannedFromItsConfig) {
   nn::ModelSpec m{.family = "llama", .vocab = 128256, .hidden = 8192, .max_positions = 131072, .dtype = "bfloat16"};
   m.layers.assign(80, {.heads = 64, .kv_heads = 8, .head_dim = 128, .ffn = 28672});
-  const auto table = nn::parameters(m, quant::FormatId::nf4_dq, false);
+  const auto table = nn::parameters(m, quant::FormatId::nf4_dq);
   int64_t matrices = 0;
   for (const auto& layer : table.layers)
     for (const auto& p : layer)

@@ -100,6 +100,10 @@ TEST(Resume, EightBitStates) {
   resumes(lora(quant::FormatId::nf4_dq), optim::OptimizerId::adamw_8bit, tiny_model());
 }
 
+TEST(Resume, WhatStepsDraw) { resumes(noisy(quant::FormatId::dense), optim::OptimizerId::lion, tiny_model()); }
+TEST(Resume, DoraByMomentum) { resumes(dora(quant::FormatId::nf4), optim::OptimizerId::sgd_momentum, tiny_model()); }
+TEST(Resume, ModulesByAdafactor) { resumes(with_modules(), optim::OptimizerId::adafactor, tiny_model(3, false)); }
+
 TEST(Resume, TensorsLargerThanTheStagingArePieces) {
   nn::ModelSpec m = tiny_model(1);
   m.vocab = 9000;  // 1.3 MB of embedding

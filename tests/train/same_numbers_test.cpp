@@ -18,8 +18,8 @@ void in_chunks_too(const Setup& setup, const Trace& whole) {
   for (const auto save : {nn::Save::recompute, nn::Save::offload}) EXPECT_TRUE(in_chunks_of(plan_of(setup.model, nn::all(save), 3, false)) == kept) << int(save);
   for (const auto& level : plan::ladder()) {
     EXPECT_TRUE(in_chunks_of(plan_of(setup.model, level.save, 3, false)) == kept) << level.name;
-    const bool in_step = setup.model.rope_follows_length() || (setup.method.trains_weights && setup.model.tied_head);
-    EXPECT_TRUE(in_chunks_of(in_windows(plan_of(setup.model, level.save, 0, false), in_step ? 1 : 3, true)) == kept) << level.name << " streamed, unpacked once";
+    const auto streamed = plan_of(setup.model, level.save, may_stay(setup.method, 0) ? 0 : 1, false);
+    EXPECT_TRUE(in_chunks_of(in_windows(streamed, in_windows(setup.method, setup.model) ? 3 : 1, true)) == kept) << level.name << " streamed, unpacked once";
   }
 }
 
@@ -30,22 +30,23 @@ void same_everywhere(const nn::Method& method, optim::OptimizerId optimizer, con
   for (const auto save : {nn::Save::keep, nn::Save::recompute, nn::Save::offload})
     for (const int resident : {3, 1, 0})
       for (const bool paged : {false, true}) {
+        if (!may_stay(method, resident)) continue;
         EXPECT_TRUE(run(setup, plan_of(setup.model, nn::all(save), resident, paged), 61, 4) == kept) << int(save) << " " << resident << " " << paged;
       }
   for (const int64_t window : {1, 2, 3})
     for (const bool unpack : {false, true})
       for (const auto save : {nn::Save::keep, nn::Save::recompute, nn::Save::offload})
         for (const int resident : {3, 0}) {
-          if (window > 1 && (model.rope_follows_length() || (method.trains_weights && model.tied_head))) continue;
+          if (!may_stay(method, resident) || (window > 1 && !in_windows(method, model))) continue;
           EXPECT_TRUE(run(setup, in_windows(plan_of(setup.model, nn::all(save), resident, false), window, unpack), 61, 4) == kept)
               << "window " << window << (unpack ? ", unpacked once, " : ", ") << int(save) << " " << resident;
         }
   for (const auto& level : plan::ladder()) {
     EXPECT_TRUE(run(setup, plan_of(setup.model, level.save, 3, false), 61, 4) == kept) << level.name;
-    if (model.rope_follows_length() || (method.trains_weights && model.tied_head)) continue;
+    if (!may_stay(method, 1) || !in_windows(method, model)) continue;
     EXPECT_TRUE(run(setup, in_windows(plan_of(setup.model, level.save, 1, false), 2, true), 61, 4) == kept) << level.name << " in windows";
   }
-  in_chunks_too(setup, kept);
+  if (method.lora.dropout == 0 && quant::format(method.format).same_unpacked) in_chunks_too(setup, kept);  // masks and outliers are of whole micro-batches
 }
 
 TEST(SameNumbers, Full) { same_everywhere(full(), optim::OptimizerId::adamw); }
@@ -82,6 +83,21 @@ TEST(SameNumbers, LayersThatLieUnpacked) {
   }
 }
 TEST(SameNumbers, LoraOnEightBits) { same_everywhere(lora(quant::FormatId::int8), optim::OptimizerId::adamw); }
+
+TEST(SameNumbers, Dora) { same_everywhere(dora(quant::FormatId::nf4), optim::OptimizerId::adamw); }
+TEST(SameNumbers, DropoutAndNeftune) { same_everywhere(noisy(quant::FormatId::nf4_dq), optim::OptimizerId::adamw); }
+TEST(SameNumbers, ModulesTrainedWhole) { same_everywhere(with_modules(), optim::OptimizerId::adamw, tiny_model(3, false)); }
+TEST(SameNumbers, FreezeOnAPackedBase) { same_everywhere(freeze(quant::FormatId::nf4), optim::OptimizerId::adamw_8bit); }
+
+TEST(SameNumbers, MasksFollowTheSeed) {
+  const train::Setup setup{.model = tiny_model(), .method = noisy(quant::FormatId::dense), .tokens_per_row = 64};
+  auto other = setup;
+  other.seed = 43;
+  const auto plan = plan_of(setup.model, nn::all(nn::Save::keep), 3, false);
+  const Trace a = run(setup, plan, 61, 2), b = run(other, plan, 61, 2);
+  EXPECT_NE(a.numbers[0], b.numbers[0]);
+  EXPECT_NE(a.values, b.values);
+}
 
 TEST(SameNumbers, AnEmbeddingGatheredFromTheHost) {
   const train::Setup setup{.model = tiny_model(3, false), .method = lora(quant::FormatId::nf4_dq), .optimizer = optim::OptimizerId::adamw_8bit, .tokens_per_row = 64};

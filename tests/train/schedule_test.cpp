@@ -5,6 +5,10 @@
 
 #include <vector>
 
+#include "base/file.h"
+#include "golden_folder.h"
+#include "train/options.h"
+
 namespace thimble::train {
 namespace {
 
@@ -28,6 +32,41 @@ TEST(Schedule, EqualsTransformers) {
     for (size_t step = 0; step < c.rates.size(); ++step)
       EXPECT_NEAR(learning_rate({c.kind, c.peak, c.warmup, c.total}, int64_t(step)), c.rates[step], 1e-15 * c.peak + 1e-14 * c.rates[step])
           << "kind " << int(c.kind) << ", warmup " << c.warmup << ", step " << step;
+}
+
+// Every kind with its arguments, over all steps and a few beyond (tests/golden/optim.py).
+TEST(Schedule, EveryKindEqualsTransformers) {
+  const auto path = golden_folder() / "schedules.json";
+  const Json golden = parse_json(read_text(path), path.string());
+  for (const Json& c : golden["cases"]) {
+    SCOPED_TRACE(c["name"].get<std::string>() + " " + c["kwargs"].dump());
+    TrainOptions o;
+    ASSERT_TRUE(thimble::assign(o.lr_scheduler_type, c["name"]));
+    ASSERT_TRUE(assign(o.lr_scheduler_kwargs, c["kwargs"]));
+    o.learning_rate = golden["peak"];
+    o.warmup_steps = c["warmup"];
+    const Schedule schedule = o.schedule(c["total"]);
+    int64_t step = 0;
+    for (const Json& rate : c["rates"]) {
+      EXPECT_NEAR(learning_rate(schedule, step), rate.get<double>(), 1e-14 * o.learning_rate) << "step " << step;
+      ++step;
+    }
+  }
+}
+
+TEST(Schedule, ArgumentsAreCheckedByKind) {
+  const auto schedule = [](ScheduleKind kind, const char* arguments) {
+    TrainOptions o;
+    o.lr_scheduler_type = kind;
+    EXPECT_TRUE(assign(o.lr_scheduler_kwargs, Json(arguments)));
+    return o.schedule(100);
+  };
+  EXPECT_EQ(schedule(ScheduleKind::polynomial, R"({"power": 3})").power, 3);
+  EXPECT_EQ(schedule(ScheduleKind::warmup_stable_decay, "{}").stable, 33);  // LLaMA-Factory's third
+  EXPECT_THROW(schedule(ScheduleKind::linear, R"({"power": 3})"), Error);
+  EXPECT_THROW(schedule(ScheduleKind::polynomial, R"({"power": "x"})"), Error);
+  EXPECT_THROW(schedule(ScheduleKind::warmup_stable_decay, R"({"decay_type": "steep"})"), Error);
+  EXPECT_THROW(schedule(ScheduleKind::cosine, R"({"nonsense": 1})"), Error);
 }
 
 TEST(Schedule, WarmupStepsOrTheCeilingOfAShare) {

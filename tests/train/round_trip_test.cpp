@@ -1,0 +1,127 @@
+// Of each method: what a run writes is read again with the same loss, and stays in the build folder with its logits, where
+// tests/golden/check_adapter.py shows that PEFT gives them too (its output: tests/golden/adapters_check.txt). And PEFT's files read here.
+#include "golden_folder.h"
+#include "serve/engine.h"
+#include "store/safetensors.h"
+#include "train/fixture.h"
+#include "train/golden_batches.h"
+#include "train/trained_model.h"
+#include "train/tuning.h"
+
+namespace thimble::train {
+namespace {
+
+const fs::path golden = golden_folder(), base = golden / "llama_odd_tied";
+
+// An engine on a base with an adapter folder, as chat and eval have it.
+struct Loaded {
+  std::unique_ptr<Device> device = device_under_test(f32_cpu());
+  std::unique_ptr<comm::Rank> rank;
+  std::unique_ptr<serve::Engine> engine;
+  Loaded(const fs::path& model, const fs::path& folder) {
+    const auto tuning = tuning_of(models::read_model(model), store::read_adapter_config(folder), quant::FormatId::dense, true);
+    const serve::EngineShape shape{.model = tuning.model, .method = tuning.method, .context = 48, .prefill_chunk = 48};
+    const auto outcome = serve::Engine::rehearse(f32_cpu(), shape);
+    rank = std::make_unique<comm::Rank>(*device, comm::Capacity{outcome.peak[0], outcome.peak[1], outcome.peak[2]});
+    engine = std::make_unique<serve::Engine>(*rank, shape);
+    const auto& table = engine->model().weights().table();
+    const store::AdapterFile file(folder, store::tensors_of_adapter(engine->model().adapters()->specs(), table, tuning.adapter.modules_to_save));
+    const auto weights = store::open_weights(model);
+    const auto source = store::adapted_weights(*weights, &file);
+    source->check_table(table);
+    engine->load(source.get());
+    engine->load_adapters([&](const store::ParamSpec& p, Tensor to) { file.read(p, to); });
+  }
+};
+
+void written_and_read(const std::string& name, TrainOptions o) {
+  SCOPED_TRACE(name);
+  const fs::path out = fs::path(THIMBLE_BINARY_DIR) / "adapters_of_ours" / name;
+  fs::remove_all(out);
+  fs::create_directories(out);
+  o.model_name_or_path = base.string();
+  o.lora_rank = 3;
+  const auto tuning = tuning_of(models::read_model(base), o);
+  const train::Setup setup{.model = tuning.model, .method = tuning.method, .adapter = tuning.adapter, .tokens_per_row = 24};
+  auto plan = plan_of(setup.model, nn::all(nn::Save::keep), int(setup.model.layers.size()), false);
+  plan.micro_batch = 2;
+  const auto outcome = Trainer::rehearse(f32_cpu(), setup, plan);
+  const auto device = device_under_test(f32_cpu());
+  comm::Rank rank(*device, {outcome.peak[0], outcome.peak[1], outcome.peak[2]});
+  Trainer trainer(rank, setup, plan);
+  const auto weights = store::open_weights(base);
+  trainer.load(store::adapted_weights(*weights, nullptr).get());
+  const store::SafetensorsFile batches(golden / "train30.safetensors");
+  for (int64_t step = 0; step < 5; ++step)
+    trainer.step(std::vector<data::MicroBatch>{batch_of(batches.tensor("ids"), batches.tensor("targets"), step)}, 3e-2);
+  write_trained(out, o, setup, trainer);
+
+  const auto batch = batch_of(batches.tensor("ids"), batches.tensor("targets"), 7);
+  const auto trained = trainer.evaluate(std::vector<data::MicroBatch>{batch});
+  Loaded read(base, out);
+  double loss = 0;
+  for (size_t row = 0; row < 2; ++row) loss += read.engine->score(std::span(batch.ids).subspan(row * 24, 24), std::span(batch.targets).subspan(row * 24, 24)).loss;
+  EXPECT_NEAR(loss / double(trained.targets), trained.loss, 1e-5 * trained.loss);
+
+  const std::vector<int32_t> ids(batch.ids.begin(), batch.ids.begin() + 24);
+  const Tensor logits = read.engine->logits(ids);
+  store::SafetensorsWriter writer(out / "logits.safetensors", {{"ids", DType::i32, {1, 24}}, {"logits", DType::f32, {1, 24, logits.shape[1]}}});
+  writer.write(Tensor{const_cast<int32_t*>(ids.data()), DType::i32, {24}});
+  writer.write(logits);
+  writer.commit();
+}
+
+TEST(MethodsRoundTrip, WrittenAndRead) {
+  written_and_read("lora", {});
+  written_and_read("rslora", {.use_rslora = true});
+  written_and_read("dora", {.use_dora = true});
+  written_and_read("dropout", {.lora_dropout = 0.2});
+  written_and_read("some", {.lora_target = {"q_proj", R"(.*\.1\.mlp\.up_proj)"}});
+  written_and_read("modules", {.lora_target = {"v_proj"}, .additional_target = {"embed_tokens", "lm_head"}});
+}
+
+TEST(MethodsRoundTrip, PeftsDoraWithPatternsAndAHead) {
+  const store::SafetensorsFile reference(golden / "peft_dora" / "reference.safetensors");
+  Loaded read(golden / "llama_odd_untied", golden / "peft_dora");
+  const Tensor ids = reference.tensor("ids"), expected = reference.tensor("logits");
+  const Tensor logits = read.engine->logits({ids.get<int32_t>(), ids.get<int32_t>() + ids.count()});
+  double worst = 0, largest = 0;
+  for (int64_t i = 0; i < expected.count(); ++i) {
+    const float ours = logits.get<float>()[logits.count() - expected.count() + i];  // the last positions
+    worst = std::max(worst, std::fabs(double(ours) - double(expected.get<float>()[i])));
+    largest = std::max(largest, std::fabs(double(expected.get<float>()[i])));
+  }
+  EXPECT_LE(worst, 1e-5 * largest);
+}
+
+TEST(MethodsRoundTrip, AFrozenModelIsWrittenWhole) {
+  const fs::path out = fs::path(testing::TempDir()) / "a_frozen_model";
+  fs::remove_all(out);
+  fs::create_directories(out);
+  TrainOptions o;
+  o.model_name_or_path = base.string();
+  o.finetuning_type = Finetuning::freeze;
+  o.freeze_trainable_layers = 1;
+  const auto tuning = tuning_of(models::read_model(base), o);
+  const train::Setup setup{.model = tuning.model, .method = tuning.method, .tokens_per_row = 24};
+  auto plan = plan_of(setup.model, nn::all(nn::Save::keep), 1, false);  // the frozen layer streams
+  plan.micro_batch = 2;
+  const auto outcome = Trainer::rehearse(f32_cpu(), setup, plan);
+  const auto device = device_under_test(f32_cpu());
+  comm::Rank rank(*device, {outcome.peak[0], outcome.peak[1], outcome.peak[2]});
+  Trainer trainer(rank, setup, plan);
+  trainer.load(store::open_weights(base).get());
+  const store::SafetensorsFile batches(golden / "train30.safetensors");
+  trainer.step(std::vector<data::MicroBatch>{batch_of(batches.tensor("ids"), batches.tensor("targets"), 0)}, 1e-2);
+  write_trained(out, o, setup, trainer);
+  const store::SafetensorsFile before(base / "model.safetensors"), after(out / "model.safetensors");
+  ASSERT_EQ(before.tensors().size(), after.tensors().size());
+  for (const auto& t : before.tensors()) {
+    const Tensor a = before.tensor(t.name), b = after.tensor(t.name);
+    ASSERT_EQ(a.bytes(), b.bytes());
+    EXPECT_EQ(std::memcmp(a.data, b.data, size_t(a.bytes())) == 0, t.name.find("layers.1.") == t.name.npos) << t.name;
+  }
+}
+
+}  // namespace
+}  // namespace thimble::train
