@@ -40,9 +40,10 @@ def table(thimble: str, accumulation: int) -> tuple[str, list[str]]:
 
 
 def known(thimble: str) -> str:
-    """Sizes that are published or follow from the format: asserted here, so that a table of wrong sizes is never written."""
+    """Sizes that are published or follow from the format: asserted here, so that a table of wrong sizes is never written. A layer of 70B is 420.95 MiB
+    of matrices and 32 KiB of norms."""
     lines = []
-    for model, layers, each in [("llama-3.3-70b", "32.89 GiB", "420.9 MiB"), ("llama-3.1-8b", "3.35 GiB", None)]:
+    for model, layers, each in [("llama-3.3-70b", "32.89 GiB", "421.0 MiB"), ("llama-3.1-8b", "3.35 GiB", None)]:
         text = subprocess.run([thimble, "inspect", f"examples/configs/{model}"], capture_output=True, text=True, check=True).stdout
         row = re.search(r"^nf4_dq .*$", text, re.M)[0]
         assert layers in row and (each is None or each in row), row

@@ -107,7 +107,7 @@ TEST_F(Commands, EveryCommandOfTheDocumentsRuns) {
     else if (!fs::exists(dir / "DIR")) fs::copy(dir / "kept", dir / "DIR", fs::copy_options::recursive);
     EXPECT_NE(expect(command, 0), "") << command;
   }
-  const std::set<std::string> all = {"plan", "train", "eval", "chat", "generate", "inspect", "init", "quantize", "export", "doctor", "bench", "data"};
+  const std::set<std::string> all = {"plan", "train", "eval", "chat", "generate", "inspect", "init", "quantize", "export", "doctor", "bench", "profile", "data"};
   EXPECT_EQ(seen, all) << "each of the program's commands stands in README.md";
   for (const char* written : {"out/a/adapter_model.safetensors", "out/a/adapter_config.json", "out/a/trainer_log.jsonl",
                               "out/a/training_loss.png", "DIR/model.safetensors", "DIR4/model.safetensors", "DIR16/model.safetensors"})
@@ -116,7 +116,7 @@ TEST_F(Commands, EveryCommandOfTheDocumentsRuns) {
 
 TEST_F(Commands, HelpNamesEveryCommand) {
   const auto help = expect(" --help", 0);
-  for (const char* name : {"plan", "train", "eval", "chat", "generate", "inspect", "init", "quantize", "export", "doctor", "bench"}) {
+  for (const char* name : {"plan", "train", "eval", "chat", "generate", "inspect", "init", "quantize", "export", "doctor", "bench", "profile"}) {
     EXPECT_NE(help.find(name), help.npos) << name;
     EXPECT_NE(expect(fmt::format(" {} --help", name), 0), "");
   }

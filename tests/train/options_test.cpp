@@ -131,7 +131,7 @@ TEST_F(TrainOptionsTest, DefaultsAreTheirs) {
             R"("lr_scheduler_type":"linear","lr_scheduler_kwargs":{},"warmup_ratio":0.0,"warmup_steps":0.0,"optim":"adamw_torch","optim_args":null,"seed":42,"data_seed":null,"bf16":null,"pure_bf16":null,)"
             R"("gradient_checkpointing":null,"disable_gradient_checkpointing":false,"output_dir":"","overwrite_output_dir":false,"logging_steps":500,)"
             R"("logging_first_step":true,"plot_loss":false,"report_to":["none"],"logging_dir":null,"eval_strategy":"no","eval_steps":500,"save_strategy":"steps","save_steps":500.0,)"
-            R"("save_total_limit":null,"load_best_model_at_end":false,"metric_for_best_model":null,"greater_is_better":null,"resume_from_checkpoint":null,"vram":null,"ram":null,"disk":null,"device":"auto","deterministic":false,"threads":null,"save":"auto",)"
+            R"("save_total_limit":null,"load_best_model_at_end":false,"metric_for_best_model":null,"greater_is_better":null,"resume_from_checkpoint":null,"gpu":null,"vram":null,"ram":null,"disk":null,"device":"auto","deterministic":false,"threads":null,"save":"auto",)"
             R"("resident_layers":null})");
 }
 
