@@ -200,6 +200,7 @@ int bench(const Bench& b) {
   train::Setup setup{.model = model, .method = {.weights = b.full ? nn::all_weights() : nn::TrainedWeights{}, .format = b.full ? quant::FormatId::dense : quant::format(b.format).id},
                      .optimizer = optim::OptimizerId::adamw_8bit, .max_grad_norm = b.max_grad_norm, .tokens_per_row = b.tokens};
   if (!b.full) setup.method.lora = nn::lora_on(b.rank, 2);
+  setup.tables = nn::tables_of(setup.model, setup.method);
   double rate = 0, read = 0;
   print_rates(model, spec, b.tokens * b.batch, rate, read);
   const auto named = b.vram ? std::optional(parse_bytes(*b.vram, "--vram")) : std::nullopt;

@@ -141,6 +141,7 @@ Planned make_plan(const train::TrainOptions& o, std::optional<plan::SumOrder> or
   p.setup = {.model = std::move(tuning.model), .method = std::move(tuning.method), .adapter = std::move(tuning.adapter),
              .optimizer = rule.id, .hyper = rule.hyper, .weight_decay = float(o.weight_decay), .lora_b_rate = float(o.loraplus_lr_ratio.value_or(1)),
              .max_grad_norm = float(o.max_grad_norm), .tokens_per_row = o.cutoff_len, .seed = uint64_t(o.seed)};
+  p.setup.tables = nn::tables_of(p.setup.model, p.setup.method);
   p.process_bytes = process_bytes() + data_headroom;
   const int64_t available = available_bytes();
   p.budget.device = planned_device_budget(o, p.spec);

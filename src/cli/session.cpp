@@ -52,7 +52,7 @@ Session::Session(const SessionOptions& o) {
   const auto base = store::open_weights(o.model);
   const auto& table = engine_->model().weights().table();
   std::optional<store::AdapterFile> adapter;
-  if (!o.adapter.empty()) adapter.emplace(o.adapter, store::tensors_of_adapter(engine_->model().adapters()->specs(), table, saved));
+  if (!o.adapter.empty()) adapter.emplace(o.adapter, store::tensors_of_adapter(engine_->model().adapters(), table, saved));
   const auto source = store::adapted_weights(*base, adapter ? &*adapter : nullptr);
   source->check_table(table);
   engine_->load(source.get());

@@ -47,7 +47,7 @@ int run_training(const train::TrainOptions& o) {
   const auto& table = trainer.model().weights().table();
   std::optional<store::AdapterFile> adapter;
   if (o.adapter_name_or_path && !from)
-    adapter.emplace(*o.adapter_name_or_path, store::tensors_of_adapter(trainer.model().adapters()->specs(), table, planned.setup.adapter.modules_to_save));
+    adapter.emplace(*o.adapter_name_or_path, store::tensors_of_adapter(trainer.model().adapters(), table, planned.setup.adapter.modules_to_save));
   const auto source = store::adapted_weights(*base, adapter ? &*adapter : nullptr);
   source->check_table(table);
   trainer.load(source.get());

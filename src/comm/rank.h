@@ -17,6 +17,11 @@ struct Kind {
   const char* what;  // a literal
   std::array<int64_t, 6> of{};
   bool operator==(const Kind&) const = default;
+  uint64_t hash() const {
+    uint64_t h = std::hash<const char*>{}(what);
+    for (const int64_t x : of) h = (h ^ uint64_t(x)) * 0x9E3779B97F4A7C15u, h ^= h >> 29;
+    return h;
+  }
 };
 
 class Rank {
@@ -41,11 +46,12 @@ class Rank {
   template <class F>
   int64_t once_a_kind(const Kind& kind, F&& work) {
     if (!is_phantom()) return work();
+    const uint64_t hash = kind.hash();
     for (const auto& p : passages_)
-      if (p.kind == kind) return ledger.repeat(p.passage), p.left;
+      if (p.hash == hash && p.kind == kind) return ledger.repeat(p.passage), p.left;
     const auto begin = ledger.begin_passage();
     const int64_t left = work();
-    passages_.push_back({kind, ledger.end_passage(begin), left});
+    passages_.push_back({hash, kind, ledger.end_passage(begin), left});
     return left;
   }
 
@@ -65,7 +71,7 @@ class Rank {
   }
 
  private:
-  struct Known { Kind kind; Passage passage; int64_t left; };
+  struct Known { uint64_t hash; Kind kind; Passage passage; int64_t left; };
   std::deque<Known> passages_;
 };
 

@@ -136,6 +136,7 @@ void Decoder::forward_backward(std::span<const Tokens> window, const LossOut& ou
   };
   std::vector<MicroBatch> micros;
   for (const Tokens& t : window) micros.push_back({.index = int(micros.size()), .tokens = t, .context = context(t), .d = residual(t, "d residual")});
+  for (MicroBatch& m : micros) m.layers.reserve(size_t(layers - lowest_));
 
   std::vector<int64_t> marks;  // of the stack, before each layer's tensors
   // Lays the tensors of layer l on the stack, for every micro-batch; after the last layer, what the head reads.

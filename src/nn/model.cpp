@@ -9,19 +9,30 @@
 
 namespace thimble::nn {
 
-Model::Model(comm::Rank& rank, const ModelSpec& spec, const Method& method, const store::Residency& residency)
-    : rank_(rank), spec_(spec), method_(method), weights_(rank, parameters(spec, method.format, method.weights), residency) {
+std::shared_ptr<const Tables> tables_of(const ModelSpec& spec, const Method& method) {
+  auto tables = std::make_shared<Tables>();
+  tables->weights = parameters(spec, method.format, method.weights);
+  tables->adapters = adapter_parameters(spec, method.lora);
+  for (int l = 0; l < int(spec.layers.size()); ++l) tables->present.push_back(layer_params(spec.layers[size_t(l)]));
+  auto next = tables->adapters.begin();
+  for (int l = 0; l <= int(spec.layers.size()); ++l) {
+    next = std::find_if(next, tables->adapters.end(), [&](const auto& p) { return p.layer >= l; });
+    tables->first_adapter.push_back(size_t(next - tables->adapters.begin()));
+  }
+  return tables;
+}
+
+Model::Model(comm::Rank& rank, const ModelSpec& spec, const Method& method, const store::Residency& residency, std::shared_ptr<const Tables> tables)
+    : rank_(rank), spec_(spec), method_(method), tables_(tables ? std::move(tables) : tables_of(spec, method)),
+      weights_(rank, std::shared_ptr<const store::ParamTable>(tables_, &tables_->weights), residency) {
   check(!residency.embedding_on_host || (!spec.tied_head && !method.weights.embedding), "an embedding that lies on the host is frozen, and no head");
-  for (const auto& l : spec.layers) present_.push_back(layer_params(l));
-  if (!method.lora.any()) return;
-  adapters_.emplace(rank, Use::adapters, "adapters", adapter_parameters(spec, method.lora));
-  const auto& specs = adapters_->specs();
-  for (int l = 0; l <= int(spec.layers.size()); ++l)
-    first_adapter_.push_back(size_t(std::find_if(specs.begin(), specs.end(), [&](const auto& p) { return p.layer >= l; }) - specs.begin()));
+  if (tables_->adapters.empty()) return;
+  adapters_.emplace(rank, Use::adapters, "adapters", store::FlatLayout(tables_->adapters));
   if (!method.lora.dora) return;
-  std::vector<store::ParamSpec> magnitudes;
-  std::copy_if(specs.begin(), specs.end(), std::back_inserter(magnitudes), [](const auto& p) { return p.role == store::Role::lora_magnitude; });
-  squares_.emplace(rank, Use::weights, "squares of rows", magnitudes);
+  store::FlatLayout squares;
+  for (const auto& p : tables_->adapters)
+    if (p.role == store::Role::lora_magnitude) squares.add(p);
+  squares_.emplace(rank, Use::weights, "squares of rows", std::move(squares));
 }
 
 void Model::load(const store::WeightSource* source) {
@@ -30,7 +41,7 @@ void Model::load(const store::WeightSource* source) {
   size_t next = 0;
   for (int l = 0; l < int(spec_.layers.size()); ++l) {
     rank_.ledger.at_layer(l);
-    const LayerWeights weights{weights_.acquire(l, l + 1), present_[size_t(l)]};
+    const LayerWeights weights{weights_.acquire(l, l + 1), present(l)};
     for (const auto& members : members_of)
       for (int p = members.first; p < members.first + members.count; ++p)
         if (method_.lora.layers[l].on(p)) ops::row_squares(rank_.stream, (*squares_)[next++], weights[p], rank_.compute());
@@ -50,8 +61,8 @@ void Model::start_magnitudes() {
 }
 
 void Model::take_gradients(comm::Rank& rank, bool homes) {
-  std::vector<store::ParamSpec> specs;
-  for (const Trained& t : trained()) specs.push_back(*t.spec);
+  std::vector<const store::ParamSpec*> specs;
+  for (const Trained& t : trained()) specs.push_back(t.spec);
   gradients_.emplace(rank, specs, [&](int layer) { return travels(layer); }, homes);
 }
 
@@ -82,7 +93,7 @@ LayerAdapters Model::of_layer(int layer, Tensor used) const {
   LayerAdapters of;
   const store::FlatStore& all = *adapters_;
   const LayerLora& lora = method_.lora.layers[layer];
-  size_t i = first_adapter_[size_t(layer)];
+  size_t i = first_adapter(layer);
   const float* begin = all[i].get<float>();
   const auto in_use = [&](const Shape& shape) { return Tensor{static_cast<std::byte*>(used.data) + (all[i].get<float>() - begin) * size_of(used.dtype), used.dtype, shape}; };
   for (int g = 0; g < layer_group_count; ++g) {
@@ -101,7 +112,7 @@ LayerAdapters Model::of_layer(int layer, Tensor used) const {
 }
 
 LayerParams Model::acquire(comm::Rank& rank, int layer, int next, bool unpack) {
-  LayerParams p{.weight = {weights_.acquire(layer, next), present_[size_t(layer)]}, .lora_spec = &method_.lora.layers[layer]};
+  LayerParams p{.weight = {weights_.acquire(layer, next), present(layer)}, .lora_spec = &method_.lora.layers[layer]};
   for (int m = 0; unpack && m < layer_param_count; ++m) {
     auto& w = p.weight[m];
     if (!is_matrix(m) || (w.format == quant::FormatId::dense && w.dense().dtype == rank.compute())) continue;
@@ -109,8 +120,8 @@ LayerParams Model::acquire(comm::Rank& rank, int layer, int next, bool unpack) {
     w.unpacked = &unpacked_[size_t(m)];
   }
   if (!has_adapters(layer)) return p;
-  const size_t first = first_adapter_[size_t(layer)];
-  const Tensor values = adapters_->range(first, first_adapter_[size_t(layer) + 1] - 1);
+  const size_t first = first_adapter(layer);
+  const Tensor values = adapters_->range(first, first_adapter(layer + 1) - 1);
   Tensor used = values;
   if (rank.compute() != DType::f32) {
     used = rank.memory.take(Use::scratch, "adapters of a layer", rank.compute(), values.shape);
@@ -122,7 +133,7 @@ LayerParams Model::acquire(comm::Rank& rank, int layer, int next, bool unpack) {
 }
 
 void Model::measure_norms(comm::Rank& rank, int layer, LayerParams& p) const {
-  size_t at = first_adapter_[size_t(layer)] / 3;  // in squares_: an adapter has an A, a B and a magnitude
+  size_t at = first_adapter(layer) / 3;  // in squares_: an adapter has an A, a B and a magnitude
   for (int g = 0; g < layer_group_count; ++g) {
     int64_t row = 0;
     for (int m = members_of[g].first; m < members_of[g].first + members_of[g].count; ++m) {
@@ -142,8 +153,8 @@ LayerGrads Model::open_gradients(int layer, bool first, int next) {
   gradients_->open(layer, first, next);
   const auto& specs = weights_.table().layers[size_t(layer)];
   size_t at = 0;
-  for (size_t i = 0; i < specs.size(); ++i)
-    if (specs[i].trained) g.weight[present_[size_t(layer)][i]] = gradients_->at(layer, at++);
+  for (size_t i = 0; method_.weights.layers[layer].any() && i < specs.size(); ++i)
+    if (specs[i].trained) g.weight[present(layer)[i]] = gradients_->at(layer, at++);
   if (has_adapters(layer)) g.lora = of_layer(layer, gradients_->at(layer, at));
   return g;
 }
@@ -156,14 +167,15 @@ Tensor Model::outside_gradient(size_t i) const {
 
 std::vector<Model::Trained> Model::trained(int layer, std::span<const quant::Weight> weights) const {
   std::vector<Trained> all;
-  const auto add = [&](const store::ParamSpec& spec, Tensor value) {
-    all.push_back({&spec, value, gradients_ && gradients_->is_open(layer) ? gradients_->at(layer, all.size()) : Tensor{}});
-  };
+  const bool has_gradients = gradients_ && gradients_->is_open(layer);
+  const auto add = [&](const store::ParamSpec& spec, Tensor value) { all.push_back({&spec, value, has_gradients ? gradients_->at(layer, all.size()) : Tensor{}}); };
   const auto& specs = layer < 0 ? weights_.table().outside : weights_.table().layers[size_t(layer)];
-  for (size_t i = 0; i < specs.size(); ++i)
+  const bool any = layer < 0 || method_.weights.layers[layer].any();
+  for (size_t i = 0; any && i < specs.size(); ++i)
     if (specs[i].trained) add(specs[i], layer < 0 ? weights_.outside(i).dense() : weights[i].dense());
   if (layer < 0 || !has_adapters(layer)) return all;
-  for (size_t i = first_adapter_[size_t(layer)]; i < first_adapter_[size_t(layer) + 1]; ++i) add(adapters_->specs()[i], (*adapters_)[i]);
+  all.reserve(all.size() + first_adapter(layer + 1) - first_adapter(layer));
+  for (size_t i = first_adapter(layer); i < first_adapter(layer + 1); ++i) add(tables_->adapters[i], (*adapters_)[i]);
   return all;
 }
 

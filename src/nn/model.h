@@ -18,9 +18,19 @@ struct Method {
   bool trains_weights() const { return weights.any(); }
 };
 
+// What a model holds when it is tuned so: names and shapes, which every dry run of it shares.
+struct Tables {
+  store::ParamTable weights;
+  std::vector<store::ParamSpec> adapters;
+  std::vector<size_t> first_adapter;             // by layer, in adapters; one more at the end
+  std::vector<std::vector<LayerParam>> present;  // by layer
+};
+std::shared_ptr<const Tables> tables_of(const ModelSpec&, const Method&);
+
 class Model {
  public:
-  Model(comm::Rank&, const ModelSpec&, const Method&, const store::Residency&);
+  // `tables`: of this model and method; null: made here.
+  Model(comm::Rank&, const ModelSpec&, const Method&, const store::Residency&, std::shared_ptr<const Tables> tables = nullptr);
 
   void load(const store::WeightSource* source);
   // DoRA's magnitudes of new adapters: the norms of w + s B A, row by row (PEFT's DoraLinearLayer.update_layer). Once A and B are there.
@@ -53,7 +63,7 @@ class Model {
   // The same of one layer (-1: outside all layers) that is resident, or acquired.
   std::vector<Trained> trained(int layer) const;
   const store::GradientStore& gradients() const { return *gradients_; }
-  const store::FlatStore* adapters() const { return adapters_ ? &*adapters_ : nullptr; }
+  const std::vector<store::ParamSpec>& adapters() const { return tables_->adapters; }
   const store::WeightStore& weights() const { return weights_; }
   store::WeightStore& weights() { return weights_; }
   // Are its trained weights, and with them its gradients, on the device for its turn alone?
@@ -67,18 +77,19 @@ class Model {
   LayerAdapters of_layer(int layer, Tensor used) const;
   std::vector<Trained> trained(int layer, std::span<const quant::Weight> weights) const;
   Tensor outside_gradient(size_t i) const;
-  bool has_adapters(int layer) const { return adapters_ && first_adapter_[size_t(layer)] < first_adapter_[size_t(layer) + 1]; }
+  bool has_adapters(int layer) const { return first_adapter(layer) < first_adapter(layer + 1); }
+  size_t first_adapter(int layer) const { return tables_->first_adapter[size_t(layer)]; }
+  const std::vector<LayerParam>& present(int layer) const { return tables_->present[size_t(layer)]; }
 
   comm::Rank& rank_;
   ModelSpec spec_;
   Method method_;
+  std::shared_ptr<const Tables> tables_;
   store::WeightStore weights_;
   std::array<quant::Unpacked, layer_param_count> unpacked_;        // of the layer acquired last
   std::optional<store::FlatStore> adapters_;
   std::optional<store::GradientStore> gradients_;
   std::optional<store::FlatStore> squares_;                        // of the rows of each matrix with a DoRA adapter, in their order
-  std::vector<size_t> first_adapter_;                              // by layer, in adapters_; one more at the end
-  std::vector<std::vector<LayerParam>> present_;                   // by layer
 };
 
 }  // namespace thimble::nn

@@ -349,36 +349,76 @@ class Search {
     }
   }
 
+  // What the link carries in, in seconds of a step, because things lie in this place and not in the fastest: the same whatever is saved.
+  double seconds_of_place(const Group& g, int64_t window, size_t place) {
+    if (groups_.size() <= few_groups || place == 0) return 0;
+    const Group& like = link_free_like(g);
+    const auto in = [&](size_t i) { return try_plan(like.plan(window, false, like.chunks.back(), like.places[i])).busy[1]; };
+    return in(place) - in(0);
+  }
+  // A level that leaves the link to what lies elsewhere, of the same micro-batches.
+  const Group& link_free_like(const Group& g) {
+    const auto it = std::find_if(groups_.rbegin(), groups_.rend(), [&](const Group& u) {
+      return u.base.micro_batch == g.base.micro_batch && u.windows == g.windows && u.mix.uniform() &&
+             std::none_of(u.mix.save.front().begin(), u.mix.save.front().end(), [](Save s) { return s == Save::offload; });
+    });
+    return it == groups_.rend() ? g : *it;
+  }
+  // How many places, from the fastest on, may be faster than the best; each is as slow as the one before or slower.
+  size_t places_worth_trying(const Group& g, int64_t window) {
+    const auto ways = unpackings(space_, g, window, g.chunks.front());
+    std::array<double, 3> least = least_busy(g, window, ways.front());
+    if (ways.size() > 1) {
+      const auto other = least_busy(g, window, ways.back());
+      for (size_t i = 0; i < least.size(); ++i) least[i] = std::min(least[i], other[i]);
+    }
+    const auto worth = [&](size_t place) { return may_be_faster(std::max({least[0], least[1] + seconds_of_place(g, window, place), least[2]})); };
+    size_t low = 0, high = g.places.size();  // all below low are worth it, none from high on
+    while (low < high) {
+      const size_t middle = (low + high) / 2;
+      if (worth(middle)) low = middle + 1;
+      else high = middle;
+    }
+    return low;
+  }
+
   // The least that a window takes with things in a place: a larger chunk and a layer unpacked take more.
   const Outcome& least(const Group& g, int64_t window, const Placement& place) { return try_plan(g.plan(window, false, g.chunks.back(), place)); }
   bool device_may_fit(const Group& g) {
     const auto extremes = g.extremes();
     return std::any_of(extremes.begin(), extremes.end(), [&](const auto& place) { return least(g, g.windows.front(), place).device() <= budget_.device; });
   }
-  // The first place, from the fastest on, where a window may fit. From place to place more lies in RAM and less on the device, so that halving finds it;
-  // but where layers are few a ring may be larger than what moved, and all are asked.
-  size_t first_place(const Group& g, int64_t window) {
+  // The first of so many places, from the fastest on, where a window may fit; else that many. From place to place more lies in RAM and less on the device,
+  // so that halving finds it; but where layers are few a ring may be larger than what moved, and all are asked.
+  size_t first_place(const Group& g, int64_t window, size_t places) {
     const auto device_fits = [&](const Placement& p) { return least(g, window, p).device() <= budget_.device; };
     if (space_.layers >= many_layers) {
-      const auto it = std::partition_point(g.places.begin(), g.places.end(), [&](const auto& p) { return !device_fits(p); });
-      return it == g.places.end() || least(g, window, *it).ram() > budget_.ram ? g.places.size() : size_t(it - g.places.begin());
+      const auto end = g.places.begin() + std::ptrdiff_t(places);
+      if (!device_fits(end[-1])) return places;
+      const auto it = std::partition_point(g.places.begin(), end, [&](const auto& p) { return !device_fits(p); });
+      return least(g, window, *it).ram() > budget_.ram ? places : size_t(it - g.places.begin());
     }
-    const auto it = std::find_if(g.places.begin(), g.places.end(), [&](const auto& p) { return fits(least(g, window, p)); });
-    return size_t(it - g.places.begin());
+    const auto end = g.places.begin() + std::ptrdiff_t(places);
+    return size_t(std::find_if(g.places.begin(), end, [&](const auto& p) { return fits(least(g, window, p)); }) - g.places.begin());
   }
 
   void search(const Group& group) {
-    if (!device_may_fit(group)) return failed(group);
-    for (auto window = group.windows.rbegin(); window != group.windows.rend(); ++window) search(group, *window);
+    std::vector<std::pair<int64_t, size_t>> worth;  // windows, from large to small, and places of each
+    for (auto window = group.windows.rbegin(); window != group.windows.rend(); ++window)
+      if (const size_t places = places_worth_trying(group, *window)) worth.emplace_back(*window, places);
+    if (worth.empty()) return;
+    const bool anywhere = worth.back() == std::pair(group.windows.front(), group.places.size());
+    if (anywhere && !device_may_fit(group)) return failed(group);
+    for (const auto& [window, places] : worth) search(group, window, places);
   }
-  void search(const Group& group, int64_t window) {
+  void search(const Group& group, int64_t window, size_t places) {
     std::optional<size_t> place;
     for (const Chunks& chunk : group.chunks) {
       const auto ways = unpackings(space_, group, window, chunk);
       for (const bool unpack : ways) {
         if (!may_be_faster(least_seconds(group, window, unpack))) continue;
-        if (!place) place = first_place(group, window);
-        if (*place == group.places.size() || search(group, window, chunk, unpack, *place, unpack == ways.front())) return;
+        if (!place) place = first_place(group, window, places);
+        if (*place == places || search(group, window, chunk, unpack, *place, unpack == ways.front())) return;
       }
     }
   }

@@ -5,33 +5,35 @@
 
 namespace thimble::store {
 
-// Where each of them lies in it.
+// Where each of them lies in it. Their specs outlive it.
 class FlatLayout {
  public:
-  explicit FlatLayout(const std::vector<ParamSpec>& specs) : specs_(specs) {
-    for (const auto& p : specs) {
-      if (!p.adjoins) count_ = padded(count_);
-      places_.push_back(count_);
-      count_ += p.shape.count();
-    }
+  FlatLayout() = default;
+  explicit FlatLayout(const std::vector<ParamSpec>& specs) {
+    for (const auto& p : specs) add(p);
   }
+  void add(const ParamSpec& p) {
+    if (!p.adjoins) count_ = padded(count_);
+    places_.push_back({&p, count_});
+    count_ += p.shape.count();
+  }
+  size_t size() const { return places_.size(); }
   int64_t count() const { return count_; }  // of floats, the padding between them included
   int64_t bytes() const { return padded(count_) * int64_t(sizeof(float)); }
-  Tensor at(void* base, size_t i) const { return {static_cast<float*>(base) + places_[i], DType::f32, specs_[i].shape}; }
-  const std::vector<ParamSpec>& specs() const { return specs_; }
+  Tensor at(void* base, size_t i) const { return {static_cast<float*>(base) + places_[i].first, DType::f32, places_[i].spec->shape}; }
 
  private:
   static int64_t padded(int64_t floats) { return aligned(floats * int64_t(sizeof(float))) / int64_t(sizeof(float)); }
-  std::vector<ParamSpec> specs_;
-  std::vector<int64_t> places_;
+  struct Place { const ParamSpec* spec; int64_t first; };
+  std::vector<Place> places_;
   int64_t count_ = 0;
 };
 
 class FlatStore {
  public:
   // `name` must be a literal.
-  FlatStore(comm::Rank& rank, Use use, const char* name, const std::vector<ParamSpec>& specs)
-      : layout_(specs), all_(rank.memory.take(use, name, DType::f32, {layout_.bytes() / int64_t(sizeof(float))})) {}
+  FlatStore(comm::Rank& rank, Use use, const char* name, FlatLayout layout)
+      : layout_(std::move(layout)), all_(rank.memory.take(use, name, DType::f32, {layout_.bytes() / int64_t(sizeof(float))})) {}
   const Tensor& all() const { return all_; }
   Tensor operator[](size_t i) const { return layout_.at(all_.data, i); }
   // Tensors first to last as one, the padding between them included.
@@ -39,8 +41,7 @@ class FlatStore {
     const Tensor a = (*this)[first], b = (*this)[last];
     return {a.data, DType::f32, {b.get<float>() - a.get<float>() + b.count()}};
   }
-  const std::vector<ParamSpec>& specs() const { return layout_.specs(); }
-  size_t size() const { return specs().size(); }
+  size_t size() const { return layout_.size(); }
 
  private:
   FlatLayout layout_;

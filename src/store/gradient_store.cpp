@@ -6,28 +6,32 @@
 namespace thimble::store {
 namespace {
 
-std::vector<ParamSpec> resident_ones(std::vector<ParamSpec> specs, const std::function<bool(int)>& streamed) {
-  std::erase_if(specs, [&](const ParamSpec& p) { return p.layer >= 0 && streamed(p.layer); });
-  return specs;
+FlatLayout resident_ones(const std::vector<const ParamSpec*>& trained, const std::function<bool(int)>& streamed) {
+  FlatLayout layout;
+  for (const ParamSpec* p : trained)
+    if (p->layer < 0 || !streamed(p->layer)) layout.add(*p);
+  return layout;
 }
 
 }  // namespace
 
-GradientStore::GradientStore(comm::Rank& rank, const std::vector<ParamSpec>& trained, const std::function<bool(int)>& streamed, bool homes)
+GradientStore::GradientStore(comm::Rank& rank, const std::vector<const ParamSpec*>& trained, const std::function<bool(int)>& streamed, bool homes)
     : rank_(rank), resident_(rank, Use::gradients, "gradients", resident_ones(trained, streamed)) {
-  std::map<int, std::vector<ParamSpec>> by_layer;
-  for (const ParamSpec& p : trained) by_layer[p.layer].push_back(p);
+  if (!trained.empty()) groups_.resize(size_t(trained.back()->layer + 2));
+  for (const ParamSpec* p : trained) of(p->layer).layout.add(*p);
   size_t first = 0;
   int64_t largest = 0;
-  for (const auto& [layer, specs] : by_layer) {
-    Group& g = groups_.emplace(layer, Group{FlatLayout(specs), layer >= 0 && streamed(layer)}).first->second;
+  for (int layer = -1; layer + 1 < int(groups_.size()); ++layer) {
+    if (!has(layer)) continue;
+    Group& g = of(layer);
+    g.streamed = layer >= 0 && streamed(layer);
     if (g.streamed) {
       rank.ledger.at_layer(layer);
       largest = std::max(largest, g.layout.bytes());
       if (homes) g.home = rank.pinned.take(Use::gradients, "gradients of a layer", DType::f32, {g.layout.count()});
     } else {
-      g.now = resident_.range(first, first + specs.size() - 1);
-      first += specs.size();
+      g.now = resident_.range(first, first + g.layout.size() - 1);
+      first += g.layout.size();
     }
   }
   rank.ledger.at_layer(-1);
@@ -36,16 +40,16 @@ GradientStore::GradientStore(comm::Rank& rank, const std::vector<ParamSpec>& tra
 
 void GradientStore::open(int layer, bool first, int next) {
   if (!streamed(layer)) return;
-  Group& g = groups_.at(layer);
+  Group& g = of(layer);
   const Tensor slot = first ? ring_->acquire_to_fill(layer, g.layout.count() * int64_t(sizeof(float))) : ring_->acquire(layer, g.home);
   g.now = {slot.data, DType::f32, {g.layout.count()}};
   if (first) ops::zero(rank_.stream, g.now);
-  else if (next >= 0 && streamed(next)) ring_->prefetch(next, groups_.at(next).home);
+  else if (next >= 0 && streamed(next)) ring_->prefetch(next, of(next).home);
 }
 
 void GradientStore::close(int layer, bool keep) {
   if (!streamed(layer)) return;
-  Group& g = groups_.at(layer);
+  Group& g = of(layer);
   check(!keep || g.home, "gradients that are kept have a place to wait");
   if (keep) ring_->release(layer, g.home);
   else ring_->release(layer);

@@ -2,7 +2,6 @@
 // and between its turns in pinned memory. The caller sees open(layer) and close(layer) and cannot tell which.
 #pragma once
 #include <functional>
-#include <map>
 #include <memory>
 
 #include "device/ring.h"
@@ -12,29 +11,31 @@ namespace thimble::store {
 
 class GradientStore {
  public:
-  // `trained`: layer after layer, -1 (outside all layers) first. Without `homes` a streamed layer's gradients do not outlive its turn.
-  GradientStore(comm::Rank&, const std::vector<ParamSpec>& trained, const std::function<bool(int layer)>& streamed, bool homes);
+  // `trained`: layer after layer, -1 (outside all layers) first; they outlive this. Without `homes` a streamed layer's gradients do not outlive its turn.
+  GradientStore(comm::Rank&, const std::vector<const ParamSpec*>& trained, const std::function<bool(int layer)>& streamed, bool homes);
 
   // All that are on the device, as one.
   const Tensor& resident() const { return resident_.all(); }
-  bool has(int layer) const { return groups_.contains(layer); }
+  bool has(int layer) const { return layer + 1 < int(groups_.size()) && of(layer).layout.size() > 0; }
   // Does it come for its turn alone? No layer without gradients does.
-  bool streamed(int layer) const { return has(layer) && groups_.at(layer).streamed; }
+  bool streamed(int layer) const { return has(layer) && of(layer).streamed; }
   // A layer's are there, to be added to. `first` of a step: those of a streamed layer begin as zeros, else as they were closed, and those of `next` set
   // out (-1: none).
   void open(int layer, bool first, int next);
   void close(int layer, bool keep);  // kept: they wait for the next turn
   // Of a layer that is open or resident: its i-th, and all as one.
-  Tensor at(int layer, size_t i) const { return groups_.at(layer).layout.at(groups_.at(layer).now.data, i); }
-  Tensor all(int layer) const { return groups_.at(layer).now; }
-  bool is_open(int layer) const { return has(layer) && groups_.at(layer).now; }
+  Tensor at(int layer, size_t i) const { return of(layer).layout.at(of(layer).now.data, i); }
+  Tensor all(int layer) const { return of(layer).now; }
+  bool is_open(int layer) const { return has(layer) && of(layer).now; }
 
  private:
   struct Group { FlatLayout layout; bool streamed = false; Tensor now = {}, home = {}; };
 
   comm::Rank& rank_;
   FlatStore resident_;
-  std::map<int, Group> groups_;  // by layer
+  Group& of(int layer) { return groups_[size_t(layer + 1)]; }
+  const Group& of(int layer) const { return groups_[size_t(layer + 1)]; }
+  std::vector<Group> groups_;  // by layer, from -1 on
   std::unique_ptr<Ring> ring_;
 };
 

@@ -8,21 +8,20 @@ namespace {
 
 constexpr int64_t staging_bytes = int64_t{4} << 20;  // pinned, while loading: large enough for full link speed, small beside any plan
 
-// The weights of a slab that begins at `base`.
-std::vector<quant::Weight> lay_out(std::span<const ParamSpec> specs, std::byte* base) {
-  std::vector<quant::Weight> weights;
-  for (const auto& p : specs) {
-    quant::Weight w{.format = p.format, .shape = p.shape};
-    int count = 0;
-    const auto parts = quant::parts_of(p.format, p.shape, p.dtype, count);
-    for (int i = 0; i < count; ++i) {
-      const auto& part = parts[size_t(i)];
-      w.parts[size_t(i)] = Tensor{base, part.dtype, part.shape};
-      base += aligned(w.parts[size_t(i)].bytes());
-    }
-    weights.push_back(w);
+// A weight that begins at `base`, which is moved behind it.
+quant::Weight place(quant::FormatId format, const Shape& shape, DType dtype, std::byte*& base) {
+  quant::Weight w{.format = format, .shape = shape};
+  int count = 0;
+  const auto parts = quant::parts_of(format, shape, dtype, count);
+  for (int i = 0; i < count; ++i) {
+    w.parts[size_t(i)] = Tensor{base, parts[size_t(i)].dtype, parts[size_t(i)].shape};
+    base += aligned(w.parts[size_t(i)].bytes());
   }
-  return weights;
+  return w;
+}
+quant::Weight place(const ParamSpec& p, Tensor bytes) {
+  auto* base = static_cast<std::byte*>(bytes.data);
+  return place(p.format, p.shape, p.dtype, base);
 }
 
 std::vector<bool> residents(const ParamTable& table, const Residency& r) {
@@ -45,8 +44,9 @@ int64_t slab_bytes(const std::vector<ParamSpec>& specs) {
   return sum;
 }
 
-WeightStore::WeightStore(comm::Rank& rank, const ParamTable& table, const Residency& residency)
-    : rank_(rank), table_(table), residency_(residency), resident_(residents(table, residency)) {
+WeightStore::WeightStore(comm::Rank& rank, std::shared_ptr<const ParamTable> shared_table, const Residency& residency)
+    : rank_(rank), table_(std::move(shared_table)), residency_(residency), resident_(residents(*table_, residency)) {
+  const ParamTable& table = *table_;
   check(residency.layers == int(table.layers.size()) && residency.resident >= 0, "a residency speaks of the table's layers");
   check(residency.unpacked == 0 || residency.resident == residency.layers, "layers lie unpacked where all are resident");
   if (residency.embedding_on_host && !rank.device.spec().reads_pinned)
@@ -54,42 +54,57 @@ WeightStore::WeightStore(comm::Rank& rank, const ParamTable& table, const Reside
                                .fix = "run `thimble plan` on this machine: it plans without"});
   for (const ParamSpec& p : table.outside) {
     Arena& arena = on_host(p) ? rank.pinned : rank.memory;
-    const Tensor place = arena.take(Use::weights, name_of(p.role), DType::u8, {quant::bytes_of(p.format, p.shape, p.dtype)});
-    outside_.push_back(lay_out({&p, 1}, static_cast<std::byte*>(place.data)).front());
+    outside_.push_back(place(p, arena.take(Use::weights, name_of(p.role), DType::u8, {quant::bytes_of(p.format, p.shape, p.dtype)})));
   }
   views_.resize(table.layers.size());
   int64_t largest_streamed = 0;
   for (int l = 0; l < residency.layers; ++l) {
-    const auto specs = as_held(l);
     const bool resident = resident_[size_t(l)];
     rank.ledger.at_layer(l);
-    homes_.push_back((resident ? rank.memory : rank.pinned).take(Use::weights, resident ? "resident layer" : "streamed layer", DType::u8, {slab_bytes(specs)}));
-    if (resident) views_[size_t(l)] = lay_out(specs, static_cast<std::byte*>(homes_.back().data));
+    homes_.push_back((resident ? rank.memory : rank.pinned).take(Use::weights, resident ? "resident layer" : "streamed layer", DType::u8, {slab(l)}));
+    if (resident) views_[size_t(l)] = lay_out(l, static_cast<std::byte*>(homes_.back().data));
     else largest_streamed = std::max(largest_streamed, homes_.back().bytes());
   }
   rank.ledger.at_layer(-1);
   if (largest_streamed > 0) ring_ = std::make_unique<Ring>(rank.stream, rank.memory, "streamed weights", residency.slots, largest_streamed);
 }
 
-std::vector<ParamSpec> WeightStore::as_held(int layer) const {
-  auto specs = table_.layers[size_t(layer)];
-  for (auto& p : specs)
-    if (layer < residency_.unpacked && quant::format(p.format).same_unpacked && p.format != quant::FormatId::dense) p.format = quant::FormatId::dense, p.dtype = rank_.compute();
-  return specs;
+WeightStore::Held WeightStore::held(int layer, const ParamSpec& p) const {
+  const bool unpacked = layer < residency_.unpacked && p.format != quant::FormatId::dense && quant::format(p.format).same_unpacked;
+  return unpacked ? Held{quant::FormatId::dense, rank_.compute()} : Held{p.format, p.dtype};
+}
+
+int64_t WeightStore::slab(int layer) const {
+  int64_t bytes = 0;
+  for (const auto& p : table_->layers[size_t(layer)]) {
+    const Held as = held(layer, p);
+    bytes += quant::bytes_of(as.format, p.shape, as.dtype);
+  }
+  return bytes;
+}
+
+std::vector<quant::Weight> WeightStore::lay_out(int layer, std::byte* base) const {
+  std::vector<quant::Weight> weights;
+  weights.reserve(table_->layers[size_t(layer)].size());
+  for (const auto& p : table_->layers[size_t(layer)]) {
+    const Held as = held(layer, p);
+    weights.push_back(place(as.format, p.shape, as.dtype, base));
+  }
+  return weights;
 }
 
 void WeightStore::load(const WeightSource* source) {
   const Scope scope(rank_.pinned);
   int64_t largest = 0;
-  table_.for_each([&](const ParamSpec& p) { largest = std::max(largest, p.shape.count() * size_of(p.dtype)); });
+  table_->for_each([&](const ParamSpec& p) { largest = std::max(largest, p.shape.count() * size_of(p.dtype)); });
   const Tensor staging = rank_.pinned.take(Use::scratch, "loading", DType::u8, {std::min(largest, staging_bytes)});
-  for (size_t i = 0; i < outside_.size(); ++i) load_one(source, table_.outside[i], outside_[i], staging);
+  for (size_t i = 0; i < outside_.size(); ++i) load_one(source, table_->outside[i], outside_[i], staging);
   for (int l = 0; l < residency_.layers; ++l) {
     rank_.ledger.at_layer(l);
-    const auto& specs = table_.layers[size_t(l)];
+    const auto& specs = table_->layers[size_t(l)];
     const bool resident = resident_[size_t(l)];
     const Tensor slab = resident ? home_of(l) : ring_->acquire_to_fill(l, home_of(l).bytes());
-    const auto weights = lay_out(as_held(l), static_cast<std::byte*>(slab.data));
+    const auto weights = lay_out(l, static_cast<std::byte*>(slab.data));
     for (size_t i = 0; i < specs.size(); ++i) load_one(source, specs[i], weights[i], staging);
     if (!resident) ring_->release(l, home_of(l));
   }
@@ -120,7 +135,7 @@ void WeightStore::read_and_pack(const WeightSource* source, const ParamSpec& p, 
   if (p.format == quant::FormatId::dense) return load_numbers(source, p, to.dense(), staging);
   if (to.format == p.format) return pack_into(to);
   const Tensor packed = rank_.stream.scratch("packed matrix", DType::u8, {quant::bytes_of(p.format, p.shape, p.dtype)});
-  const quant::Weight codes = lay_out({&p, 1}, static_cast<std::byte*>(packed.data)).front();
+  const quant::Weight codes = place(p, packed);
   pack_into(codes);
   quant::format(p.format).unpack(rank_.stream, to.dense(), codes);
 }
@@ -152,7 +167,7 @@ void WeightStore::load_packed(const WeightSource* source, const ParamSpec& p, co
 
 std::span<const quant::Weight> WeightStore::acquire(int layer, int next) {
   auto& view = views_[size_t(layer)];
-  if (!resident_[size_t(layer)]) view = lay_out(table_.layers[size_t(layer)], static_cast<std::byte*>(ring_->acquire(layer, home_of(layer)).data));
+  if (!resident_[size_t(layer)]) view = lay_out(layer, static_cast<std::byte*>(ring_->acquire(layer, home_of(layer)).data));
   const int direction = next > layer ? 1 : -1;
   for (int l = next; l >= 0 && l < residency_.layers; l += direction)
     if (!resident_[size_t(l)]) {  // the next one that has to come, however far: it may travel while resident layers compute
@@ -169,7 +184,7 @@ void WeightStore::release(int layer, bool changed) {
 }
 
 std::vector<quant::Weight> WeightStore::at_home(int layer) const {
-  return lay_out(as_held(layer), static_cast<std::byte*>(home_of(layer).data));
+  return lay_out(layer, static_cast<std::byte*>(home_of(layer).data));
 }
 
 void WeightStore::settle() {

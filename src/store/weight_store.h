@@ -24,7 +24,7 @@ struct Residency {
 class WeightStore {
  public:
   // Takes slabs, homes and the ring's slots from the rank's arenas.
-  WeightStore(comm::Rank&, const ParamTable&, const Residency&);
+  WeightStore(comm::Rank&, std::shared_ptr<const ParamTable>, const Residency&);
 
   // Reads every parameter, packs it, puts it where it lives. Scratch: one dense matrix on the device, one staging buffer in pinned memory.
   // On a phantom nothing is read and `source` may be null.
@@ -43,10 +43,13 @@ class WeightStore {
 
   const quant::Weight& outside(size_t i) const { return outside_[i]; }
   bool on_host(const ParamSpec& p) const { return residency_.embedding_on_host && p.role == Role::embedding; }
-  const ParamTable& table() const { return table_; }
+  const ParamTable& table() const { return *table_; }
 
  private:
-  std::vector<ParamSpec> as_held(int layer) const;  // the table's, or as they lie unpacked
+  struct Held { quant::FormatId format; DType dtype; };
+  Held held(int layer, const ParamSpec&) const;  // the table's, or as it lies unpacked
+  std::vector<quant::Weight> lay_out(int layer, std::byte* base) const;
+  int64_t slab(int layer) const;  // its bytes
   void load_one(const WeightSource* source, const ParamSpec&, const quant::Weight& to, Tensor staging);
   void read_and_pack(const WeightSource* source, const ParamSpec&, const quant::Weight& to, Tensor staging);
   void load_numbers(const WeightSource* source, const ParamSpec&, Tensor to, Tensor staging);
@@ -54,7 +57,7 @@ class WeightStore {
   Tensor home_of(int layer) const { return homes_[size_t(layer)]; }
 
   comm::Rank& rank_;
-  ParamTable table_;
+  std::shared_ptr<const ParamTable> table_;
   Residency residency_;
   std::vector<bool> resident_;                        // by layer
   std::vector<quant::Weight> outside_;

@@ -27,7 +27,7 @@ OptimizerState::OptimizerState(comm::Rank& rank, const std::vector<nn::Model::Tr
       offsets[size_t(i)] = g.bytes;
       g.bytes += aligned(u.states[size_t(i)].bytes());
     }
-    g.names.push_back(store::name_in_file(*t.spec));
+    g.specs.push_back(t.spec);
     g.updates.push_back(u);
   }
   int64_t largest = 0;
@@ -83,6 +83,8 @@ void OptimizerState::drain() {
   if (ring_) ring_->drain();
 }
 
+std::string OptimizerState::State::name() const { return store::name_in_file(*of) + std::string(suffix); }
+
 std::vector<OptimizerState::State> OptimizerState::states() const {
   std::vector<State> all;
   all.reserve(4 * groups_.size() * (groups_.empty() ? 0 : groups_.back().updates.size()));
@@ -91,7 +93,7 @@ std::vector<OptimizerState::State> OptimizerState::states() const {
       int n = 0;
       const auto parts = optim::states_of(id_, g.updates[i].param.shape, n);
       for (size_t s = 0; s < size_t(n); ++s)
-        all.push_back({g.names[i], parts[s].suffix, {static_cast<std::byte*>(g.home.data) + g.offsets[i][s], parts[s].dtype, parts[s].shape}});
+        all.push_back({g.specs[i], parts[s].suffix, {static_cast<std::byte*>(g.home.data) + g.offsets[i][s], parts[s].dtype, parts[s].shape}});
     }
   return all;
 }

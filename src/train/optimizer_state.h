@@ -23,9 +23,10 @@ class OptimizerState {
 
   // Every state of every parameter at home, packed as it is: what a checkpoint holds. It may be overwritten, if changed() follows.
   struct State {
-    std::string_view tensor, suffix;  // of its name
+    const store::ParamSpec* of;
+    std::string_view suffix;
     Tensor home;
-    std::string name() const { return std::string(tensor) + std::string(suffix); }
+    std::string name() const;
   };
   std::vector<State> states() const;
   bool paged() const { return ring_ != nullptr; }  // home is pinned memory, which the host may touch
@@ -35,7 +36,7 @@ class OptimizerState {
   // Consecutive parameters whose states travel together: those of one layer; outside all layers, where a tensor may be larger than a layer, one.
   struct Group {
     int layer = 0;
-    std::vector<std::string> names;      // of the parameters
+    std::vector<const store::ParamSpec*> specs;
     std::vector<optim::Update> updates;  // states relative to the group's bytes
     std::vector<std::array<int64_t, 4>> offsets;
     int64_t bytes = 0;

@@ -15,6 +15,7 @@ namespace thimble::train {
 struct Setup {
   nn::ModelSpec model;
   nn::Method method;
+  std::shared_ptr<const nn::Tables> tables{};  // of these two, once for many dry runs; null: made for each
   store::AdapterConfig adapter;  // of LoRA: as it is written
   optim::OptimizerId optimizer = optim::OptimizerId::adamw;
   optim::Hyper hyper;
@@ -58,7 +59,7 @@ class Trainer {
   void restore(int64_t steps, const std::function<void(const store::ParamSpec&, int64_t first, Tensor piece)>& read,
                const std::function<void(const std::string& state, int64_t first, Tensor piece)>& read_state);
 
-  // Load, a window of a step, evaluate, save, resume, all at their caps: what a plan is made of. Returns the dry run's outcome.
+  // Load, a window of a step and evaluate, all at their caps: what a plan is made of. Returns the dry run's outcome.
   static plan::Outcome rehearse(const DeviceSpec&, const Setup&, const plan::Plan&);
   // The entries of the same dry run: set-up, load, and a step of one window, whose entries begin at `step`.
   struct Rehearsed { Ledger ledger; size_t step; };

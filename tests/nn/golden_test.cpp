@@ -15,7 +15,7 @@ void lora_gradients(quant::FormatId format, const char* reference) {
   const auto adapter = golden / "lora_odd_untied";
   const auto method = lora_method(store::read_adapter_config(adapter), format);
   GoldenRun run(golden / "llama_odd_untied", method, adapter / reference, [&](Model& model) {
-    const store::AdapterFile file(adapter, model.adapters()->specs());
+    const store::AdapterFile file(adapter, model.adapters());
     for (const auto& t : model.trained()) file.read(*t.spec, t.value);
   });
   const store::SafetensorsFile gradients(adapter / reference);

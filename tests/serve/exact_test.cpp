@@ -60,7 +60,7 @@ TEST(Exact, AnAdapterOfPeft) {
   const auto config = store::read_adapter_config(adapter);
   const nn::Method method{.lora = nn::lora_on(config.rank, float(config.alpha / double(config.rank)))};
   Loaded l(folder, 32, method);
-  const store::AdapterFile file(adapter, l.engine->model().adapters()->specs());
+  const store::AdapterFile file(adapter, l.engine->model().adapters());
   l.engine->load_adapters([&](const store::ParamSpec& spec, Tensor to) { file.read(spec, to); });
   const store::SafetensorsFile reference(adapter / "reference.safetensors");
   const Tensor all = l.engine->logits(vector_of(reference.tensor("ids")));

@@ -22,7 +22,7 @@ TEST(AdapterRoundTrip, WrittenReadAndAskedAgain) {
   Engine engine(rank, shape);
   engine.load(store::open_weights(folder).get());
   engine.load_adapters([&](const store::ParamSpec& p, Tensor to) { for (int64_t i = 0; i < to.count(); ++i) to.get<float>()[i] = value(p, i); });
-  store::write_adapter(out, config, engine.model().adapters()->specs(), [&](const auto& put) {
+  store::write_adapter(out, config, engine.model().adapters(), [&](const auto& put) {
     for (const auto& t : engine.model().trained()) put(*t.spec, t.value);
   });
   const Tensor logits = engine.logits(ids);
@@ -34,7 +34,7 @@ TEST(AdapterRoundTrip, WrittenReadAndAskedAgain) {
   comm::Rank again(*device, {int64_t{64} << 20, int64_t{16} << 20, 0});
   Engine second(again, shape);
   second.load(store::open_weights(folder).get());
-  const store::AdapterFile file(out, second.model().adapters()->specs());
+  const store::AdapterFile file(out, second.model().adapters());
   second.load_adapters([&](const store::ParamSpec& p, Tensor to) { file.read(p, to); });
   EXPECT_EQ(nn::relative(second.logits(ids), logits), 0);
 }

@@ -181,7 +181,7 @@ TEST(WeightStore, ResidentAndStreamedLayersHoldWhatTheFilesHold) {
   const auto source = open_weights(folder.path);
   for (const int resident : {2, 1, 0}) {
     Machine m;
-    WeightStore store(m.rank, table(), {.layers = 2, .resident = resident});
+    WeightStore store(m.rank, std::make_shared<ParamTable>(table()), {.layers = 2, .resident = resident});
     store.load(source.get());
     EXPECT_EQ(store.outside(0).dense().get<float>()[27], number(0, 27));
     for (const int layer : {0, 1, 1, 0}) {
@@ -201,7 +201,7 @@ TEST(WeightStore, AParameterThatIsMissingEndsTheLoadAndNamesIt) {
   write_numbers(folder.path / "model.safetensors", some);
   for (const auto format : {quant::FormatId::dense, quant::FormatId::nf4}) {
     Machine m;
-    WeightStore store(m.rank, table(format), {.layers = 2, .resident = 1});
+    WeightStore store(m.rank, std::make_shared<ParamTable>(table(format)), {.layers = 2, .resident = 1});
     expect_refused([&] { store.load(open_weights(folder.path).get()); }, {"missing", "1.matrix"});
   }
 }

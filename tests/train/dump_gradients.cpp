@@ -63,7 +63,7 @@ std::vector<float> logits_of(const Options& o, const DeviceSpec& spec, const nn:
   serve::Engine engine(rank, shape);
   engine.load(store::open_weights(o.model).get());
   if (!o.adapter.empty()) {
-    const store::AdapterFile file(o.adapter, engine.model().adapters()->specs());
+    const store::AdapterFile file(o.adapter, engine.model().adapters());
     engine.load_adapters([&](const store::ParamSpec& p, Tensor to) { file.read(p, to); });
   }
   std::vector<float> all;
@@ -102,7 +102,7 @@ int dump(const Options& o) {
   train::Trainer trainer(rank, setup, plan);
   trainer.load(store::open_weights(o.model).get());
   if (!o.adapter.empty()) {
-    const store::AdapterFile file(o.adapter, trainer.model().adapters()->specs());
+    const store::AdapterFile file(o.adapter, trainer.model().adapters());
     trainer.load_adapters([&](const store::ParamSpec& p, Tensor to) { file.read(p, to); });
   }
   float loss = float(trainer.step({&batch, 1}, 0).loss);

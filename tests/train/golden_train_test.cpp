@@ -23,7 +23,7 @@ void thirty_steps(const char* folder, const nn::Method& method, const std::strin
   Trainer trainer(rank, setup, plan);
   trainer.load(store::open_weights(golden / folder).get());
   if (!adapter.empty()) {
-    const store::AdapterFile file(adapter, trainer.model().adapters()->specs());
+    const store::AdapterFile file(adapter, trainer.model().adapters());
     trainer.load_adapters([&](const store::ParamSpec& p, Tensor to) { file.read(p, to); });
   }
   const Tensor loss = expected.tensor(prefix + ".loss"), norm = expected.tensor(prefix + ".norm"), lr = reference.tensor("lr");

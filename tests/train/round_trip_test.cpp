@@ -25,7 +25,7 @@ struct Loaded {
     rank = std::make_unique<comm::Rank>(*device, comm::Capacity{outcome.peak[0], outcome.peak[1], outcome.peak[2]});
     engine = std::make_unique<serve::Engine>(*rank, shape);
     const auto& table = engine->model().weights().table();
-    const store::AdapterFile file(folder, store::tensors_of_adapter(engine->model().adapters()->specs(), table, tuning.adapter.modules_to_save));
+    const store::AdapterFile file(folder, store::tensors_of_adapter(engine->model().adapters(), table, tuning.adapter.modules_to_save));
     const auto weights = store::open_weights(model);
     const auto source = store::adapted_weights(*weights, &file);
     source->check_table(table);
