@@ -141,23 +141,5 @@ TEST_F(Program, MixedDatasetsTrain) {
   EXPECT_EQ(a.code, 0) << a.text;
 }
 
-// One point of each recipe's plans, so that the test is quick: where it fits, the whole search finds it or something faster.
-TEST_F(Program, EveryRecipeFits) {
-  const fs::path source = THIMBLE_SOURCE_DIR;
-  const std::map<std::string, std::string> shapes{{"qlora-8b-24g", "benchmarks/shapes/8b.json"},   {"qlora-70b-24g", "benchmarks/shapes/70b.json"},
-                                                  {"qlora-70b-r64", "benchmarks/shapes/70b.json"}, {"lora-8b", "benchmarks/shapes/8b.json"},
-                                                  {"full-0.5b", "benchmarks/shapes/0.5b.json"},    {"pretrain-tiny", "examples/pretrain-tiny.json"}};
-  size_t recipes = 0;
-  for (const auto& entry : fs::directory_iterator(source / "examples")) {
-    if (entry.path().extension() != ".yaml") continue;
-    const auto shape = shapes.find(entry.path().stem().string());
-    ASSERT_NE(shape, shapes.end()) << entry.path() << " has no shape to plan it with";
-    const Answer a = thimble(fmt::format("plan {} model_name_or_path={} threads=1 save=recompute gradient_accumulation_steps=1", entry.path().string(), (source / shape->second).string()));
-    EXPECT_EQ(a.code, 0) << entry.path() << "\n" << a.text;
-    ++recipes;
-  }
-  EXPECT_EQ(recipes, shapes.size());
-}
-
 }  // namespace
 }  // namespace thimble::cli
