@@ -27,32 +27,41 @@ struct Options {
   bool compares = false;
 };
 
-// An adapter as files hold it, for one matrix at a time.
+// A base and what an adapter's files make of it; no adapter: the base.
 struct Adapter {
+  nn::ModelSpec model;  // with a head of its own where the adapter brings an embedding or a head
   nn::Method method;
   std::vector<store::ParamSpec> specs;
   std::map<std::string, float> scales;  // by matrix
   std::unique_ptr<store::AdapterFile> file;
 
-  Adapter(const std::string& folder, const nn::ModelSpec& model) {
+  Adapter(const std::string& folder, const nn::ModelSpec& base) : model(base) {
     if (folder.empty()) return;
-    const auto tuning = train::tuning_of(model, store::read_adapter_config(folder), quant::FormatId::dense, true);
-    method = tuning.method;
+    auto tuning = train::tuning_of(base, store::read_adapter_config(folder), base.stored.format, true);
+    model = std::move(tuning.model);
+    method = std::move(tuning.method);
     const nn::LoraSpec& lora = method.lora;
-    if (!tuning.adapter.modules_to_save.empty())
-      throw Error(Fault::usage, {.what = "an adapter with whole modules is not merged yet", .where = folder, .expected = "adapters alone",
-                                 .found = "modules_to_save", .fix = "merge it with PEFT's merge_and_unload; eval, generate and chat take it as it is"});
     specs = nn::adapter_parameters(model, lora);
     for (int l = 0; l < int(model.layers.size()); ++l)
       for (int p = 0; p < nn::layer_param_count; ++p)
         if (lora.layers[l].on(p)) scales[nn::layer_param_name(model.layers[size_t(l)], l, p)] = lora.layers[l].of[size_t(p)].scale;
-    file = std::make_unique<store::AdapterFile>(folder, specs);
+    file = std::make_unique<store::AdapterFile>(folder, store::tensors_of_adapter(specs, nn::parameters(model, model.stored.format), tuning.adapter.modules_to_save));
   }
   const store::ParamSpec* find(const std::string& matrix, store::Role role) const {
     for (const auto& p : specs)
       if (p.name == matrix && p.role == role) return &p;
     return nullptr;
   }
+};
+
+// The weights of `folder` as the adapter has them.
+struct Weights {
+  std::unique_ptr<store::WeightSource> base, adapted;
+
+  Weights(const fs::path& folder, const Adapter& adapter) : base(store::open_weights(folder)) {
+    if (adapter.file) adapted = store::adapted_weights(*base, adapter.file.get());
+  }
+  const store::WeightSource& operator*() const { return adapted ? *adapted : *base; }
 };
 
 // One tensor of the files at a time: read as numbers, merged, packed. On a phantom it shows what memory that takes.
@@ -113,21 +122,23 @@ class Merger {
   std::map<std::string, std::vector<store::ParamSpec>> merged_;  // by tensor of the files: the matrices in it that an adapter changes
 };
 
-int write_weights(const Options& o, const nn::ModelSpec& spec, const Adapter& adapter, quant::FormatId format, int64_t shard_bytes) {
+int write_weights(const Options& o, const Adapter& adapter, quant::FormatId format, int64_t shard_bytes) {
+  const nn::ModelSpec& spec = adapter.model;
   const auto parameters = nn::parameters(spec, format);
   const auto table = store::as_files_hold(parameters);
-  const auto source = store::open_weights(o.model);
-  source->check_table(nn::parameters(spec, spec.stored.format));
+  const Weights weights(o.model, adapter);
+  const store::WeightSource& source = *weights;
+  source.check_table(nn::parameters(spec, spec.stored.format));
   const auto device = cpu_device();
   const auto phantom = phantom_device(device->spec());
   comm::Rank dry(*phantom, comm::boundless);
-  Merger rehearsal(dry, *source, adapter, parameters);
+  Merger rehearsal(dry, source, adapter, parameters);
   table.for_each([&](const store::ParamSpec& p) { rehearsal.with(p, [](const auto&) {}); });
   const int64_t peak = dry.ledger.peak(Tier::device);
   if (peak > available_bytes())
     throw Error(Fault::does_not_fit, {.what = "the largest matrix does not fit memory", .where = o.model, .expected = human_bytes(available_bytes()), .found = human_bytes(peak)});
   comm::Rank rank(*device, {peak, 0, 0});
-  Merger merger(rank, *source, adapter, parameters);
+  Merger merger(rank, source, adapter, parameters);
   std::vector<store::SafetensorsWriter::Declared> declared;
   table.for_each([&](const store::ParamSpec& p) {
     if (p.format == quant::FormatId::dense) declared.push_back({p.name, p.dtype, p.shape});
@@ -159,7 +170,7 @@ std::vector<int32_t> sample_tokens(const fs::path& folder, int64_t vocab) {
 
 std::vector<float> logits_of(const fs::path& folder, const Adapter& adapter, const std::vector<int32_t>& ids) {
   const DeviceSpec spec = machine("cpu", {});
-  serve::EngineShape shape{.model = models::read_model(folder), .method = adapter.method, .context = int64_t(ids.size()) + 1, .prefill_chunk = int64_t(ids.size())};
+  serve::EngineShape shape{.model = adapter.model, .method = adapter.method, .context = int64_t(ids.size()) + 1, .prefill_chunk = int64_t(ids.size())};
   shape.method.format = shape.model.stored.format;
   const auto outcome = serve::Engine::rehearse(spec, shape);
   if (outcome.device() + outcome.ram() > available_bytes())
@@ -168,18 +179,18 @@ std::vector<float> logits_of(const fs::path& folder, const Adapter& adapter, con
   const auto device = open_device(spec);
   comm::Rank rank(*device, {outcome.peak[0], outcome.peak[1], outcome.peak[2]});
   serve::Engine engine(rank, shape);
-  const auto source = store::open_weights(folder);
-  source->check_table(engine.model().weights().table());
-  engine.load(source.get());
+  const Weights weights(folder, adapter);
+  (*weights).check_table(engine.model().weights().table());
+  engine.load(&*weights);
   if (adapter.file) engine.load_adapters([&](const store::ParamSpec& p, Tensor to) { adapter.file->read(p, to); });
   const Tensor logits = engine.logits(ids);
   return {logits.get<float>(), logits.get<float>() + logits.count()};
 }
 
-void print_drift(const Options& o, const nn::ModelSpec& spec, const Adapter& adapter) {
-  const auto ids = sample_tokens(o.model, spec.vocab);
-  const auto before = logits_of(o.model, adapter, ids), after = logits_of(o.out, Adapter("", spec), ids);
-  const auto v = size_t(spec.vocab);
+void print_drift(const Options& o, const Adapter& adapter) {
+  const auto ids = sample_tokens(o.model, adapter.model.vocab);
+  const auto before = logits_of(o.model, adapter, ids), after = logits_of(o.out, Adapter("", models::read_model(o.out)), ids);
+  const auto v = size_t(adapter.model.vocab);
   double most = 0, furthest = 0, divergence = 0;
   size_t same = 0;
   for (size_t t = 0; t < ids.size(); ++t) {
@@ -209,9 +220,10 @@ int write_model(const Options& o) {
   const auto spec = models::read_model(from);
   const auto format = quant::format(o.type).id;
   const Adapter adapter(o.adapter, spec);
-  const int shards = write_weights(o, spec, adapter, format, shard_bytes);
+  const int shards = write_weights(o, adapter, format, shard_bytes);
   Json config = parse_json(read_text(from / "config.json"), (from / "config.json").string());
   config.erase("quantization_config");
+  if (adapter.model.tied_head != spec.tied_head) config["tie_word_embeddings"] = adapter.model.tied_head;
   if (format != quant::FormatId::dense)
     config["quantization_config"] = models::quantization_config(format, spec.dtype, format == spec.stored.format ? spec.stored.kept : std::vector<std::string>{});
   for (const char* name : {"tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "chat_template.jinja"})
@@ -220,7 +232,7 @@ int write_model(const Options& o) {
   int64_t bytes = 0;
   for (const auto& file : fs::directory_iterator(to)) bytes += file.path().extension() == ".safetensors" ? int64_t(file.file_size()) : 0;
   std::printf("%s: %s in %d file%s, %s\n", o.out.c_str(), format == quant::FormatId::dense ? spec.dtype.c_str() : o.type.c_str(), shards, shards == 1 ? "" : "s", human_bytes(bytes).c_str());
-  if (o.compares) print_drift(o, spec, adapter);
+  if (o.compares) print_drift(o, adapter);
   return 0;
 }
 

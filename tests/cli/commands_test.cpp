@@ -109,6 +109,36 @@ TEST_F(Commands, PackedFolders) {
   expect(" train recipe.yaml quantization_bit=8 output_dir=out/eight", 0);
 }
 
+// The drift that export prints, in logits by the largest of them.
+double drift_of(const std::string& said) {
+  const std::string before = "logits at most ";
+  const auto at = said.find(before);
+  EXPECT_NE(at, said.npos) << said;
+  return at == said.npos ? 1 : std::strtod(said.c_str() + at + before.size(), nullptr);
+}
+
+// An embedding and a head that were trained beside adapters are the merged model's own, of a base that ties both too; of PEFT's adapters as of ours.
+TEST_F(Commands, MergesWholeModules) {
+  std::string config = read_text(dir / "config.json");
+  put("config.json", config.insert(1, R"("tie_word_embeddings":true,"torch_dtype":"float32",)"));
+  expect(" init config.json --out tied --seed 3 --std 0.2", 0);
+  for (const char* modules : {"embed_tokens", "lm_head", "embed_tokens,lm_head"}) {
+    SCOPED_TRACE(modules);
+    fs::remove_all(dir / "out/m");
+    fs::remove_all(dir / "merged");
+    expect(fmt::format(" train recipe.yaml model_name_or_path=tied output_dir=out/m learning_rate=0.05 additional_target={}", modules), 0);
+    EXPECT_LE(drift_of(expect(" export tied --adapter out/m --out merged", 0)), 5e-6);
+    EXPECT_NE(read_text(dir / "merged/config.json").find(R"("tie_word_embeddings": false)"), std::string::npos);
+    const auto said = expect(" eval --model tied --adapter out/m --data questions.jsonl", 0), merged = expect(" eval --model merged --data questions.jsonl", 0);
+    EXPECT_EQ(said.substr(said.find("loss"), 12), merged.substr(merged.find("loss"), 12)) << said << merged;
+    expect(" export tied --adapter out/m --out merged4 --type nf4 --no-compare", 0);
+    expect(" generate --model merged4 --prompt x --max-new-tokens 2", 0);
+    fs::remove_all(dir / "merged4");
+  }
+  const fs::path golden = source / "tests/golden";  // DoRA and a head
+  EXPECT_LE(drift_of(expect(fmt::format(" export '{}' --adapter '{}' --out golden", (golden / "llama_odd_untied").string(), (golden / "peft_dora").string()), 0)), 1e-5);
+}
+
 TEST_F(Commands, BadInput) {
   expect_fault(" inspect gone", Fault::bad_input);
   expect_fault(" inspect '" + std::string(5000, 'x') + "'", Fault::bad_input);

@@ -20,7 +20,7 @@ import quantised  # noqa: F401  (scales 8-bit sums by 1 / 127^2, as on a card)
 from golden_io import HERE, versions
 
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-BASE, ADAPTER = HERE / "llama_odd_untied", HERE / "lora_odd_untied"
+BASE, ADAPTER, TIED = HERE / "llama_odd_untied", HERE / "lora_odd_untied", HERE / "llama_odd_tied"
 LIMITS = {"dense": 1e-5, "nf4": 1e-5, "nf4_dq": 1e-5, "int8": 2e-2}  # 8 bits: a sum's last bit may take an activation to the next code
 
 
@@ -79,6 +79,10 @@ def main() -> None:
         folder = out / f"merged{len(more)}"
         run(args.thimble, "export", BASE, "--adapter", ADAPTER, "--out", folder, *more)
         compare(f"export {' '.join(more)}: merged, beside base and adapter", merged, theirs(folder, None, ids.long()), LIMITS["dense"])
+    for name in ("dora", "modules"):  # of train_tests --gtest_filter=MethodsRoundTrip.*, on a base that ties embedding and head
+        folder, adapter = out / f"merged_{name}", build / "adapters_of_ours" / name
+        run(args.thimble, "export", TIED, "--adapter", adapter, "--out", folder)
+        compare(f"export of {name}: merged, beside PEFT on the base", theirs(folder, None, ids.long()), theirs(TIED, adapter, ids.long()), LIMITS["dense"])
     for form in ("nf4_dq", "int8"):
         folder = out / f"merged_{form}"
         said = run(args.thimble, "export", BASE, "--adapter", ADAPTER, "--out", folder, "--type", form).splitlines()[-1]
