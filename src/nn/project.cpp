@@ -43,6 +43,23 @@ Tensor made_xa(comm::Rank& r, Tensor x, const LayerParams& p, LayerGroup group, 
   return xa;
 }
 
+// y = x - y
+void subtract_from(comm::Rank& r, Tensor y, Tensor x) {
+  ops::scale(r.stream, y, -1);
+  ops::add(r.stream, y, x);
+}
+
+// An adapter of DoRA and its matrix where x loses elements to dropout (ops/dora.h); y overwritten.
+void project_dropped(comm::Rank& r, Tensor y, Tensor x, const LayerParams& p, size_t param, Tensor xa, const Saved& s) {
+  const Scope scope(r.memory);
+  const Tensor d = dropped(r, x, s, param);
+  ops::lora_up(r.stream, y, xa, p.lora.b[param], p.scale(int(param)));
+  ops::linear(r.stream, y, d, p.weight[param], y);
+  ops::dora_scale(r.stream, y, y, p.lora.magnitude[param], p.norm[param]);
+  subtract_from(r, d, x);
+  ops::linear(r.stream, y, d, p.weight[param], y);
+}
+
 }  // namespace
 
 void project(comm::Rank& r, std::initializer_list<Tensor> ys, Tensor x, const LayerParams& p, LayerGroup group, Saved& s, Tensor plus) {
@@ -50,6 +67,7 @@ void project(comm::Rank& r, std::initializer_list<Tensor> ys, Tensor x, const La
   std::array<quant::FewProduct, quant::most_few_products> few;
   each_member(p, group, [&](size_t param, int i, int64_t row) {
     const Tensor y = ys.begin()[i], b = p.lora.b[param], first = p.lora.magnitude[param] ? Tensor{} : plus, c = b ? y : first;
+    if (p.lora.magnitude[param] && s.drawn()) return project_dropped(r, y, x, p, param, all.rows(row, b.shape[1]), s);
     if (b) ops::lora_up(r.stream, y, all.rows(row, b.shape[1]), b, p.scale(int(param)), first);
     if (p.generating) few[size_t(i)] = {y, &p.weight[param], c};
     else ops::linear(r.stream, y, x, p.weight[param], c);
@@ -58,7 +76,7 @@ void project(comm::Rank& r, std::initializer_list<Tensor> ys, Tensor x, const La
   each_member(p, group, [&](size_t param, int i, int64_t) {
     const Tensor y = ys.begin()[i];
     if (const Tensor magnitude = p.lora.magnitude[param]) {
-      ops::dora_scale(r.stream, y, y, magnitude, p.norm[param]);
+      if (!s.drawn()) ops::dora_scale(r.stream, y, y, magnitude, p.norm[param]);
       if (plus) ops::add(r.stream, y, plus);
     }
     if (const Tensor bias = p.weight[bias_of(int(param))].dense()) ops::add_bias(r.stream, y, bias);
@@ -87,7 +105,7 @@ void project_backward(comm::Rank& r, Tensor dx, std::initializer_list<Tensor> dy
         const Tensor z = r.memory.take(Use::scratch, "a product again", dy.dtype, dy.shape);
         const Tensor b = p.lora.b[param];
         ops::lora_up(r.stream, z, xa.rows(row, b.shape[1]), b, p.scale(int(param)));
-        ops::linear(r.stream, z, x, p.weight[param], z);
+        ops::linear(r.stream, z, s.drawn() ? dropped(r, x, s, param) : x, p.weight[param], z);
         ops::dora_magnitude_backward(r.stream, g.lora.magnitude[param], z, dy, p.norm[param]);
       }
       ops::dora_scale(r.stream, dy_of[param], dy, magnitude, p.norm[param]);
@@ -101,13 +119,19 @@ void project_backward(comm::Rank& r, Tensor dx, std::initializer_list<Tensor> dy
     });
     if (!s.drawn()) ops::lora_down_backward(r.stream, dx, g.lora.a[group], dxa, x, a), below = dx;
     else
-      each_member(p, group, [&](size_t param, int, int64_t row) {
+      each_member(p, group, [&](size_t param, int i, int64_t row) {
         const Tensor b = p.lora.b[param];
         if (!b) return;
         const Scope of_member(r.memory);
         const auto rows = [&](const Tensor& t) { return t.rows(row, b.shape[1]); };
         const Tensor d = dx ? r.memory.take(Use::scratch, "d x of an adapter", x.dtype, x.shape) : Tensor{};
         ops::lora_down_backward(r.stream, d, rows(g.lora.a[group]), rows(dxa), dropped(r, x, s, param), rows(a));
+        if (Tensor& dz = dy_of[param]; dz && dx) {
+          subtract_from(r, dz, dys.begin()[i]);
+          ops::scale(r.stream, dz, -1);  // dz - dy: what is left of x has that much more of a gradient than the rest
+          ops::linear_backward_input(r.stream, d, dz, p.weight[param], d);
+        }
+        dy_of[param] = {};  // all of x has dy's
         if (dx) ops::dropout(r.stream, dx, d, s.drawn().share, s.drawn().of(int(param)), below), below = dx;
       });
   }

@@ -1,5 +1,6 @@
 // DoRA (Liu et al., "DoRA: Weight-Decomposed Low-Rank Adaptation", 2024) as PEFT computes it: y = m / |w + s B A| * x . (w + s B A)^T, where the
 // norms of rows count as constants in backward.     T tokens, K in, N out, R rank
+// With dropout PEFT leaves the base's own product whole: y = x . w^T - d . w^T + m / |w + s B A| * d . (w + s B A)^T, d what is left of x (nn/project.cpp).
 // |w + s B A|^2 = |w|^2 + 2 s B . (w A^T) + s^2 B (A A^T) B^T row by row: |w|^2 is measured once, and no matrix is ever whole in dense form for it.
 #pragma once
 #include "quant/weight.h"

@@ -121,7 +121,6 @@ void validate_method(const TrainOptions& o) {
   expect(o.lora_rank >= 1 && o.lora_rank <= 4096, "lora_rank", "1 to 4096", fmt::format("{}", o.lora_rank));
   if (o.lora_alpha) expect(std::isfinite(*o.lora_alpha) && *o.lora_alpha > 0, "lora_alpha", "a positive number", fmt::format("{}", *o.lora_alpha));
   expect(o.lora_dropout >= 0 && o.lora_dropout < 1, "lora_dropout", "from 0 to below 1", fmt::format("{}", o.lora_dropout));
-  contradiction(o.use_dora && o.lora_dropout > 0, "use_dora with lora_dropout: PEFT then multiplies by every matrix twice, and this program does not", "lora_dropout: 0");
   if (o.loraplus_lr_ratio)
     expect(std::isfinite(*o.loraplus_lr_ratio) && *o.loraplus_lr_ratio > 0, "loraplus_lr_ratio", "a positive number", fmt::format("{}", *o.loraplus_lr_ratio));
   if (o.neftune_noise_alpha) expect_not_negative(*o.neftune_noise_alpha, "neftune_noise_alpha");

@@ -191,11 +191,7 @@ Tuning tuning_of(const nn::ModelSpec& m, const TrainOptions& o) {
   if (!o.adapter_name_or_path) return noisy(with_adapters(m, asked_for(o), format, false, Fault::usage, "lora_target"));
   auto a = store::read_adapter_config(*o.adapter_name_or_path);
   a.base_model = o.model_name_or_path;
-  Tuning t = with_adapters(m, a, format, false, Fault::bad_input, *o.adapter_name_or_path);
-  if (t.method.lora.dora && t.method.lora.dropout > 0)
-    throw Error(Fault::bad_input, {.what = "an adapter of DoRA with dropout", .where = *o.adapter_name_or_path, .expected = "lora_dropout 0", .found = fmt::format("{}", t.adapter.dropout),
-                                   .fix = "set lora_dropout to 0 in its adapter_config.json"});
-  return noisy(std::move(t));
+  return noisy(with_adapters(m, a, format, false, Fault::bad_input, *o.adapter_name_or_path));
 }
 
 Tuning tuning_of(const nn::ModelSpec& m, const store::AdapterConfig& a, quant::FormatId format, bool frozen) {

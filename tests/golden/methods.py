@@ -96,6 +96,14 @@ def make_methods(out: Path) -> None:
             if (grad := gradients(name, first[id(weight)])) is not None:
                 tensors[f"{case}.grad.{name}"] = grad
 
+    def with_dropout(model):
+        for name, module in model.named_modules():
+            if name.endswith("lora_dropout"):
+                module["default"] = DrawnDropout(name, clock)
+            if hasattr(module, "lora_dropout"):
+                module.training = True  # else PEFT's DoRA passes by dropout
+        return model
+
     model = adapted(load_model(untied), start, use_dora=True, use_rslora=True)
     for name, weight in named(model).items():
         if name.endswith("lora_magnitude_vector"):
@@ -103,11 +111,15 @@ def make_methods(out: Path) -> None:
             tensors["dora.start." + name] = weight.detach().clone()
     keep("dora", model)
 
-    model = adapted(load_model(untied), start)
-    for name, module in model.named_modules():
-        if name.endswith("lora_dropout"):
-            module["default"] = DrawnDropout(name, clock)
-    keep("dropout", model)
+    keep("dropout", with_dropout(adapted(load_model(untied), start)))
+
+    model = with_dropout(adapted(load_model(untied), start, use_dora=True, use_rslora=True))
+    with torch.no_grad():
+        for name, weight in named(model).items():
+            if name.endswith("lora_magnitude_vector"):
+                weight.copy_(tensors["dora.start." + name])
+                tensors["dora_dropout.start." + name] = weight.detach().clone()
+    keep("dora_dropout", model)
 
     model = adapted(load_model(untied), start)
     keep("loraplus", model, lambda weights: [

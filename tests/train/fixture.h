@@ -47,8 +47,9 @@ inline nn::Method dora(quant::FormatId format) {
   m.lora.dora = true;
   return m;
 }
-inline nn::Method noisy(quant::FormatId format) {  // dropout and NEFTune
+inline nn::Method noisy(quant::FormatId format, bool dora = false) {  // dropout and NEFTune
   auto m = lora(format);
+  m.lora.dora = dora;
   m.lora.dropout = 0.25f;
   m.embedding_noise = 5;
   return m;

@@ -75,6 +75,13 @@ TEST(Methods, DropoutAsPeftWithTheSameMasks) {
   like_the_golden("dropout", "llama_odd_untied", o);
 }
 
+TEST(Methods, DoraWithDropoutAsPeft) {
+  auto o = rank4();
+  o.use_dora = o.use_rslora = true;
+  o.lora_dropout = 0.3;
+  like_the_golden("dora_dropout", "llama_odd_untied", o);
+}
+
 TEST(Methods, LoraPlus) { like_the_golden("loraplus", "llama_odd_untied", rank4(), true, 16); }
 
 TEST(Methods, Neftune) {
