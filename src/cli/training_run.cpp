@@ -222,6 +222,10 @@ void TrainingRun::write_result() {
     log_warning("{} evaluated best and cannot be used ({}): the result is the last step", best.string(), damage);
   }
   train::write_trained(options_.output_dir, options_, planned_.setup, trainer_);
+  const nn::ModelSpec& model = planned_.setup.model;
+  if (model.stored.format != quant::FormatId::dense && !planned_.setup.method.lora.any())
+    log_info("the base's matrices are {}, the result's {}: what was trained is packed no more, and the folder holds one kind. thimble quantize packs it again",
+             quant::format(model.stored.format).name, model.dtype);
 }
 
 void TrainingRun::finish() {

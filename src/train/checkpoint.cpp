@@ -236,9 +236,9 @@ fs::path Checkpoints::folder_of(int64_t step) const { return fs::path(options_.o
 bool Checkpoints::any() const { return !places_in(options_.output_dir).empty(); }
 
 int64_t Checkpoints::bytes_of(Trainer& trainer, const Setup& setup) {
-  const int64_t in_file = setup.method.lora.any() ? size_of(DType::f32) : size_of(nn::file_dtype(setup.model));
-  int64_t bytes = 0;
-  for (const auto& t : trainer.model().trained()) bytes += t.value.count() * in_file + (loses_bits(setup) ? t.value.bytes() : 0);
+  // A folder of weights holds those that stay frozen too.
+  int64_t bytes = setup.method.lora.any() ? 0 : nn::parameters(setup.model, quant::FormatId::dense).parameters() * size_of(nn::file_dtype(setup.model));
+  for (const auto& t : trainer.model().trained()) bytes += (setup.method.lora.any() ? t.value.count() * size_of(DType::f32) : 0) + (loses_bits(setup) ? t.value.bytes() : 0);
   for (const auto& s : trainer.states()) bytes += s.home.bytes();
   return bytes;
 }

@@ -102,6 +102,10 @@ TEST_F(Commands, PackedFolders) {
     expect(fmt::format(" export {} --adapter {} --out {}_again --type {} --max-shard-size 40KB --no-compare", folder, adapter, folder, type), 0);
     EXPECT_TRUE(fs::exists(dir / (folder + "_again/model.safetensors.index.json")));
     expect(fmt::format(" generate --model {}_again --prompt x --max-new-tokens 2", folder), 0);
+    const auto thawed = expect(recipe + "_thawed finetuning_type=freeze freeze_trainable_layers=1", 0);
+    EXPECT_NE(thawed.find(fmt::format("the base's matrices are {}, the result's ", type)), thawed.npos) << thawed;
+    EXPECT_EQ(expect(" inspect " + adapter + "_thawed", 0).find("stored as"), std::string::npos);
+    expect(fmt::format(" generate --model {}_thawed --prompt x --max-new-tokens 2", adapter), 0);
     expect_fault(recipe + "_full finetuning_type=full", Fault::usage);
     expect_fault(recipe + (type == std::string("int8") ? "_other quantization_bit=4" : "_other quantization_bit=8"), Fault::usage);
     expect_fault(fmt::format(" export {} --out {}_merged", folder, folder), Fault::usage);
