@@ -38,6 +38,21 @@ constexpr Gpu table[] = {
 // Of the peaks, as bf16 products at the steady rate, kernels that read and write memory, and copies of pinned memory reach them.
 constexpr double of_matrix = 0.71, of_memory = 0.83, of_link = 0.78, of_vector = 0.7;
 
+// What ops add to that, as they were profiled on an H200 (benchmarks/h200.md). Attention nears its best with its length, which a price of its
+// operands' bytes says; its backward adds up dq.
+const std::shared_ptr<const OpRates>& cuda_rates() {
+  static const auto rates = [] {
+    const double launch = DeviceSpec{}.op_seconds;
+    const auto share = [](double speed, double a_byte = 0) { return OpRate{launch, speed, a_byte}; };
+    return std::make_shared<const OpRates>(OpRates{
+        {"attention", share(0.81, 0.9e-12)}, {"attention_backward", share(0.76, 2.45e-12)}, {"cross_entropy", share(0.5)},   {"nf4 unpack", share(0.7)},
+        {"rms_norm", share(0.7)},            {"rms_norm_backward", share(0.6)},             {"rope", share(0.84)},           {"rope_backward", share(0.84)},
+        {"lora x.A", share(0.85)},           {"lora xa.B", share(0.65)},                    {"lora dB", share(0.7)},         {"lora d xa", share(0.7)},
+        {"lora dx", share(0.85)},            {"adamw 8bit", share(0.27)},                   {"embedding_backward", share(0.03)}});
+  }();
+  return rates;
+}
+
 }  // namespace
 
 std::span<const Gpu> gpus() { return table; }
@@ -64,6 +79,7 @@ DeviceSpec spec_of(const Gpu& g) {
   spec.matmul_workspace = int64_t{32} << 20;
   spec.memory = g.memory_mib << 20;
   spec.overhead = usual_overhead;
+  spec.rates = cuda_rates();
   return spec;
 }
 

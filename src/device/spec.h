@@ -20,9 +20,9 @@ constexpr const char* name_of(Tier t) {
   return names[int(t)];
 }
 
-// How one op was measured to differ from the roofline: seconds = fixed + roofline / speed.
+// How one op was measured to differ from the roofline: seconds = fixed + roofline / speed + bytes * a_byte.
 struct OpRate {
-  double fixed = 0, speed = 1;
+  double fixed = 0, speed = 1, a_byte = 0;
   bool operator==(const OpRate&) const = default;
 };
 using OpRates = std::map<std::string, OpRate, std::less<>>;  // by the op's name

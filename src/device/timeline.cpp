@@ -13,7 +13,7 @@ OpRate Timeline::rate_of(const char* name) const {
 
 Timeline::Cost Timeline::cost_of(const Entry& e) const {
   const OpRate rate = rate_of(e.name);
-  return {rate.fixed, e.flops / (e.matrix ? spec_.flops : spec_.vector_flops) / rate.speed, double(e.bytes) / spec_.memory_bandwidth / rate.speed};
+  return {rate.fixed + rate.a_byte * double(e.bytes), e.flops / (e.matrix ? spec_.flops : spec_.vector_flops) / rate.speed, double(e.bytes) / spec_.memory_bandwidth / rate.speed};
 }
 
 void Timeline::add(const Entry& e) {

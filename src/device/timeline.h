@@ -15,7 +15,7 @@ class Timeline {
   explicit Timeline(const DeviceSpec& spec) : spec_(spec) {}
   void add(const Entry&);
   void compute(double seconds) { now_ += seconds, busy_ += seconds; }
-  // Of an op, by the roofline: its fixed time, and the longer of the others.
+  // Of an op: what is added to the roofline, and the roofline, which is the longer of the others.
   struct Cost {
     double fixed, by_flops, by_bytes;
     double seconds() const { return fixed + std::max(by_flops, by_bytes); }

@@ -12,6 +12,7 @@ int64_t heap_bytes() {
 }
 
 TEST(Allocations, AHundredStepsLeaveTheHeapAsItWas) {
+  if (tests_run_on_cuda()) GTEST_SKIP() << "the driver's own heap grows, and is counted with ours";
   struct Case { const char* name; nn::Method method; nn::Save save; int resident; bool paged; };
   for (const Case& c : {Case{"full, kept", full(), nn::Save::keep, 3, false}, {"qlora, recomputed, streamed, paged", lora(quant::FormatId::nf4_dq), nn::Save::recompute, 0, true},
                         {"lora, offloaded", lora(quant::FormatId::dense), nn::Save::offload, 1, false}}) {

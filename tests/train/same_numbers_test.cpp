@@ -10,7 +10,7 @@ namespace {
 void in_chunks_too(const Setup& setup, const Trace& whole) {
   const auto in_chunks_of = [&](plan::Plan p) { return run(setup, in_chunks(std::move(p), 16), 61, 4); };
   const Trace kept = in_chunks_of(plan_of(setup.model, nn::all(nn::Save::keep), 3, false));
-  EXPECT_EQ(kept.numbers[0], whole.numbers[0]);  // a loss is of rows alone
+  EXPECT_NEAR(kept.numbers[0], whole.numbers[0], tests_run_on_cuda() ? 1e-6 * whole.numbers[0] : 0);  // a loss is of rows alone; a card's library chooses a product's way by its size
   EXPECT_FALSE(kept == whole);
   double error = 0, squares = 0;
   for (size_t i = 0; i < kept.values.size(); ++i) error += std::pow(double(kept.values[i]) - whole.values[i], 2), squares += std::pow(double(whole.values[i]), 2);
