@@ -43,7 +43,7 @@ constexpr double of_matrix = 0.71, of_memory = 0.83, of_link = 0.78, of_vector =
 const std::shared_ptr<const OpRates>& cuda_rates() {
   static const auto rates = [] {
     const double launch = DeviceSpec{}.op_seconds;
-    const auto share = [](double speed, double a_byte = 0) { return OpRate{launch, speed, a_byte}; };
+    const auto share = [launch](double speed, double a_byte = 0) { return OpRate{launch, speed, a_byte}; };
     return std::make_shared<const OpRates>(OpRates{
         {"attention", share(0.81, 0.9e-12)}, {"attention_backward", share(0.76, 2.45e-12)}, {"cross_entropy", share(0.5)},   {"nf4 unpack", share(0.7)},
         {"rms_norm", share(0.7)},            {"rms_norm_backward", share(0.6)},             {"rope", share(0.84)},           {"rope_backward", share(0.84)},
