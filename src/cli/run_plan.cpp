@@ -1,6 +1,8 @@
 // The budget's rows: what the user named, or what the machine has; the program's own memory is taken off the host's first.
 #include "cli/run_plan.h"
 
+#include <malloc.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
@@ -15,6 +17,7 @@
 #include "train/tuning.h"
 
 namespace thimble::cli {
+
 bool can_host_embedding(const nn::ModelSpec& m, const nn::Method& method, const DeviceSpec& spec) { return !m.tied_head && !method.weights.embedding && spec.reads_pinned; }
 
 plan::Space space_of(const train::Setup& s, const DeviceSpec& spec) {
@@ -148,7 +151,11 @@ Planned make_plan(const train::TrainOptions& o, std::optional<plan::SumOrder> or
   p.budget.ram = (o.ram ? o.ram->count : p.spec.kind == DeviceKind::cpu ? available / 4 : available / 10 * 9) - p.process_bytes;
   p.space = space_of_run(o, p.setup, p.spec);
   p.space.order = order;
+  // A thousand dry runs take and free the same few MiB: the heap keeps them until the last one.
+  constexpr int kept = 64 << 20;
+  ::mallopt(M_TRIM_THRESHOLD, kept), ::mallopt(M_MMAP_THRESHOLD, kept);
   p.choice = plan::choose(p.budget, p.space, p.dry_run());
+  ::malloc_trim(0);
   return p;
 }
 

@@ -2,7 +2,9 @@
 #include <algorithm>
 #include <cmath>
 #include <deque>
+#include <map>
 #include <set>
+#include <tuple>
 
 #include "device/timeline.h"
 #include "plan/plan.h"
@@ -388,15 +390,27 @@ class Search {
     const auto extremes = g.extremes();
     return std::any_of(extremes.begin(), extremes.end(), [&](const auto& place) { return least(g, g.windows.front(), place).device() <= budget_.device; });
   }
+  // The first below n of which it holds, where it holds of all that follow; else n. Begins at the hint, in steps that double, and leaves what it found there.
+  template <class F>
+  static size_t first_that(F&& holds, size_t n, std::optional<size_t>& hint) {
+    size_t low = 0, high = n, at = std::min(hint.value_or(n - 1), n - 1);
+    for (size_t step = 1; low < high; step *= 2) {
+      const bool held = holds(at);
+      (held ? high : low) = held ? at : at + 1;
+      if (!held && high == n && low < n && !holds(n - 1)) low = n;
+      const size_t middle = (low + high) / 2;
+      at = held ? std::max(high - std::min(high, step), middle) : std::min(low + step - 1, middle);
+    }
+    hint = low;
+    return low;
+  }
   // The first of so many places, from the fastest on, where a window may fit; else that many. From place to place more lies in RAM and less on the device,
   // so that halving finds it; but where layers are few a ring may be larger than what moved, and all are asked.
   size_t first_place(const Group& g, int64_t window, size_t places) {
     const auto device_fits = [&](const Placement& p) { return least(g, window, p).device() <= budget_.device; };
     if (space_.layers >= many_layers) {
-      const auto end = g.places.begin() + std::ptrdiff_t(places);
-      if (!device_fits(end[-1])) return places;
-      const auto it = std::partition_point(g.places.begin(), end, [&](const auto& p) { return !device_fits(p); });
-      return least(g, window, *it).ram() > budget_.ram ? places : size_t(it - g.places.begin());
+      const size_t first = first_that([&](size_t i) { return device_fits(g.places[i]); }, places, hints_[{window, g.mix.first, g.mix.second}]);
+      return first == places || least(g, window, g.places[first]).ram() > budget_.ram ? places : first;
     }
     const auto end = g.places.begin() + std::ptrdiff_t(places);
     return size_t(std::find_if(g.places.begin(), end, [&](const auto& p) { return fits(least(g, window, p)); }) - g.places.begin());
@@ -445,6 +459,7 @@ class Search {
   std::deque<Candidate> tried_;
   std::deque<Level> levels_;
   std::vector<Failed> failed_;
+  std::map<std::tuple<int64_t, size_t, size_t>, std::optional<size_t>> hints_;  // of a window and two levels: where the mix before it began to fit
   std::vector<const Group*> enough_;  // of the device's memory there is for these
 };
 
