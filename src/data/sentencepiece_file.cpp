@@ -98,7 +98,6 @@ struct Model {       // with the defaults of the schema
   std::string bos_piece = "<s>", eos_piece = "</s>";
   bool byte_fallback = false, dummy_prefix = true, fewer_blanks = true, blanks_behind = false;
   std::string charsmap;
-  Json added = Json::array();
 };
 
 void read_piece(std::string_view bytes, TokenizerFile& file, Model& model) {
@@ -112,8 +111,10 @@ void read_piece(std::string_view bytes, TokenizerFile& file, Model& model) {
   }
   if (file.ids.size() >= max_pieces) fail_field(file.where, "pieces", fmt::format("at most {}", max_pieces), nullptr);
   const auto id = int64_t(file.ids.size());
-  if (kind == Kind::unknown || kind == Kind::control || kind == Kind::user_defined)
-    model.added.push_back({{"id", id}, {"content", text}, {"special", kind != Kind::user_defined}, {"normalized", false}});
+  if (kind == Kind::unknown || kind == Kind::control || kind == Kind::user_defined) {
+    if (file.added.size() >= max_added_tokens) fail_field(file.where, "pieces", fmt::format("at most {} of them special or user-defined", max_added_tokens), nullptr);
+    file.added.push_back(read_added_token({{"id", id}, {"content", text}, {"special", kind != Kind::user_defined}}, file.where));
+  }
   file.words.add(text);
   file.ids.push_back(id);
   file.scores.push_back(score);
@@ -187,8 +188,7 @@ TokenizerFile parse_sentencepiece(std::string_view bytes, std::string where, Jso
   }
   const bool prefix = value_or(config, "add_prefix_space", m.dummy_prefix, "tokenizer_config.json");
   const bool after_special = unigram || value_or(config, "legacy", false, "tokenizer_config.json");
-  file.rest = {{"added_tokens", m.added},
-               {"normalizer", normalizer_of(m)},
+  file.rest = {{"normalizer", normalizer_of(m)},
                {"pre_tokenizer",
                 {{"type", "Metaspace"},
                  {"replacement", blank},

@@ -44,8 +44,8 @@ std::optional<Line> parse_line(std::string_view line) {
 }
 
 // Ids between the last token of the file and the last added token are all added tokens, named or reserved.
-Json added_tokens(const Json& config, int64_t next, const std::string& where) {
-  Json list = Json::array();
+std::vector<AddedToken> added_tokens(const Json& config, int64_t next, const std::string& where) {
+  std::vector<AddedToken> list;
   if (!config.is_object() || !config.contains("added_tokens_decoder")) return list;
   const Json& named = config["added_tokens_decoder"];
   if (!named.is_object()) fail_field(where, "added_tokens_decoder", "tokens by id", &named);
@@ -58,7 +58,7 @@ Json added_tokens(const Json& config, int64_t next, const std::string& where) {
     entry["id"] = id;
     entry["special"] = true;
     entry["normalized"] = false;
-    list.push_back(std::move(entry));
+    list.push_back(read_added_token(entry, where));
   }
   return list;
 }
@@ -92,8 +92,8 @@ TokenizerFile read_tiktoken_file(const fs::path& path, const Json& config, std::
     next = std::max(next, parsed->rank + 1);
   }
   add_implied_merges(file, FirstHalves::lowest);
-  file.rest = {{"added_tokens", added_tokens(config, next, (path.parent_path() / "tokenizer_config.json").string())},
-               {"pre_tokenizer",
+  file.added = added_tokens(config, next, (path.parent_path() / "tokenizer_config.json").string());
+  file.rest = {{"pre_tokenizer",
                 {{"type", "Sequence"},
                  {"pretokenizers",
                   {{{"type", "Split"}, {"pattern", {{"Regex", words_of(family)}}}, {"behavior", "Isolated"}},
