@@ -11,7 +11,8 @@
 namespace thimble::data {
 namespace {
 
-constexpr size_t max_pieces = 1 << 22;
+constexpr size_t max_pieces = 1 << 19;  // the largest have half as many
+constexpr int64_t max_bytes = int64_t{16} << 20;
 constexpr std::string_view blank = "▁";
 
 class Fields {
@@ -209,8 +210,7 @@ TokenizerFile parse_sentencepiece(std::string_view bytes, std::string where, Jso
 }
 
 TokenizerFile read_sentencepiece_file(const fs::path& path, Json& config) {
-  const MappedFile mapped(path);
-  return parse_sentencepiece(mapped.text(), path.string(), config);
+  return parse_sentencepiece(read_text(path, max_bytes), path.string(), config);
 }
 
 }  // namespace thimble::data

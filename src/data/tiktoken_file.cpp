@@ -10,7 +10,8 @@
 namespace thimble::data {
 namespace {
 
-constexpr size_t max_lines = 1 << 22;
+constexpr size_t max_lines = 1 << 19;
+constexpr int64_t max_bytes = int64_t{16} << 20;
 constexpr std::string_view llama3_words =
     R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
 constexpr std::string_view qwen_words =
@@ -70,9 +71,9 @@ bool is_tiktoken(std::string_view text) {
 }
 
 TokenizerFile read_tiktoken_file(const fs::path& path, const Json& config, std::string_view family) {
-  const MappedFile mapped(path);
+  const std::string text = read_text(path, max_bytes);
   TokenizerFile file{.where = path.string()};
-  std::string_view rest = mapped.text();
+  std::string_view rest = text;
   int64_t number = 0, next = 0;
   while (!rest.empty()) {
     ++number;

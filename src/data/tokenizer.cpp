@@ -76,7 +76,7 @@ TokenizerFile read_any_file(const fs::path& folder, Json& config, const Json& mo
   if (fs::exists(folder / "tokenizer.json")) return read_tokenizer_file(folder / "tokenizer.json");
   const fs::path sentencepiece = folder / "tokenizer.model";
   const bool has_model = fs::exists(sentencepiece);
-  const fs::path tiktoken = has_model && is_tiktoken(MappedFile(sentencepiece).text()) ? sentencepiece
+  const fs::path tiktoken = has_model && is_tiktoken(FilePieces(sentencepiece).next()) ? sentencepiece
                             : has_model || !fs::is_directory(folder)                   ? fs::path()
                                                                                        : tiktoken_in(folder);
   if (!tiktoken.empty()) {

@@ -4,8 +4,8 @@
 namespace thimble::data {
 namespace {
 
-constexpr size_t max_vocab = 1 << 22;  // the largest vocabularies have 262k entries
-constexpr size_t max_merges = 1 << 22;
+constexpr size_t max_vocab = 1 << 20;  // the largest vocabularies have 262k entries, and twice as many merges
+constexpr size_t max_merges = 1 << 21;
 constexpr int64_t max_bytes = int64_t{256} << 20;
 
 constexpr std::string_view ids_by_token = "model.vocab: ids by token";

@@ -66,8 +66,8 @@ TEST_F(BadMemory, IsUnderTwiceTheFile) {
       {"a generation config", "generation_config.json", R"({"a":[)", each("0,"), "0]}", {"generation_config.json", "larger"}},
       {"a tokenizer's config", "tokenizer_config.json", R"({"chat_template":")", each("{{ a }}"), "\"}", {"tokenizer_config.json", "larger"}},
       {"a template", "chat_template.jinja", "", each("{{ a }}"), "", {"chat_template.jinja", "larger"}},
-      {"SentencePiece", "tokenizer.model", "", each("\x0a\x05\x0a\x03" "abc"), "", {"tokenizer.model"}},
-      {"tiktoken", "tokenizer.model", "", named("YQ== {}\n"), "", {"twice"}},
+      {"SentencePiece", "tokenizer.model", "", each("\x0a\x05\x0a\x03" "abc"), "", {"tokenizer.model", "larger"}},
+      {"tiktoken", "tokenizer.model", "", named("YQ== {}\n"), "", {"tokenizer.model", "larger"}},
   };
   fresh();
   const int64_t usual = run(converse).peak;
@@ -100,12 +100,15 @@ TEST_F(BadMemory, OfSmallFilesIsBounded) {
       {"config.json", fill(R"({"a":[)", "\"\",", 4 << 20, "0]}"), "small parts"},
       {"generation_config.json", fill(R"({"a":[)", "{},", 4 << 20, "0]}"), "small parts"},
       {"tokenizer_config.json", fill(R"({"a":[)", "[[]],", 4 << 20, "0]}"), "small parts"},
+      {"tokenizer.model", fill("", "\x0a\x05\x0a\x03" "abc", (16 << 20) - 16, ""), "pieces"},
+      {"tokenizer.model", fill("", "YQ== 1\n", (16 << 20) - 16, ""), "tokenizer.model"},
       {"chat_template.jinja", fill("", "{{a}}", (1 << 20) - 16, "{{ b.c }}"), "line"},
       {"chat_template.jinja", fill("{{ [", "1,", (1 << 20) - 16, "1] }}"), ""},
       {"chat_template.jinja", fill("", "{% if a %}{% endif %}", (1 << 20) - 32, "{{ b.c }}"), "line"},
   };
   for (const auto& [file, text, word] : cases) {
     fresh();
+    if (file == std::string_view("tokenizer.model")) fs::remove(folder / "bad/tokenizer.json");
     write(std::string("bad/") + file, text);
     const Ended e = run(converse);
     if (*word) expect_refused(e, text.substr(0, 40), 3, {file, word});

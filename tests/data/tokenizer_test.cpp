@@ -398,8 +398,10 @@ TEST(HostileTokenizer, EndlessListsAreRefused) {
   std::string lists = "0";
   for (int i = 0; i < 1'000'000; ++i) lists += ",[]";
   EXPECT_NE(error_of([&] { from_text(tiny("", "", ", \"normalizer\": [" + lists + "]")); }).find("too many small parts"), std::string::npos);
-  for (int i = 0; i < (1 << 22) + 1; ++i) merges += i ? ",\"a b\"" : "\"a b\"";
-  EXPECT_NE(error_of([&] { from_text(tiny("", merges)); }).find("merges"), std::string::npos);
+  for (int i = 0; i < (1 << 21) + 1; ++i) merges += i ? ",\"a b\"" : "\"a b\"";
+  EXPECT_NE(error_of([&] { from_text(tiny("", merges)); }).find("2097152 merges"), std::string::npos);
+  const std::string some = merges.substr(0, 6 * 100 - 1);  // of a vocabulary of 30 bytes
+  EXPECT_NE(error_of([&] { from_text(tiny("", some)); }).find("more merges than ways"), std::string::npos);
 }
 
 // A merge that stands twice counts where it stands last, as in the reference; one that leads back to itself has no meaning and no harm.
