@@ -8,12 +8,12 @@
 namespace thimble::cli {
 namespace {
 
-constexpr int64_t size = 24'000'000;
+constexpr int64_t large = 24'000'000;
 
 class BadMemory : public DamagedProgram {
  protected:
   // Written piece by piece: what this process holds would be counted as its child's.
-  void write_large(const std::string& name, std::string_view begin, const std::function<std::string(int64_t)>& piece, std::string_view end) const {
+  void write_large(const std::string& name, std::string_view begin, const std::function<std::string(int64_t)>& piece, std::string_view end, int64_t size = large) const {
     AtomicFile file(folder / name);
     int64_t bytes = int64_t(begin.size());
     file.write(begin.data(), bytes);
@@ -79,8 +79,8 @@ TEST_F(BadMemory, IsUnderTwiceTheFile) {
     c.header ? write_header(file, c.begin, c.piece, c.end) : write_large(file, c.begin, c.piece, c.end);
     const Ended e = run(converse);
     expect_refused(e, c.of, 3, c.words);
-    std::printf("%s: %.1f x\n", c.of, double(e.peak - usual) / double(size));
-    EXPECT_LE(e.peak - usual, 2 * size) << c.of;
+    std::printf("%s: %.1f x\n", c.of, double(e.peak - usual) / double(large));
+    EXPECT_LE(e.peak - usual, 2 * large) << c.of;
   }
 }
 
@@ -90,30 +90,29 @@ TEST_F(BadMemory, OfSmallFilesIsBounded) {
   write("talk.jsonl", R"({"messages":[{"role":"user","content":"a"}]})");
   fresh();
   const int64_t usual = run(converse).peak;
-  const auto fill = [](std::string_view begin, std::string_view piece, int64_t bytes, std::string_view end) {
-    std::string text(begin);
-    while (int64_t(text.size()) < bytes) text += piece;
-    return text.append(end);
+  const struct {
+    const char *file, *begin, *piece, *end;
+    int64_t bytes;
+    const char* word;
+  } cases[] = {
+      {"config.json", R"({"a":[)", "0,", "0]}", 4 << 20, "small parts"},
+      {"config.json", R"({"a":[)", "\"\",", "0]}", 4 << 20, "small parts"},
+      {"generation_config.json", R"({"a":[)", "{},", "0]}", 4 << 20, "small parts"},
+      {"tokenizer_config.json", R"({"a":[)", "[[]],", "0]}", 4 << 20, "small parts"},
+      {"tokenizer.model", "", "\x0a\x05\x0a\x03" "abc", "", (16 << 20) - 16, "pieces"},
+      {"tokenizer.model", "", "YQ== 1\n", "", (16 << 20) - 16, "tokenizer.model"},
+      {"chat_template.jinja", "", "{{a}}", "{{ b.c }}", (1 << 20) - 16, "line"},
+      {"chat_template.jinja", "{{ [", "1,", "1] }}", (1 << 20) - 16, ""},
+      {"chat_template.jinja", "", "{% if a %}{% endif %}", "{{ b.c }}", (1 << 20) - 32, "line"},
   };
-  const std::tuple<const char*, std::string, const char*> cases[] = {
-      {"config.json", fill(R"({"a":[)", "0,", 4 << 20, "0]}"), "small parts"},
-      {"config.json", fill(R"({"a":[)", "\"\",", 4 << 20, "0]}"), "small parts"},
-      {"generation_config.json", fill(R"({"a":[)", "{},", 4 << 20, "0]}"), "small parts"},
-      {"tokenizer_config.json", fill(R"({"a":[)", "[[]],", 4 << 20, "0]}"), "small parts"},
-      {"tokenizer.model", fill("", "\x0a\x05\x0a\x03" "abc", (16 << 20) - 16, ""), "pieces"},
-      {"tokenizer.model", fill("", "YQ== 1\n", (16 << 20) - 16, ""), "tokenizer.model"},
-      {"chat_template.jinja", fill("", "{{a}}", (1 << 20) - 16, "{{ b.c }}"), "line"},
-      {"chat_template.jinja", fill("{{ [", "1,", (1 << 20) - 16, "1] }}"), ""},
-      {"chat_template.jinja", fill("", "{% if a %}{% endif %}", (1 << 20) - 32, "{{ b.c }}"), "line"},
-  };
-  for (const auto& [file, text, word] : cases) {
+  for (const auto& c : cases) {
     fresh();
-    if (file == std::string_view("tokenizer.model")) fs::remove(folder / "bad/tokenizer.json");
-    write(std::string("bad/") + file, text);
+    if (c.file == std::string_view("tokenizer.model")) fs::remove(folder / "bad/tokenizer.json");
+    write_large(std::string("bad/") + c.file, c.begin, [&](int64_t) { return std::string(c.piece); }, c.end, c.bytes);
     const Ended e = run(converse);
-    if (*word) expect_refused(e, text.substr(0, 40), 3, {file, word});
-    std::printf("%s %s: %.1f MiB of %.1f\n", file, text.substr(0, 12).c_str(), double(e.peak - usual) / 1048576, double(text.size()) / 1048576);
-    EXPECT_LE(e.peak - usual, 2 * int64_t(text.size()) + (24 << 20)) << file << text.substr(0, 40);
+    if (*c.word) expect_refused(e, c.piece, 3, {c.file, c.word});
+    std::printf("%s %s: %.1f MiB of %.1f\n", c.file, c.piece, double(e.peak - usual) / 1048576, double(c.bytes) / 1048576);
+    EXPECT_LE(e.peak - usual, 2 * c.bytes + (24 << 20)) << c.file << " " << c.piece;
   }
 }
 
@@ -132,8 +131,8 @@ TEST_F(BadMemory, OfARowIsUnderTwiceTheFile) {
     const Ended e = run(fmt::format("data check {} --model model --threads 1", file));
     EXPECT_EQ(e.code, 3) << e.text.substr(0, 500);
     EXPECT_NE(e.text.find(word), e.text.npos) << file << "\n" << e.text.substr(0, 500);
-    std::printf("%s: %.1f x\n", file, double(e.peak - usual) / double(size));
-    EXPECT_LE(e.peak - usual, 2 * size) << file;
+    std::printf("%s: %.1f x\n", file, double(e.peak - usual) / double(large));
+    EXPECT_LE(e.peak - usual, 2 * large) << file;
   }
 }
 
