@@ -101,7 +101,7 @@ struct Model {       // with the defaults of the schema
   std::string charsmap;
 };
 
-void read_piece(std::string_view bytes, TokenizerFile& file, Model& model) {
+void read_piece(std::string_view bytes, TokenizerFile& file) {
   std::string text;
   double score = 0;
   auto kind = Kind::normal;
@@ -168,7 +168,7 @@ TokenizerFile parse_sentencepiece(std::string_view bytes, std::string where, Jso
   TokenizerFile file{.where = std::move(where)};
   Model m;
   for (Fields f(bytes, file.where); f.next();) {
-    if (f.number() == 1) read_piece(f.bytes(), file, m);
+    if (f.number() == 1) read_piece(f.bytes(), file);
     if (f.number() == 2) read_trainer(f.bytes(), file.where, m);
     if (f.number() == 3) read_normalizer(f.bytes(), file.where, m);
   }
