@@ -15,14 +15,19 @@ class BadMemory : public DamagedProgram {
   // Written piece by piece: what this process holds would be counted as its child's.
   void write_large(const std::string& name, std::string_view begin, const std::function<std::string(int64_t)>& piece, std::string_view end, int64_t size = large) const {
     AtomicFile file(folder / name);
-    int64_t bytes = int64_t(begin.size());
-    file.write(begin.data(), bytes);
-    for (int64_t i = 0; bytes < size; ++i) {
-      const std::string some = piece(i);
+    std::string some(begin);
+    int64_t bytes = 0;
+    const auto flush = [&] {
       file.write(some.data(), int64_t(some.size()));
       bytes += int64_t(some.size());
+      some.clear();
+    };
+    for (int64_t i = 0; bytes + int64_t(some.size()) < size; ++i) {
+      some += piece(i);
+      if (some.size() > 65536) flush();
     }
-    file.write(end.data(), int64_t(end.size()));
+    some += end;
+    flush();
     file.commit();
   }
   // Eight bytes before it: its length.
@@ -35,12 +40,10 @@ class BadMemory : public DamagedProgram {
   }
 };
 
-std::string same(std::string_view s) { return std::string(s); }
-
 TEST_F(BadMemory, IsUnderTwiceTheFile) {
-  const std::string generate = "generate --model bad --prompt a --max-new-tokens 1 --threads 1", converse = "generate --model bad --batch talk.jsonl --max-new-tokens 1 --threads 1";
+  const std::string converse = "generate --model bad --batch talk.jsonl --max-new-tokens 1 --threads 1";
   write("talk.jsonl", R"({"messages":[{"role":"user","content":"a"}]})");
-  const auto each = [](const char* text) { return [=](int64_t) { return same(text); }; };
+  const auto each = [](const char* text) { return [=](int64_t) { return std::string(text); }; };
   const auto named = [](const char* format) { return [=](int64_t i) { return fmt::format(fmt::runtime(format), i); }; };
   const struct {
     const char *of, *file;
@@ -119,7 +122,7 @@ TEST_F(BadMemory, OfSmallFilesIsBounded) {
 // A row of data has a limit of its own, 64 MiB.
 TEST_F(BadMemory, OfARowIsUnderTwiceTheFile) {
   const int64_t usual = run("data check rows.jsonl --model model --threads 1").peak;
-  const auto each = [](const char* text) { return [=](int64_t) { return same(text); }; };
+  const auto each = [](const char* text) { return [=](int64_t) { return std::string(text); }; };
   const std::tuple<const char*, const char*, const char*, const char*, const char*> cases[] = {
       {"a.jsonl", R"({"prompt":"a","response":[)", "[],", "[]]}\n", "small parts"},
       {"a.json", R"([{"prompt":"a","response":[)", "[],", "[]]}]", "small parts"},
