@@ -45,19 +45,35 @@ int open_to_read(const fs::path& path) {
 // Hands a regular file to `use`, piece by piece.
 template <class Use>
 void read_pieces(const fs::path& path, Use&& use) {
-  const Descriptor d{open_to_read(path)};
-  size_of_regular(d.fd, path);
-  std::string piece(size_t{1} << 20, '\0');
-  for (;;) {
-    const ssize_t n = ::read(d.fd, piece.data(), piece.size());
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) fail(path, "cannot read a file");
-    if (n == 0) return;
-    use(piece.data(), int64_t(n));
-  }
+  FilePieces file(path);
+  for (std::string_view piece; !(piece = file.next()).empty();) use(piece.data(), int64_t(piece.size()));
 }
 
 }  // namespace
+
+FilePieces::FilePieces(const fs::path& path, int64_t begin, int64_t bytes) : path_(path), fd_(-1), begin_(begin), at_(begin) {
+  Descriptor d{open_to_read(path)};
+  const auto size = int64_t(size_of_regular(d.fd, path));
+  end_ = bytes < 0 ? std::max(begin, size) : begin + bytes;
+  piece_.resize(size_t(std::min<int64_t>(end_ - begin, int64_t{1} << 20)));
+  fd_ = std::exchange(d.fd, -1);
+}
+
+FilePieces::~FilePieces() { ::close(fd_); }
+
+std::string_view FilePieces::next() {
+  while (at_ < end_) {
+    const ssize_t n = ::pread(fd_, piece_.data(), size_t(std::min<int64_t>(end_ - at_, int64_t(piece_.size()))), off_t(at_));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) fail(path_, "cannot read a file");
+    if (n == 0)
+      throw Error(Fault::bad_input, {.what = "a file became shorter while it was read", .where = path_.string(), .expected = fmt::format("{} more bytes", end_ - at_),
+                                     .found = "the end of the file", .fix = "leave files alone while they are in use"});
+    at_ += n;
+    return std::string_view(piece_).substr(0, size_t(n));
+  }
+  return {};
+}
 
 MappedFile::MappedFile(const fs::path& path) : path_(path) {
   const Descriptor d{open_to_read(path)};

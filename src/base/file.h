@@ -32,6 +32,24 @@ class MappedFile {
   fs::path path_;
 };
 
+// A regular file, or `bytes` of it from `begin`, for readers that go through once: a piece of it is in memory, and as nothing is mapped, a file
+// that is cut short meanwhile is an error and no signal.
+class FilePieces {
+ public:
+  explicit FilePieces(const fs::path&, int64_t begin = 0, int64_t bytes = -1);  // -1: to its end
+  FilePieces(const FilePieces&) = delete;
+  ~FilePieces();
+  std::string_view next();  // what follows, until the next call; empty at the end. Throws Error (bad_input) where the file ends before its bytes.
+  int64_t bytes() const { return end_ - begin_; }
+  const fs::path& path() const { return path_; }
+
+ private:
+  fs::path path_;
+  int fd_;
+  int64_t begin_, at_, end_ = 0;
+  std::string piece_;
+};
+
 std::string read_text(const fs::path&, int64_t limit = int64_t{256} << 20);  // throws when larger than the limit
 
 // A file that stands under its name, whole and flushed to disk: what a manifest says of it.

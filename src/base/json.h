@@ -1,18 +1,33 @@
 // JSON in and out. nlohmann-json does the parsing; here stand the limits and the typed reads with an error that names the key.
 #pragma once
+#include <functional>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 
 #include "base/error.h"
+#include "base/file.h"
 
 namespace thimble {
 
 using Json = nlohmann::ordered_json;  // keeps the order of keys, so that what we write reads as it was written
 
-// Throws Error (bad_input) naming `where` on a syntax error, nesting deeper than `max_depth`, duplicate keys, a BOM or bad UTF-8.
-Json parse_json(std::string_view text, std::string_view where, int max_depth = 64);
+// A tree takes up to thirty times its text. One of `small_tree` bytes is allowed to any text, a larger one up to the text's own size.
+constexpr int64_t small_tree = int64_t{16} << 20;
+
+// Throws Error (bad_input) naming `where` on a syntax error, nesting deeper than `max_depth`, duplicate keys, a NUL, a BOM or bad UTF-8, and where
+// the tree would take more than it may.
+Json parse_json(std::string_view text, std::string_view where, int max_depth = 64, int64_t tree_bytes = small_tree);
+
+// An object or a list that may be too long for a tree: its items are handed over as they are read. What is returned has it empty.
+struct JsonItems {
+  std::string_view path;                                          // "weight_map", "model.vocab"; "" is the root
+  std::function<void(const std::string* key, Json& item)> take;   // no key: an item of a list. That keys are distinct is the taker's to check.
+};
+Json parse_json(std::string_view text, std::string_view where, std::span<const JsonItems>, int max_depth = 64);
+Json parse_json(FilePieces&, std::string_view where, std::span<const JsonItems>, int max_depth = 64);
 
 [[noreturn]] void fail_field(std::string_view where, std::string_view key, std::string_view expected, const Json* found);
 

@@ -4,6 +4,7 @@
 #include "cli/commands.h"
 #include "cli/run_plan.h"
 #include "models/registry.h"
+#include "store/odd_numbers.h"
 #include "store/safetensors.h"
 #include "store/weight_source.h"
 
@@ -63,10 +64,33 @@ int inspect(const std::string& model) {
   return 0;
 }
 
+// Reads all weights once.
+int check_tensors(const std::string& model) {
+  const auto source = store::open_weights(model);
+  const auto spec = models::read_model(model);
+  source->check_table(nn::parameters(spec, spec.stored.format));
+  std::string first;
+  int64_t tensors = 0, damaged = 0, subnormal = 0;
+  store::OddNumbers of_first;
+  source->for_each_tensor([&](const store::SafetensorsFile& file, const store::TensorInfo& t) {
+    const store::OddNumbers odd = store::odd_numbers(file, t);
+    ++tensors;
+    subnormal += odd.subnormal > 0;
+    damaged += odd.damaged();
+    if (odd.damaged() && first.empty()) first = file.where(t.name), of_first = odd;
+  });
+  if (damaged > 0)
+    throw Error(Fault::bad_input, {.what = "weights are not numbers", .where = first, .expected = "finite numbers",
+                                   .found = fmt::format("{} NaN and {} infinite; {} of {} tensors hold such", of_first.nan, of_first.infinite, damaged, tensors),
+                                   .fix = "download the folder again, or convert the model again in a type that holds its numbers (bfloat16 rather than float16)"});
+  std::printf("all numbers of %lld tensors are finite; %lld tensors hold subnormal ones\n", static_cast<long long>(tensors), static_cast<long long>(subnormal));
+  return 0;
+}
+
 }  // namespace
 
 void add_folders(CLI::App& app, Run& run) {
-  struct Options { std::string from, out, dtype; uint64_t seed = 0; double deviation = 0.02; };
+  struct Options { std::string from, out, dtype; uint64_t seed = 0; double deviation = 0.02; bool checks = false; };
   const auto o = std::make_shared<Options>();
   auto* c = app.add_subcommand("init", "a model folder of seeded random weights, of any shape");
   c->add_option("config", o->from, "config.json, or a folder that holds one")->required();
@@ -78,7 +102,8 @@ void add_folders(CLI::App& app, Run& run) {
   const auto i = std::make_shared<Options>();
   auto* look = app.add_subcommand("inspect", "what a model folder or config.json holds, and its size in each format");
   look->add_option("model", i->from)->required();
-  look->callback([=, &run] { run = [=] { return inspect(i->from); }; });
+  look->add_flag("--check-tensors", i->checks, "read all weights and say whether one is NaN or infinite");
+  look->callback([=, &run] { run = [=] { return inspect(i->from) + (i->checks ? check_tensors(i->from) : 0); }; });
 }
 
 }  // namespace thimble::cli

@@ -24,7 +24,9 @@ Session::Session(const SessionOptions& o) {
   shape_ = {.model = model, .method = {.format = o.quantization.empty() ? model.stored.format : quant::format(o.quantization).id}, .context = o.context, .prefill_chunk = std::min(o.prefill_chunk, o.context)};
   std::vector<std::string> saved;  // modules that the adapter holds whole
   if (!o.adapter.empty()) {
-    auto tuning = train::tuning_of(shape_.model, store::read_adapter_config(o.adapter), shape_.method.format, true);
+    const auto config = store::read_adapter_config(o.adapter);
+    store::warn_of_other_base(config, o.model);
+    auto tuning = train::tuning_of(shape_.model, config, shape_.method.format, true);
     shape_.model = std::move(tuning.model);
     shape_.method = std::move(tuning.method);
     saved = std::move(tuning.adapter.modules_to_save);
@@ -42,7 +44,7 @@ Session::Session(const SessionOptions& o) {
                                       .fix = "a shorter --context, or --quantization nf4_dq"});
   tokenizer_ = data::Tokenizer::open(o.model);
   chat_ = data::Chat::open(o.model, *tokenizer_);
-  ends_ = models::end_tokens(o.model);
+  ends_ = models::end_tokens(o.model, shape_.model.vocab);
   sampling_ = serve::read_sampling(o.model);
   for (const auto& id : {tokenizer_->eos(), chat_->end_of_turn()})
     if (id && std::find(ends_.begin(), ends_.end(), *id) == ends_.end()) ends_.push_back(*id);

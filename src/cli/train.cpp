@@ -27,9 +27,6 @@ int run_training(const train::TrainOptions& o) {
   train::prepare_output_dir(o);
 
   const auto tokenizer = data::Tokenizer::open(o.model_name_or_path);
-  if (tokenizer->vocab_size() > planned.setup.model.vocab)
-    throw Error(Fault::bad_input, {.what = "the tokenizer has more tokens than the model has rows", .where = o.model_name_or_path,
-                                   .expected = fmt::format("at most {}", planned.setup.model.vocab), .found = std::to_string(tokenizer->vocab_size())});
   const RunData data = read_run_data(o, *tokenizer, plan.micro_batch);
   const train::Recipe recipe{.options = to_json(o), .model = train::fingerprint_of_model(train::base_folder(o)),
                              .data = train::fingerprint(data.training.examples()), .order = plan.order(),

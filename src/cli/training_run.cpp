@@ -92,7 +92,7 @@ void TrainingRun::step() {
     throw Error(Fault::internal, {.what = "the loss or the gradient is not a number; the update was not made, the run ends here",
                                   .where = fmt::format("step {}", step + 1),
                                   .found = fmt::format("loss {}, gradient norm {}", r.loss, r.grad_norm),
-                                  .fix = "lower learning_rate"});
+                                  .fix = step == 0 ? "thimble inspect MODEL --check-tensors says whether the weights are damaged; if not, lower learning_rate" : "lower learning_rate"});
   state_ = {.step = step + 1,
             .tokens = state_.tokens + r.tokens,
             .loss_sum = state_.loss_sum + r.loss,

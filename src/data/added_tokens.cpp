@@ -2,7 +2,6 @@
 #include "data/added_tokens.h"
 
 #include <algorithm>
-#include <set>
 
 #include "data/strings.h"
 #include "data/utf8.h"
@@ -40,30 +39,34 @@ size_t blanks_after(std::string_view text, size_t at) {
 
 }  // namespace
 
-std::vector<AddedToken> read_added_tokens(const Json& list, std::string_view where) {
-  std::vector<AddedToken> tokens;
-  if (list.is_null()) return tokens;
-  if (!list.is_array()) fail_field(where, "added_tokens", "a list", &list);
-  std::set<int64_t> ids;
-  std::set<std::string_view> contents;
-  tokens.reserve(list.size());  // `contents` looks into it
-  for (const Json& entry : list) {
-    if (!entry.is_object()) fail_field(where, "added_tokens", "objects", &entry);
-    const auto id = require<int64_t>(entry, "id", where);
-    if (id < 0 || id > INT32_MAX) fail_field(where, "added_tokens.id", "an id from 0 to 2147483647", &entry);
-    tokens.push_back({.id = int32_t(id),
-                      .content = require<std::string>(entry, "content", where),
-                      .special = value_or(entry, "special", false, where),
-                      .normalized = value_or(entry, "normalized", false, where),
-                      .lstrip = value_or(entry, "lstrip", false, where),
-                      .rstrip = value_or(entry, "rstrip", false, where),
-                      .single_word = value_or(entry, "single_word", false, where)});
-    const std::string& content = tokens.back().content;
-    if (content.empty() || content.size() > longest_content)
-      fail_field(where, "added_tokens.content", fmt::format("1 to {} bytes of text", longest_content), &entry);
-    if (!ids.insert(id).second) fail_field(where, "added_tokens.id", "an id that no other added token has", &entry);
-    if (!contents.insert(content).second) fail_field(where, "added_tokens.content", "a content that no other added token has", &entry);
-  }
+AddedToken read_added_token(const Json& entry, std::string_view where) {
+  if (!entry.is_object()) fail_field(where, "added_tokens", "objects", &entry);
+  const auto id = require<int64_t>(entry, "id", where);
+  if (id < 0 || id > INT32_MAX) fail_field(where, "added_tokens.id", "an id from 0 to 2147483647", &entry);
+  AddedToken t{.id = int32_t(id),
+               .content = require<std::string>(entry, "content", where),
+               .special = value_or(entry, "special", false, where),
+               .normalized = value_or(entry, "normalized", false, where),
+               .lstrip = value_or(entry, "lstrip", false, where),
+               .rstrip = value_or(entry, "rstrip", false, where),
+               .single_word = value_or(entry, "single_word", false, where)};
+  if (t.content.empty() || t.content.size() > longest_content)
+    fail_field(where, "added_tokens.content", fmt::format("1 to {} bytes of text", longest_content), &entry);
+  return t;
+}
+
+std::vector<AddedToken> distinct(std::vector<AddedToken> tokens, std::string_view where) {
+  std::vector<const AddedToken*> order;
+  for (const AddedToken& t : tokens) order.push_back(&t);
+  const auto once = [&](auto of, const char* key, const char* expected) {
+    std::sort(order.begin(), order.end(), [&](const auto* a, const auto* b) { return a->*of < b->*of; });
+    const auto twice = std::adjacent_find(order.begin(), order.end(), [&](const auto* a, const auto* b) { return a->*of == b->*of; });
+    if (twice == order.end()) return;
+    const Json found{{"id", (*twice)->id}, {"content", (*twice)->content}};
+    fail_field(where, key, expected, &found);
+  };
+  once(&AddedToken::id, "added_tokens.id", "an id that no other added token has");
+  once(&AddedToken::content, "added_tokens.content", "a content that no other added token has");
   return tokens;
 }
 

@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/json.h"
 #include "data/normalizer.h"
 #include "data/pattern.h"
 #include "data/trie.h"
@@ -20,7 +21,8 @@ struct AddedToken {
   bool special = false, normalized = false, lstrip = false, rstrip = false, single_word = false;
 };
 
-std::vector<AddedToken> read_added_tokens(const Json& list, std::string_view where);
+AddedToken read_added_token(const Json& entry, std::string_view where);
+std::vector<AddedToken> distinct(std::vector<AddedToken>, std::string_view where);  // throws Error (bad_input) where an id or a content stands twice
 
 // Whether a special token may stand in a stretch of a text.
 using SpecialRule = std::function<bool(Span)>;

@@ -50,6 +50,9 @@ const MergeTable::Merge* MergeTable::find(int32_t left, int32_t right) const {
 Bpe::Bpe(TokenizerFile& file, const std::vector<int32_t>& special) : where_(file.where) {
   const Json& model = file.rest["model"];
   check_model(model, where_);
+  // A token of n bytes is put together in at most n - 1 ways; checked before the merges' table is made.
+  if (file.merges.size() / 2 > file.words.bytes())
+    refuse(where_, "there are more merges than ways to put tokens together", fmt::format("at most {}", file.words.bytes()), std::to_string(file.merges.size() / 2));
   const int64_t limit = 2 * int64_t(file.ids.size()) + (1 << 16);  // gaps are left for added tokens; wide ones are a damaged file
   vocabulary_ = Vocabulary(std::move(file.words), std::exchange(file.ids, {}), where_, limit);
   if (vocabulary_.size() == 0) refuse(where_, "the tokenizer has no vocabulary", "tokens in model.vocab", "none");

@@ -101,6 +101,18 @@ Templates one(std::string_view source) {
 
 bool has_chatml(const Tokenizer& t) { return t.token_id("<|im_start|>") && t.token_id("<|im_end|>"); }
 
+// What the template's own errors call "chat template" is this file.
+template <class F>
+auto naming(const std::string& file, F&& f) {
+  try {
+    return f();
+  } catch (const Error& e) {
+    Problem p = e.problem();
+    if (constexpr std::string_view anonymous = "chat template"; !file.empty() && p.where.starts_with(anonymous)) p.where = file + p.where.substr(anonymous.size());
+    throw Error(e.fault(), std::move(p));
+  }
+}
+
 // A string, or a list of {name, template}.
 Templates read_templates(const Json& spec, const std::string& where) {
   if (spec.is_string()) return one(spec.get<std::string>());
@@ -121,17 +133,15 @@ std::unique_ptr<Chat> Chat::open(const fs::path& folder, const Tokenizer& tokeni
   const auto config_file = folder / "tokenizer_config.json", jinja_file = folder / "chat_template.jinja";
   const Json config = fs::exists(config_file) ? parse_json(read_text(config_file, largest_config), config_file.string()) : Json::object();
   if (!config.is_object()) fail_field(config_file.string(), "tokenizer_config.json", "an object", &config);
-  try {
-    if (fs::exists(jinja_file)) return std::unique_ptr<Chat>(new Chat(tokenizer, one(read_text(jinja_file, 2 << 20)), config, false));
-    if (const auto spec = config.find("chat_template"); spec != config.end() && !spec->is_null())
-      return std::unique_ptr<Chat>(new Chat(tokenizer, read_templates(*spec, config_file.string()), config, false));
-  } catch (const Error& e) {
-    Problem p = e.problem();
-    const auto file = fs::exists(jinja_file) ? jinja_file : config_file;
-    if (p.where.starts_with("chat template")) p.where = file.string() + p.where.substr(std::string_view("chat template").size());
-    throw Error(e.fault(), std::move(p));
-  }
-  return std::make_unique<Chat>(tokenizer);
+  const bool is_file = fs::exists(jinja_file);
+  const auto spec = config.find("chat_template");
+  if (!is_file && (spec == config.end() || spec->is_null())) return std::make_unique<Chat>(tokenizer);
+  const std::string where = (is_file ? jinja_file : config_file).string();
+  std::unique_ptr<Chat> chat = naming(where, [&] {
+    return std::unique_ptr<Chat>(new Chat(tokenizer, is_file ? one(read_text(jinja_file, 2 << 20)) : read_templates(*spec, where), config, false));
+  });
+  chat->where_ = where;
+  return chat;
 }
 
 Chat::Chat(const Tokenizer& t) : Chat(t, has_chatml(t) ? one(chatml) : Templates(), nullptr, true) {}
@@ -182,7 +192,7 @@ jinja::Rendering Chat::render(std::span<const Message> messages, const ChatOptio
   jinja::Limits limits;
   limits.steps += int64_t(8 * bytes);
   limits.text_bytes += 16 * bytes;
-  return chosen(o).render(variables, limits, now_);
+  return naming(where_, [&] { return chosen(o).render(variables, limits, now_); });
 }
 
 jinja::Rendering Chat::try_render(std::span<const Message> messages, const ChatOptions& o, bool generation_prompt) const {

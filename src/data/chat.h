@@ -79,6 +79,7 @@ class Chat {
   const Tokenizer& tokenizer_;
   std::vector<std::pair<std::string, jinja::Template>> templates_;  // by name; "default" first
   jinja::Template::Variables special_tokens_;
+  std::string where_;          // the file that the templates are from
   bool adds_special_ = false;  // the tokenizer's own tokens in front, since the template writes none
   std::optional<int32_t> end_;
   std::tm now_{};

@@ -259,7 +259,7 @@ Dataset read_dataset(const Source& source, const Tokenizer& tokenizer, const Cha
   std::vector<Stamp> before(source.files.begin(), source.files.end());
   const fs::path place = place_in_cache(source, options, cache);
   std::string damage;
-  auto tokens = cache.overwrite ? std::nullopt : open_tokens(place, tokenizer.vocab_size(), &damage);
+  auto tokens = cache.overwrite ? std::nullopt : open_tokens(place, tokenizer.id_limit(), &damage);
   if (!damage.empty()) log_warning("{} cannot be used ({}): the data is tokenised again", place.string(), damage);
   const bool found = tokens.has_value();
   if (!found) {
@@ -269,7 +269,7 @@ Dataset read_dataset(const Source& source, const Tokenizer& tokenizer, const Cha
     for (size_t i = 0; i < before.size(); ++i) expect_unchanged(source.files[i], before[i]);  // since they were hashed
     if (report.examples == 0) fail_empty(report);
     writer.commit(to_json(report));
-    tokens = open_tokens(place, tokenizer.vocab_size(), &damage);
+    tokens = open_tokens(place, tokenizer.id_limit(), &damage);
     if (!tokens)
       throw Error(Fault::bad_input, {.what = "the tokens just written cannot be read", .where = place.string(), .found = damage, .fix = "name another folder: tokenized_path"});
   }

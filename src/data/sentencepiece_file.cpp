@@ -11,7 +11,8 @@
 namespace thimble::data {
 namespace {
 
-constexpr size_t max_pieces = 1 << 22;
+constexpr size_t max_pieces = 1 << 19;  // the largest have half as many
+constexpr int64_t max_bytes = int64_t{16} << 20;
 constexpr std::string_view blank = "▁";
 
 class Fields {
@@ -98,10 +99,9 @@ struct Model {       // with the defaults of the schema
   std::string bos_piece = "<s>", eos_piece = "</s>";
   bool byte_fallback = false, dummy_prefix = true, fewer_blanks = true, blanks_behind = false;
   std::string charsmap;
-  Json added = Json::array();
 };
 
-void read_piece(std::string_view bytes, TokenizerFile& file, Model& model) {
+void read_piece(std::string_view bytes, TokenizerFile& file) {
   std::string text;
   double score = 0;
   auto kind = Kind::normal;
@@ -112,8 +112,10 @@ void read_piece(std::string_view bytes, TokenizerFile& file, Model& model) {
   }
   if (file.ids.size() >= max_pieces) fail_field(file.where, "pieces", fmt::format("at most {}", max_pieces), nullptr);
   const auto id = int64_t(file.ids.size());
-  if (kind == Kind::unknown || kind == Kind::control || kind == Kind::user_defined)
-    model.added.push_back({{"id", id}, {"content", text}, {"special", kind != Kind::user_defined}, {"normalized", false}});
+  if (kind == Kind::unknown || kind == Kind::control || kind == Kind::user_defined) {
+    if (file.added.size() >= max_added_tokens) fail_field(file.where, "pieces", fmt::format("at most {} of them special or user-defined", max_added_tokens), nullptr);
+    file.added.push_back(read_added_token({{"id", id}, {"content", text}, {"special", kind != Kind::user_defined}}, file.where));
+  }
   file.words.add(text);
   file.ids.push_back(id);
   file.scores.push_back(score);
@@ -166,7 +168,7 @@ TokenizerFile parse_sentencepiece(std::string_view bytes, std::string where, Jso
   TokenizerFile file{.where = std::move(where)};
   Model m;
   for (Fields f(bytes, file.where); f.next();) {
-    if (f.number() == 1) read_piece(f.bytes(), file, m);
+    if (f.number() == 1) read_piece(f.bytes(), file);
     if (f.number() == 2) read_trainer(f.bytes(), file.where, m);
     if (f.number() == 3) read_normalizer(f.bytes(), file.where, m);
   }
@@ -187,8 +189,7 @@ TokenizerFile parse_sentencepiece(std::string_view bytes, std::string where, Jso
   }
   const bool prefix = value_or(config, "add_prefix_space", m.dummy_prefix, "tokenizer_config.json");
   const bool after_special = unigram || value_or(config, "legacy", false, "tokenizer_config.json");
-  file.rest = {{"added_tokens", m.added},
-               {"normalizer", normalizer_of(m)},
+  file.rest = {{"normalizer", normalizer_of(m)},
                {"pre_tokenizer",
                 {{"type", "Metaspace"},
                  {"replacement", blank},
@@ -209,8 +210,7 @@ TokenizerFile parse_sentencepiece(std::string_view bytes, std::string where, Jso
 }
 
 TokenizerFile read_sentencepiece_file(const fs::path& path, Json& config) {
-  const MappedFile mapped(path);
-  return parse_sentencepiece(mapped.text(), path.string(), config);
+  return parse_sentencepiece(read_text(path, max_bytes), path.string(), config);
 }
 
 }  // namespace thimble::data

@@ -15,6 +15,7 @@ class Strings {  // of less than 4 GiB together
     ends_.push_back(uint32_t(text_.size()));
   }
   size_t size() const { return ends_.size(); }
+  size_t bytes() const { return text_.size(); }  // of all
   std::string_view operator[](size_t i) const {
     const size_t begin = i ? ends_[i - 1] : 0;
     return std::string_view(text_).substr(begin, ends_[i] - begin);

@@ -10,7 +10,8 @@
 namespace thimble::data {
 namespace {
 
-constexpr size_t max_lines = 1 << 22;
+constexpr size_t max_lines = 1 << 19;
+constexpr int64_t max_bytes = int64_t{16} << 20;
 constexpr std::string_view llama3_words =
     R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
 constexpr std::string_view qwen_words =
@@ -44,8 +45,8 @@ std::optional<Line> parse_line(std::string_view line) {
 }
 
 // Ids between the last token of the file and the last added token are all added tokens, named or reserved.
-Json added_tokens(const Json& config, int64_t next, const std::string& where) {
-  Json list = Json::array();
+std::vector<AddedToken> added_tokens(const Json& config, int64_t next, const std::string& where) {
+  std::vector<AddedToken> list;
   if (!config.is_object() || !config.contains("added_tokens_decoder")) return list;
   const Json& named = config["added_tokens_decoder"];
   if (!named.is_object()) fail_field(where, "added_tokens_decoder", "tokens by id", &named);
@@ -58,7 +59,7 @@ Json added_tokens(const Json& config, int64_t next, const std::string& where) {
     entry["id"] = id;
     entry["special"] = true;
     entry["normalized"] = false;
-    list.push_back(std::move(entry));
+    list.push_back(read_added_token(entry, where));
   }
   return list;
 }
@@ -70,9 +71,9 @@ bool is_tiktoken(std::string_view text) {
 }
 
 TokenizerFile read_tiktoken_file(const fs::path& path, const Json& config, std::string_view family) {
-  const MappedFile mapped(path);
+  const std::string text = read_text(path, max_bytes);
   TokenizerFile file{.where = path.string()};
-  std::string_view rest = mapped.text();
+  std::string_view rest = text;
   int64_t number = 0, next = 0;
   while (!rest.empty()) {
     ++number;
@@ -92,8 +93,8 @@ TokenizerFile read_tiktoken_file(const fs::path& path, const Json& config, std::
     next = std::max(next, parsed->rank + 1);
   }
   add_implied_merges(file, FirstHalves::lowest);
-  file.rest = {{"added_tokens", added_tokens(config, next, (path.parent_path() / "tokenizer_config.json").string())},
-               {"pre_tokenizer",
+  file.added = added_tokens(config, next, (path.parent_path() / "tokenizer_config.json").string());
+  file.rest = {{"pre_tokenizer",
                 {{"type", "Sequence"},
                  {"pretokenizers",
                   {{{"type", "Split"}, {"pattern", {{"Regex", words_of(family)}}}, {"behavior", "Isolated"}},

@@ -76,7 +76,7 @@ TokenizerFile read_any_file(const fs::path& folder, Json& config, const Json& mo
   if (fs::exists(folder / "tokenizer.json")) return read_tokenizer_file(folder / "tokenizer.json");
   const fs::path sentencepiece = folder / "tokenizer.model";
   const bool has_model = fs::exists(sentencepiece);
-  const fs::path tiktoken = has_model && is_tiktoken(MappedFile(sentencepiece).text()) ? sentencepiece
+  const fs::path tiktoken = has_model && is_tiktoken(FilePieces(sentencepiece).next()) ? sentencepiece
                             : has_model || !fs::is_directory(folder)                   ? fs::path()
                                                                                        : tiktoken_in(folder);
   if (!tiktoken.empty()) {
@@ -105,6 +105,8 @@ std::unique_ptr<Tokenizer> Tokenizer::open(const fs::path& folder) {
     if (!v.is_number_integer() || !tokenizer->token(int32_t(std::clamp<int64_t>(v.get<int64_t>(), -1, INT32_MAX)))) return std::nullopt;
     return int32_t(v.get<int64_t>());
   };
+  if (model.is_object() && model.contains("vocab_size") && model["vocab_size"].is_number_integer() && model["vocab_size"].get<int64_t>() > 0)
+    tokenizer->limit_to(model["vocab_size"].get<int64_t>());
   if (!tokenizer->bos_ && !(config.is_object() && config.contains("bos_token"))) tokenizer->bos_ = from_model("bos_token_id");
   if (!tokenizer->eos_ && !(config.is_object() && config.contains("eos_token"))) tokenizer->eos_ = from_model("eos_token_id");
   return tokenizer;
@@ -112,7 +114,7 @@ std::unique_ptr<Tokenizer> Tokenizer::open(const fs::path& folder) {
 
 Tokenizer::Tokenizer(TokenizerFile file, const Json& config)
     : where_(file.where),
-      added_(read_added_tokens(part(file.rest, "added_tokens"), where_)),
+      added_(distinct(std::move(file.added), where_)),
       model_(read_model(file, special_ids(added_, file))),
       normalizer_(Normalizer::read(part(file.rest, "normalizer"), where_)),
       pre_tokenizer_(PreTokenizer::read(part(file.rest, "pre_tokenizer"), where_)),
@@ -165,6 +167,28 @@ void Tokenizer::check_ids() const {
                                        .found = fmt::format("{}", id)});
 }
 
+void Tokenizer::limit_to(int64_t rows) {
+  for (int64_t id = rows; id < size_; ++id)
+    if (token(int32_t(id)) && !added_vocabulary_.token(id))
+      throw Error(Fault::bad_input, {.what = "the tokenizer has more tokens than the model has rows",
+                                     .where = where_,
+                                     .expected = fmt::format("ids below {}, config.json's vocab_size", rows),
+                                     .found = fmt::format("\"{}\" with id {}", token(int32_t(id))->substr(0, 80), id),
+                                     .fix = "check that tokenizer and config.json are of one model"});
+  rows_ = rows;
+}
+
+void Tokenizer::check_rows(std::span<const int32_t> ids) const {
+  if (rows_ >= size_) return;
+  for (const int32_t id : ids)
+    if (id >= rows_)
+      throw Error(Fault::bad_input, {.what = "a text holds a token that the model has no row for",
+                                     .where = where_,
+                                     .expected = fmt::format("ids below {}, config.json's vocab_size", rows_),
+                                     .found = fmt::format("\"{}\" with id {}", token(id).value_or("").substr(0, 80), id),
+                                     .fix = "take the token out of the text"});
+}
+
 std::optional<int32_t> Tokenizer::token_id(std::string_view token) const {
   const auto id = added_vocabulary_.find(token);
   return id ? id : vocabulary().find(token);
@@ -205,6 +229,7 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text, bool add_special, 
   }
   pool_.give(std::move(scratch));
   if (add_special) ids.insert(ids.end(), after().begin(), after().end());
+  check_rows(ids);
   return ids;
 }
 
@@ -231,6 +256,7 @@ std::vector<int32_t> Tokenizer::encode_parts(std::string_view text, const Specia
     }
   }
   ids_before.resize(cuts.size(), ids.size());
+  check_rows(ids);
   return ids;
 }
 

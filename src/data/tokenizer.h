@@ -1,6 +1,7 @@
 // Text to token ids and back, as a model folder's tokenizer.json says: BPE, byte-level or with byte fallback, or Unigram.
 // Checked id by id against the reference tokenizers; threads may share one: each call takes scratch of its own.
 #pragma once
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -42,6 +43,10 @@ class Tokenizer {
   std::string decode(std::span<const int32_t> ids, bool skip_special = true) const;
 
   int64_t vocab_size() const { return size_; }  // the largest id plus one
+  // The model has rows for the ids below `rows` alone. Throws Error (bad_input) where a token of the vocabulary lies beyond; an added one may (Gemma's
+  // text models have one for images), and it is encode() that throws when a text holds it. open() says so of config.json's vocab_size.
+  void limit_to(int64_t rows);
+  int64_t id_limit() const { return std::min(size_, rows_); }  // encode() gives ids below
   std::optional<int32_t> bos() const { return bos_; }
   std::optional<int32_t> eos() const { return eos_; }
   std::optional<int32_t> token_id(std::string_view token) const;
@@ -67,6 +72,7 @@ class Tokenizer {
   };
   void read_config(const Json& config);
   void check_ids() const;
+  void check_rows(std::span<const int32_t> ids) const;
   const Vocabulary& vocabulary() const {
     return std::visit([](const auto& model) -> const Vocabulary& { return model.vocabulary(); }, model_);
   }
@@ -84,7 +90,7 @@ class Tokenizer {
   TokenFinder raw_, normalized_;
   Vocabulary added_vocabulary_;
   std::vector<bool> special_;
-  int64_t size_ = 0;
+  int64_t size_ = 0, rows_ = INT64_MAX;
   std::optional<int32_t> bos_, eos_;
   mutable ScratchPool pool_;
 };

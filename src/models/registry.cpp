@@ -108,7 +108,7 @@ Json config_of(const nn::ModelSpec& m) {
   return c;
 }
 
-std::vector<int32_t> end_tokens(const fs::path& folder) {
+std::vector<int32_t> end_tokens(const fs::path& folder, int64_t vocab) {
   for (const char* name : {"generation_config.json", "config.json"}) {
     const auto file = folder / name;
     if (!fs::exists(file)) continue;
@@ -119,7 +119,7 @@ std::vector<int32_t> end_tokens(const fs::path& folder) {
     std::vector<int32_t> ends;
     for (const Json& v : it->is_array() ? *it : Json::array({*it})) {
       const auto id = read_as<int64_t>(v, "eos_token_id", file.string());
-      if (id < 0 || id > INT32_MAX) fail_field(file.string(), "eos_token_id", "token ids", &v);
+      if (id < 0 || id >= vocab) fail_field(file.string(), "eos_token_id", fmt::format("ids of the vocabulary, below {}", vocab), &v);
       ends.push_back(int32_t(id));
     }
     return ends;

@@ -22,7 +22,7 @@ nn::ModelSpec read_model(const fs::path& folder_or_config);
 nn::ModelSpec parse_config(const Json&, const std::string& where);
 Json config_of(const nn::ModelSpec&);  // what read_model reads back, and transformers loads
 
-// Tokens at which generation ends: generation_config.json, else config.json.
-std::vector<int32_t> end_tokens(const fs::path& folder);
+// Tokens at which generation ends: generation_config.json, else config.json. Throws Error (bad_input) on what is no id below `vocab`.
+std::vector<int32_t> end_tokens(const fs::path& folder, int64_t vocab);
 
 }  // namespace thimble::models

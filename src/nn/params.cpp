@@ -91,6 +91,7 @@ store::ParamTable parameters(const ModelSpec& m, quant::FormatId format, const T
   };
   const auto dense = quant::FormatId::dense;
   table.outside.push_back(spec("model.embed_tokens.weight", {m.vocab, m.hidden}, store::Role::embedding, -1, dense, trained.embedding));
+  if (m.tied_head) table.outside.back().also = "lm_head.weight";
   table.outside.push_back(spec("model.norm.weight", {m.hidden}, store::Role::norm, -1, dense, trained.final_norm));
   if (!m.tied_head) table.outside.push_back(spec("lm_head.weight", {m.vocab, m.hidden}, store::Role::head, -1, dense, trained.head));
   for (int l = 0; l < int(m.layers.size()); ++l) {

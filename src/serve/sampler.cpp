@@ -37,6 +37,9 @@ void Sampler::begin(std::span<const int32_t> prompt) {
 }
 
 std::vector<std::pair<int32_t, double>> Sampler::candidates(std::span<const float> logits) const {
+  if (!std::all_of(logits.begin(), logits.end(), [](float x) { return std::isfinite(x); }))
+    throw Error(Fault::bad_input, {.what = "the model's logits are not numbers", .where = "the token after the text so far", .expected = "finite logits", .found = "NaN or infinity",
+                                   .fix = "thimble inspect MODEL --check-tensors says whether the weights are damaged"});
   std::vector<double> score(logits.begin(), logits.end());
   for (const auto& [id, seen] : seen_) {
     if (id < 0 || size_t(id) >= score.size()) continue;

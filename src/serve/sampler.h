@@ -30,7 +30,7 @@ class Sampler {
   explicit Sampler(const Sampling& how) : how_(how), draws_{how.seed, 0x5a3b1e, 0} {}
   void begin(std::span<const int32_t> prompt);     // a new answer
   int32_t next(std::span<const float> logits);     // and remembers it
-  // What next() would draw from, likeliest first, with probabilities; one entry where it is greedy.
+  // What next() would draw from, likeliest first, with probabilities; one entry where it is greedy. Throws Error (bad_input) on logits that are not finite.
   std::vector<std::pair<int32_t, double>> candidates(std::span<const float> logits) const;
 
  private:

@@ -5,6 +5,8 @@
 #include <cmath>
 #include <unordered_set>
 
+#include "base/log.h"
+
 namespace thimble::store {
 
 std::string peft_name(const ParamSpec& p) {
@@ -135,6 +137,15 @@ AdapterConfig read_adapter_config(const fs::path& folder) {
   return a;
 }
 
+// By the last word of its name, which a folder's path holds somewhere: Llama-3-8B, /data/Llama-3-8B, models--meta--Llama-3-8B/snapshots/1a2b.
+void warn_of_other_base(const AdapterConfig& a, const fs::path& model) {
+  const fs::path said = fs::path(a.base_model + "/").parent_path().filename();
+  std::error_code none;
+  if (said.empty() || fs::weakly_canonical(model, none).string().find(said.string()) != std::string::npos) return;
+  if (fs::equivalent(a.base_model, model, none)) return;
+  log_warning("the adapter was trained on {}, and the base is {}; if that is another model, what comes out means nothing", a.base_model, model.string());
+}
+
 AdapterFile::AdapterFile(const fs::path& folder, const std::vector<ParamSpec>& adapters)
     : file_([&] {
         const auto path = folder / "adapter_model.safetensors";
@@ -157,7 +168,7 @@ AdapterFile::AdapterFile(const fs::path& folder, const std::vector<ParamSpec>& a
   std::unordered_set<std::string> announced;
   for (const auto& p : adapters) announced.insert(peft_name(p));
   for (const auto& t : file_.tensors())
-    if (!announced.contains(t.name))
+    if (!announced.contains(std::string(t.name)))
       throw Error(Fault::bad_input, {.what = "an adapter holds a tensor that its config does not announce",
                                      .where = file_.where(t.name),
                                      .expected = fmt::format("the {} tensors of target_modules", adapters.size()),

@@ -23,6 +23,7 @@ struct AdapterConfig {
 
 // What PEFT's LoraConfig has and we do not is refused by name. Throws Error (bad_input).
 AdapterConfig read_adapter_config(const fs::path& folder);
+void warn_of_other_base(const AdapterConfig&, const fs::path& model);  // where the adapter names another model than this folder's
 
 // Opens the tensors and checks them against what a model's adapter has (store/param_table.h: names of the base's weights; their roles tell the
 // matrices of adapters from weights that were trained whole).

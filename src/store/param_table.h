@@ -30,6 +30,8 @@ struct ParamSpec {
   std::string shared{};
   int64_t shared_row = 0, shared_rows = 0;
 
+  std::string also{};  // another name under which the files may hold the same numbers: the head that is the embedding
+
   const std::string& file_name() const { return shared.empty() ? name : shared; }
   // Do the files hold the very codes that are wanted? Rows of a matrix that several share are read as numbers and packed anew.
   bool comes_packed() const { return format != quant::FormatId::dense && format == stored && shared.empty(); }

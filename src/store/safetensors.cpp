@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <numeric>
+#include <utility>
 
 #include "base/json.h"
 #include "base/threads.h"
@@ -15,6 +17,7 @@ namespace thimble::store {
 namespace {
 
 constexpr int64_t longest_header = 100'000'000;  // the reference implementation's limit
+constexpr int64_t shortest_entry = 49;           // "":{"dtype":"U8","shape":[],"data_offsets":[0,0]} and a comma
 
 struct Type {
   std::string_view name;
@@ -63,26 +66,28 @@ const char* spelled(DType t) {
 
 bool is_control(char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; }
 
-std::string tensor_in(const fs::path& path, std::string name) {
-  if (name.size() > 200) name = name.substr(0, 197) + "...";
+std::string tensor_in(const fs::path& path, std::string_view whole_name) {
+  std::string name(whole_name.substr(0, 200));
+  if (whole_name.size() > 200) name.replace(197, 3, "...");
   std::replace_if(name.begin(), name.end(), is_control, '?');
   return fmt::format("{}, tensor '{}'", path.string(), name);
 }
 
-// An entry of the header into a TensorInfo.
+// An entry of the header into a TensorInfo, whose name the caller keeps.
 class HeaderReader {
  public:
   HeaderReader(const fs::path& path, int64_t data_begin, int64_t data_bytes)
       : path_(path), data_begin_(data_begin), data_bytes_(data_bytes) {}
 
-  TensorInfo read(const std::string& name, const Json& entry) const {
+  TensorInfo read(std::string_view name, const Json& entry) const {
     const std::string where = tensor_in(path_, name);
     if (name.empty() || name.size() > 1024 || std::any_of(name.begin(), name.end(), is_control))
       refuse("a tensor's name is not a name", where, "1 to 1024 printable characters", fmt::format("{} bytes", name.size()));
     if (!entry.is_object()) refuse("a tensor's entry is not an object", where, "{dtype, shape, data_offsets}", entry.type_name());
-    TensorInfo info{.name = name, .type = require<std::string>(entry, "dtype", where)};
-    const auto type = std::find_if(std::begin(types), std::end(types), [&](const Type& t) { return t.name == info.type; });
-    if (type == std::end(types)) refuse("unknown element type", where, "F32, BF16, F16 ...", info.type.substr(0, 40));
+    const auto said = require<std::string>(entry, "dtype", where);
+    const auto type = std::find_if(std::begin(types), std::end(types), [&](const Type& t) { return t.name == said; });
+    if (type == std::end(types)) refuse("unknown element type", where, "F32, BF16, F16 ...", said.substr(0, 40));
+    TensorInfo info{.name = name, .type = type->name};
     const auto shape = numbers(entry, "shape", where), offsets = numbers(entry, "data_offsets", where);
     if (shape.size() > 4) refuse("too many dimensions", where, "at most 4", std::to_string(shape.size()));
     if (offsets.size() != 2) refuse("bad data_offsets", where, "[begin, end]", fmt::format("{} numbers", offsets.size()));
@@ -145,46 +150,75 @@ SafetensorsFile::Descriptor::~Descriptor() { ::close(fd); }
 SafetensorsFile::SafetensorsFile(const fs::path& path) : file_(path), descriptor_(std::make_unique<Descriptor>(path)) {
   const auto size = int64_t(file_.bytes().size());
   if (size < 8) refuse("too short for a safetensors file", path.string(), "at least 8 bytes", fmt::format("{} bytes", size));
+  FilePieces beginning(path, 0, std::min<int64_t>(size, 9));
+  const std::string first(beginning.next());
   uint64_t header = 0;
-  std::memcpy(&header, file_.bytes().data(), 8);
+  check(first.size() >= 8, "a file gives its first bytes at once");
+  std::memcpy(&header, first.data(), 8);
   if (header > uint64_t(longest_header) || int64_t(header) > size - 8)
     refuse("the header is longer than it may be", path.string(), fmt::format("at most {} bytes", std::min(longest_header, size - 8)),
            fmt::format("{} bytes", header));
-  const auto text = file_.text().substr(8, header);
-  if (!text.starts_with('{'))
-    refuse("not a safetensors header", path.string(), "a JSON object", text.empty() ? "nothing" : fmt::format("'{}'", text.substr(0, 1)));
-  const Json json = parse_json(text, path.string() + ", header", 8);
+  if (header == 0 || first[8] != '{') refuse("not a safetensors header", path.string(), "a JSON object", header == 0 ? "nothing" : fmt::format("'{}'", first[8]));
+  // Tensors are what a header has many of. Their room is reserved, not touched: what is used of it is less than the header, whatever that says.
+  names_.reserve(size_t(header));
+  tensors_.reserve(size_t(int64_t(header) / shortest_entry));
   const HeaderReader reader(path, 8 + int64_t(header), size - 8 - int64_t(header));
-  for (const auto& [name, entry] : json.items()) {
-    if (name == "__metadata__") {
-      if (!entry.is_object()) refuse("__metadata__ is not an object", path.string(), "strings by name", entry.type_name());
-      for (const auto& [key, value] : entry.items())
-        metadata_[key] = read_as<std::string>(value, "__metadata__." + key.substr(0, 100), path.string());
-      continue;
+  bool has_metadata = false;
+  const JsonItems entries{"", [&](const std::string* name, Json& entry) {
+    if (!name) refuse("not a safetensors header", path.string(), "a JSON object", "a list");
+    if (*name == "__metadata__") {
+      if (std::exchange(has_metadata, true)) refuse("a key stands twice in one object", path.string(), "each key once", *name);
+      return read_metadata(entry);
     }
-    index_[name] = tensors_.size();
-    tensors_.push_back(reader.read(name, entry));
-  }
-  std::vector<const TensorInfo*> order;
-  for (const auto& t : tensors_) order.push_back(&t);
-  std::sort(order.begin(), order.end(),
-            [](const auto* a, const auto* b) { return std::pair(a->begin, a->end) < std::pair(b->begin, b->end); });
-  int64_t at = 8 + int64_t(header);
-  for (const auto* t : order) {
-    if (t->begin != at)
-      refuse(t->begin < at ? "tensors overlap" : "there is a hole between tensors", where(t->name), fmt::format("at byte {}", at),
-             fmt::format("at byte {}", t->begin));
-    at = t->end;
-  }
-  if (at != size)
-    refuse("there are bytes after the last tensor", path.string(), fmt::format("{} bytes", at), fmt::format("{} bytes", size));
+    const TensorInfo info = reader.read(*name, entry);
+    check(names_.size() + name->size() <= names_.capacity() && tensors_.size() < tensors_.capacity(), "an entry is no shorter than what it says");
+    names_.insert(names_.end(), name->begin(), name->end());
+    tensors_.push_back(info);
+    tensors_.back().name = {names_.data() + names_.size() - name->size(), name->size()};
+  }};
+  FilePieces text(path, 8, int64_t(header));
+  parse_json(text, path.string() + ", header", {&entries, 1}, 8);
+  index_names();
+  check_tiling(8 + int64_t(header));
 }
 
-std::string SafetensorsFile::where(const std::string& name) const { return tensor_in(file_.path(), name); }
+void SafetensorsFile::read_metadata(const Json& entry) {
+  const std::string where = file_.path().string();
+  if (!entry.is_object()) refuse("__metadata__ is not an object", where, "strings by name", entry.type_name());
+  for (const auto& [key, value] : entry.items()) metadata_[key] = read_as<std::string>(value, "__metadata__." + key.substr(0, 100), where);
+}
 
-const TensorInfo* SafetensorsFile::find(const std::string& name) const {
-  const auto it = index_.find(name);
-  return it == index_.end() ? nullptr : &tensors_[it->second];
+void SafetensorsFile::index_names() {
+  by_name_.resize(tensors_.size());
+  std::iota(by_name_.begin(), by_name_.end(), 0u);
+  std::sort(by_name_.begin(), by_name_.end(), [&](uint32_t a, uint32_t b) { return tensors_[a].name < tensors_[b].name; });
+  const auto twice = std::adjacent_find(by_name_.begin(), by_name_.end(), [&](uint32_t a, uint32_t b) { return tensors_[a].name == tensors_[b].name; });
+  if (twice != by_name_.end()) refuse("a tensor stands twice in one file", where(tensors_[*twice].name), "each name once", "two entries");
+}
+
+void SafetensorsFile::check_tiling(int64_t begin) const {
+  const auto size = int64_t(file_.bytes().size());
+  std::vector<uint32_t> order(by_name_);
+  std::sort(order.begin(), order.end(), [&](uint32_t a, uint32_t b) {
+    return std::pair(tensors_[a].begin, tensors_[a].end) < std::pair(tensors_[b].begin, tensors_[b].end);
+  });
+  int64_t at = begin;
+  for (const uint32_t i : order) {
+    const TensorInfo& t = tensors_[i];
+    if (t.begin != at)
+      refuse(t.begin < at ? "tensors overlap" : "there is a hole between tensors", where(t.name), fmt::format("at byte {}", at),
+             fmt::format("at byte {}", t.begin));
+    at = t.end;
+  }
+  if (at != size)
+    refuse("there are bytes after the last tensor", file_.path().string(), fmt::format("{} bytes", at), fmt::format("{} bytes", size));
+}
+
+std::string SafetensorsFile::where(std::string_view name) const { return tensor_in(file_.path(), name); }
+
+const TensorInfo* SafetensorsFile::find(std::string_view name) const {
+  const auto it = std::lower_bound(by_name_.begin(), by_name_.end(), name, [&](uint32_t i, std::string_view n) { return tensors_[i].name < n; });
+  return it == by_name_.end() || tensors_[*it].name != name ? nullptr : &tensors_[*it];
 }
 
 Tensor SafetensorsFile::tensor(const std::string& name) const {
@@ -192,7 +226,7 @@ Tensor SafetensorsFile::tensor(const std::string& name) const {
   if (!info) refuse("a tensor is missing", file_.path().string(), name, "no tensor of this name");
   const auto dtype = readable(info->type);
   if (!dtype)
-    refuse("an element type that is not read here", where(name), "F32, BF16, F16, I32, U8 or I8", info->type, "convert the tensor first");
+    refuse("an element type that is not read here", where(name), "F32, BF16, F16, I32, U8 or I8", std::string(info->type), "convert the tensor first");
   if (info->begin % size_of(*dtype) != 0)
     refuse("a tensor is not aligned to its elements", where(name), fmt::format("a multiple of {}", size_of(*dtype)),
            fmt::format("byte {}", info->begin), "save the file again");
@@ -203,7 +237,7 @@ void SafetensorsFile::read(const TensorInfo& info, int64_t first, Tensor to) con
   check(first >= 0 && to.count() <= info.shape.count() && first <= info.shape.count() - to.count(), "a read lies inside its tensor");
   const auto dtype = readable(info.type);
   if (!dtype || (*dtype != to.dtype && *dtype != DType::f32 && *dtype != DType::bf16 && *dtype != DType::f16))
-    refuse("a parameter holds no numbers that are read here", where(info.name), "F32, BF16 or F16", info.type, "name the 16-bit model");
+    refuse("a parameter holds no numbers that are read here", where(info.name), "F32, BF16 or F16", std::string(info.type), "name the 16-bit model");
   const int64_t width = size_of(*dtype), begin = first * width;
   if (*dtype == to.dtype) return read_bytes(info, begin, to.bytes(), to.data);
   const int64_t step = (int64_t{1} << 20) / width;

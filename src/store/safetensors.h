@@ -4,17 +4,17 @@
 #include <map>
 #include <memory>
 #include <string>
-#include <unordered_map>
+#include <string_view>
 #include <vector>
 
-#include "base/file.h"
+#include "base/json.h"
 #include "base/tensor.h"
 
 namespace thimble::store {
 
 struct TensorInfo {
-  std::string name;
-  std::string type;  // as the file spells it: "F32", "BF16", "F8_E4M3" ...
+  std::string_view name;  // of the file's own block of names
+  std::string_view type;  // as the file spells it: "F32", "BF16", "F8_E4M3" ...
   Shape shape;
   int64_t begin = 0, end = 0;  // bytes in the file
   int64_t bytes() const { return end - begin; }
@@ -25,7 +25,7 @@ class SafetensorsFile {
   // Throws Error (bad_input) naming the file, and the tensor where it is one tensor's fault.
   explicit SafetensorsFile(const fs::path&);
   const std::vector<TensorInfo>& tensors() const { return tensors_; }
-  const TensorInfo* find(const std::string& name) const;
+  const TensorInfo* find(std::string_view name) const;
   // A view of the mapping. Throws Error (bad_input) when it is not there, of a type that we do not read, or not aligned to its elements.
   Tensor tensor(const std::string& name) const;
   // Elements [first, first + to.count()), of `to`'s type or, F32, BF16 and F16, converted to it, into host memory. Not through the mapping: where a
@@ -34,7 +34,7 @@ class SafetensorsFile {
   // Bytes [first, first + n) of the tensor as they stand, by the same way.
   void read_bytes(const TensorInfo&, int64_t first, int64_t n, void* to) const;
   // "model.safetensors, tensor 'x'"
-  std::string where(const std::string& name) const;
+  std::string where(std::string_view name) const;
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
   const MappedFile& file() const { return file_; }
 
@@ -45,10 +45,15 @@ class SafetensorsFile {
     Descriptor(const Descriptor&) = delete;
     const int fd;
   };
+  void read_metadata(const Json&);
+  void index_names();
+  void check_tiling(int64_t begin) const;
+
   MappedFile file_;
   std::unique_ptr<const Descriptor> descriptor_;
+  std::vector<char> names_;  // never grows, since the tensors look into it
   std::vector<TensorInfo> tensors_;
-  std::unordered_map<std::string, size_t> index_;
+  std::vector<uint32_t> by_name_;  // places in tensors_
   std::map<std::string, std::string> metadata_;
 };
 

@@ -1,10 +1,14 @@
 // Conversion goes through f32, exact from both 16-bit types; shards must lie in the folder and hold what the index says.
 #include "store/weight_source.h"
 
+#include <algorithm>
+#include <cmath>
+#include <cstring>
 #include <map>
 #include <optional>
 
 #include "base/json.h"
+#include "base/log.h"
 #include "base/philox.h"
 #include "base/threads.h"
 #include "store/packed_files.h"
@@ -13,13 +17,14 @@
 namespace thimble::store {
 namespace {
 
+constexpr int64_t longest_index = int64_t{256} << 20;
+
 class SafetensorsFolder final : public WeightSource {
  public:
   explicit SafetensorsFolder(const fs::path& folder) : folder_(folder) {
     const auto index = folder / "model.safetensors.index.json";
     if (fs::exists(folder / "model.safetensors")) {
       files_.push_back(std::make_unique<SafetensorsFile>(folder / "model.safetensors"));
-      for (const auto& t : files_.back()->tensors()) where_[t.name] = 0;
     } else if (fs::exists(index)) {
       read_index(index);
     } else {
@@ -32,7 +37,7 @@ class SafetensorsFolder final : public WeightSource {
                                                    : "name the folder that holds config.json and the weights"});
     }
   }
-  bool has(const std::string& name) const override { return where_.contains(name); }
+  bool has(const std::string& name) const override { return bool(locate(name)); }
   void read(const std::string& name, int64_t row, Tensor to) const override {
     const TensorInfo& all = info(name);
     const bool codes = is_packed(locate_, name);
@@ -55,27 +60,57 @@ class SafetensorsFolder final : public WeightSource {
         throw Error(Fault::bad_input, {.what = "a matrix is not packed as the config says",
                                        .where = file(name).where(name),
                                        .expected = fmt::format("{}, by quantization_config", quant::format(p.format).name),
-                                       .found = codes ? std::string(quant::format(packed(name).format()).name) : t.type,
+                                       .found = std::string(codes ? quant::format(packed(name).format()).name : t.type),
                                        .fix = "check that config.json belongs to these weights"});
       if (!codes && t.type != "F32" && t.type != "BF16" && t.type != "F16")
         throw Error(Fault::bad_input, {.what = "a parameter holds no numbers that are read here",
                                        .where = file(name).where(name),
                                        .expected = "F32, BF16 or F16",
-                                       .found = t.type,
+                                       .found = std::string(t.type),
                                        .fix = "name the 16-bit model"});
+      if (!p.also.empty() && has(p.also)) check_same(p);
     });
+  }
+  void for_each_tensor(const std::function<void(const SafetensorsFile&, const TensorInfo&)>& f) const override {
+    for (const auto& file : files_)
+      for (const TensorInfo& t : file->tensors()) f(*file, t);
   }
 
  private:
-  const SafetensorsFile& file(const std::string& name) const { return *files_[where_.at(name)]; }
+  void check_same(const ParamSpec& p) const {
+    bool same = info(p.also).shape == p.file_shape();
+    const int64_t step = std::max<int64_t>(1, (int64_t{1} << 18) / p.shape.row());
+    std::vector<float> a(size_t(step * p.shape.row())), b(a.size());
+    for (int64_t row = 0; same && row < p.shape.rows(); row += step) {
+      const Shape piece{std::min(step, p.shape.rows() - row), p.shape.row()};
+      read(p.name, row, {a.data(), DType::f32, piece});
+      read(p.also, row, {b.data(), DType::f32, piece});
+      same = std::memcmp(a.data(), b.data(), size_t(piece.count()) * sizeof(float)) == 0;
+    }
+    if (!same)
+      throw Error(Fault::bad_input, {.what = "the config ties two parameters that differ in the files",
+                                     .where = file(p.also).where(p.also),
+                                     .expected = "the numbers of '" + p.name + "', as tie_word_embeddings says",
+                                     .found = "others",
+                                     .fix = "set tie_word_embeddings to false in config.json if the model has a head of its own; else remove the tensor"});
+  }
+
+  Located locate(std::string_view name) const {
+    if (entries_.empty()) return {files_.front().get(), files_.front()->find(name)};
+    const auto at = std::lower_bound(entries_.begin(), entries_.end(), name, [&](const Entry& e, std::string_view n) { return name_of(e) < n; });
+    if (at == entries_.end() || name_of(*at) != name) return {};
+    return {files_[at->file].get(), &tensor_of(*at)};
+  }
+  const SafetensorsFile& file(const std::string& name) const { return *locate(name).file; }
   const TensorInfo& info(const std::string& name) const {
-    if (!where_.contains(name))
+    const Located found = locate(name);
+    if (!found)
       throw Error(Fault::bad_input, {.what = "a parameter is missing",
                                      .where = folder_.string(),
                                      .expected = name,
-                                     .found = fmt::format("{} other tensors", where_.size()),
+                                     .found = fmt::format("{} other tensors", entries_.empty() ? files_.front()->tensors().size() : entries_.size()),
                                      .fix = "check that all shards were downloaded, and that config.json belongs to these weights"});
-    return *file(name).find(name);
+    return *found.info;
   }
   // The matrix asked for last stays open, since its rows and parts are asked for piece by piece.
   const PackedMatrix& packed(const std::string& name) const {
@@ -89,42 +124,83 @@ class SafetensorsFolder final : public WeightSource {
                                    .found = to_string(found),
                                    .fix = "check that config.json belongs to these weights"});
   }
+  // Item by item: an index of 90,000 tensors is not kept beside the headers that say the same.
   void read_index(const fs::path& index) {
-    const Json json = parse_json(read_text(index), index.string(), 8);
-    const auto map = json.find("weight_map");
-    if (map == json.end() || !map->is_object())
-      fail_field(index.string(), "weight_map", "an object from tensor to file", map == json.end() ? nullptr : &*map);
-    std::map<std::string, size_t> opened;
-    for (const auto& [name, value] : map->items()) {
-      const auto file = read_as<std::string>(value, "weight_map." + name.substr(0, 100), index.string());
+    std::map<std::string, uint32_t> opened;
+    const JsonItems map{"weight_map", [&](const std::string* name, Json& value) {
+      if (!name) fail_field(index.string(), "weight_map", "an object from tensor to file", nullptr);
+      const auto file = read_as<std::string>(value, "weight_map." + name->substr(0, 100), index.string());
       if (file.empty() || fs::path(file).filename() != file || file == ".." || file == ".")
         fail_field(index.string(), "weight_map", "file names inside the folder", &value);
-      if (!opened.contains(file)) {
-        if (!fs::exists(folder_ / file))
-          throw Error(Fault::bad_input, {.what = "a shard is missing",
-                                         .where = folder_.string(),
-                                         .expected = file,
-                                         .found = "an index that names it for '" + name.substr(0, 100) + "'",
-                                         .fix = "download the shard"});
-        opened[file] = files_.size();
-        files_.push_back(std::make_unique<SafetensorsFile>(folder_ / file));
-      }
-      if (!files_[opened[file]]->find(name))
+      const auto [at, is_new] = opened.try_emplace(file, uint32_t(files_.size()));
+      if (is_new) open_shard(file, *name);
+      const auto& shard = *files_[at->second];
+      const TensorInfo* tensor = shard.find(*name);
+      if (!tensor)
         throw Error(Fault::bad_input, {.what = "a shard does not hold what the index says",
                                        .where = (folder_ / file).string(),
-                                       .expected = name.substr(0, 1024),
+                                       .expected = name->substr(0, 1024),
                                        .found = "no tensor of this name",
                                        .fix = "download the shard again"});
-      where_[name] = opened[file];
-    }
+      entries_.push_back({at->second, uint32_t(tensor - shard.tensors().data())});
+    }};
+    FilePieces text(index);
+    if (text.bytes() > longest_index)
+      throw Error(Fault::bad_input, {.what = "an index is larger than it may be", .where = index.string(), .expected = human_bytes(longest_index), .found = human_bytes(text.bytes())});
+    const Json rest = parse_json(text, index.string(), {&map, 1}, 8);
+    if (!rest.is_object() || !rest.contains("weight_map") || !rest["weight_map"].is_object())
+      fail_field(index.string(), "weight_map", "an object from tensor to file", rest.is_object() && rest.contains("weight_map") ? &rest["weight_map"] : nullptr);
+    if (entries_.empty()) fail_field(index.string(), "weight_map", "tensors, and the files that hold them", &rest["weight_map"]);
+    std::sort(entries_.begin(), entries_.end(), [&](const Entry& a, const Entry& b) { return name_of(a) < name_of(b); });
+    check_once(index);
+    check_total(rest, index);
   }
+  void open_shard(const std::string& file, const std::string& named_for) {
+    if (!fs::exists(folder_ / file))
+      throw Error(Fault::bad_input, {.what = "a shard is missing",
+                                     .where = folder_.string(),
+                                     .expected = file,
+                                     .found = "an index that names it for '" + named_for.substr(0, 100) + "'",
+                                     .fix = "download the shard"});
+    files_.push_back(std::make_unique<SafetensorsFile>(folder_ / file));
+  }
+  void check_once(const fs::path& index) const {
+    const auto twice = std::adjacent_find(entries_.begin(), entries_.end(), [&](const Entry& a, const Entry& b) { return name_of(a) == name_of(b); });
+    if (twice != entries_.end())
+      throw Error(Fault::bad_input, {.what = "an index names a tensor twice", .where = index.string(), .expected = "each tensor once", .found = std::string(name_of(*twice).substr(0, 200))});
+    for (const auto& shard : files_)
+      for (const TensorInfo& t : shard->tensors())
+        if (const Located listed = locate(t.name); listed && listed.info != &t)
+          throw Error(Fault::bad_input, {.what = "two shards hold a tensor of one name",
+                                         .where = shard->where(t.name),
+                                         .expected = fmt::format("the tensor in {} alone, where the index has it", listed.file->file().path().filename().string()),
+                                         .found = "another of this name",
+                                         .fix = "download the folder again: its shards are of different versions"});
+  }
+  // Every shard was checked to the last byte, so a sum that is wrong is worth a word and no more: some tools count what they did not write.
+  void check_total(const Json& index, const fs::path& path) const {
+    const auto metadata = index.find("metadata");
+    if (metadata == index.end() || metadata->is_null()) return;
+    if (!metadata->is_object()) fail_field(path.string(), "metadata", "an object", &*metadata);
+    const auto total = metadata->find("total_size");
+    if (total == metadata->end() || total->is_null()) return;
+    const double said = read_as<double>(*total, "metadata.total_size", path.string());
+    if (said < 0 || said >= 0x1p63 || said != std::floor(said)) fail_field(path.string(), "metadata.total_size", "a number of bytes", &*total);
+    int64_t sum = 0;
+    for (const Entry& e : entries_) sum += tensor_of(e).bytes();
+    if (int64_t(said) != sum)
+      log_warning("{}: total_size is {}, and the tensors have {} bytes; if answers are wrong, download the folder again", path.string(), int64_t(said), sum);
+  }
+
   fs::path folder_;
   std::vector<std::unique_ptr<SafetensorsFile>> files_;
-  std::map<std::string, size_t> where_;
-  const Locate locate_ = [this](const std::string& name) {
-    const auto at = where_.find(name);
-    return at == where_.end() ? Located{} : Located{files_[at->second].get(), files_[at->second]->find(name)};
+  struct Entry {  // of an index
+    uint32_t file, tensor;
   };
+  const TensorInfo& tensor_of(const Entry& e) const { return files_[e.file]->tensors()[e.tensor]; }
+  std::string_view name_of(const Entry& e) const { return tensor_of(e).name; }
+  std::vector<Entry> entries_;  // by name; none where there is no index
+  const Locate locate_ = [this](const std::string& name) { return locate(name); };
   mutable std::optional<PackedMatrix> open_;
   mutable std::string open_name_;
 };

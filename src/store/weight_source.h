@@ -1,11 +1,13 @@
 // Names to numbers: where weights come from. A folder of safetensors, or a seed that makes any shape on the spot.
 #pragma once
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "base/file.h"
 #include "store/param_table.h"
+#include "store/safetensors.h"
 
 namespace thimble::store {
 
@@ -21,6 +23,8 @@ class WeightSource {
   virtual void read_part(const std::string& name, int part, int64_t first, Tensor to) const;
   // Throws Error (bad_input) unless every parameter of the table is there in its shape.
   virtual void check_table(const ParamTable&) const {}
+  // Each tensor of the files, with the file that holds it; none of weights that are made on the spot.
+  virtual void for_each_tensor(const std::function<void(const SafetensorsFile&, const TensorInfo&)>&) const {}
 };
 
 // model.safetensors, or model.safetensors.index.json and the shards beside it.

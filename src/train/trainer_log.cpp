@@ -47,7 +47,7 @@ TrainerLog::TrainerLog(std::filesystem::path folder, const std::filesystem::path
 void TrainerLog::go_on_from(const std::filesystem::path& checkpoint) {
   written_ = copy_atomically(checkpoint / log_name, folder_ / log_name).bytes;
   const std::string where = (checkpoint / state_name).string();
-  Json state = parse_json(read_text(where), where);
+  Json state = parse_json(read_text(where), where, 64, int64_t{1} << 30);  // of a long run: many small parts, and our own
   if (!state.is_object() || !state["log_history"].is_array()) fail_field(where, "log_history", "an array", nullptr);
   history_ = std::move(state["log_history"]);
   for (const Json& entry : history_) {

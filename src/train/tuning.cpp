@@ -190,6 +190,7 @@ Tuning tuning_of(const nn::ModelSpec& m, const TrainOptions& o) {
   if (o.finetuning_type == Finetuning::freeze) return noisy({.model = m, .method = {.weights = thawed(m, o), .format = format}});
   if (!o.adapter_name_or_path) return noisy(with_adapters(m, asked_for(o), format, false, Fault::usage, "lora_target"));
   auto a = store::read_adapter_config(*o.adapter_name_or_path);
+  store::warn_of_other_base(a, o.model_name_or_path);
   a.base_model = o.model_name_or_path;
   return noisy(with_adapters(m, a, format, false, Fault::bad_input, *o.adapter_name_or_path));
 }

@@ -47,6 +47,30 @@ TEST_F(File, MapsAndReads) {
   expect_bad_input([&] { read_text(path, 5); }, "larger");
 }
 
+TEST_F(File, PiecesOfAFile) {
+  std::string text;
+  for (int i = 0; i < 400'000; ++i) text += fmt::format("{} ", i);
+  const auto path = put("a", text);
+  const auto all = [&](int64_t begin, int64_t bytes) {
+    FilePieces file(path, begin, bytes);
+    std::string joined;
+    for (std::string_view piece; !(piece = file.next()).empty();) EXPECT_LE(piece.size(), 1u << 20), joined += piece;
+    EXPECT_EQ(int64_t(joined.size()), file.bytes());
+    EXPECT_TRUE(file.next().empty());
+    return joined;
+  };
+  EXPECT_EQ(all(0, -1), text);
+  EXPECT_EQ(all(7, 1'500'000), text.substr(7, 1'500'000));
+  EXPECT_EQ(all(int64_t(text.size()), -1), "");
+  EXPECT_EQ(all(int64_t(text.size()) + 5, -1), "");
+  FilePieces file(path);
+  file.next();
+  fs::resize_file(path, 1 << 20);
+  expect_bad_input([&] { file.next(); }, "became shorter");
+  expect_bad_input([&] { FilePieces(dir / "absent"); }, "No such file");
+  expect_bad_input([&] { FilePieces{dir}; }, "a directory");
+}
+
 TEST_F(File, AMapMovesWithItsBytes) {
   MappedFile a(put("a", "first")), b(put("b", "second"));
   a = std::move(b);

@@ -2,6 +2,7 @@
 #include "base/json.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <chrono>
 
@@ -62,10 +63,15 @@ TEST(Json, ManyKeysInOneObject) {
   std::string text = "{";
   for (int i = 0; i < n; ++i) text += fmt::format("{}\"model.layers.{}.weight\":\"model-{}.safetensors\"", i ? "," : "", i, i % 100);
   const auto started = std::chrono::steady_clock::now();
-  const Json o = parse_json(text + "}", "x");
+  const Json o = parse_json(text + "}", "x", 64, int64_t{1} << 30);
   ASSERT_EQ(o.size(), size_t(n));
   EXPECT_EQ(o.items().begin().key(), "model.layers.0.weight");
-  expect_refused(text + R"(,"model.layers.7.weight":1})", "twice");
+  try {
+    parse_json(text + R"(,"model.layers.7.weight":1})", "x", 64, int64_t{1} << 30);
+    ADD_FAILURE();
+  } catch (const Error& e) {
+    EXPECT_NE(e.problem().what.find("twice"), std::string::npos);
+  }
   EXPECT_LT(std::chrono::steady_clock::now() - started, std::chrono::seconds(10)) << "no longer linear: a tenth of this or less is usual";
 }
 
@@ -77,6 +83,62 @@ TEST(Json, RefusesDepthBeforeItHurts) {
   std::string objects;
   for (int i = 0; i < 100000; ++i) objects += "{\"a\":";
   expect_refused(objects, "deeper than 64");
+}
+
+// Of text that is within a file's limit, but whose tree would take many times as much.
+TEST(Json, ATreeOfTooManyPartsIsRefused) {
+  const auto many = [](std::string_view part, size_t bytes) {
+    std::string text = "[";
+    while (text.size() < bytes) text.append(part).append(",");
+    return text + "0]";
+  };
+  for (const char* part : {"0", "\"\"", "[]", "{}", "{\"a\":0}", "[[[]]]"}) {
+    EXPECT_NO_THROW(parse_json(many(part, 100'000), "x")) << part;
+    expect_refused(many(part, 6'000'000), "too many small parts");
+  }
+  std::string keys = "{";
+  for (int i = 0; i < 400'000; ++i) keys += fmt::format("\"{}\":0,", i);
+  expect_refused(keys + "\"a\":0}", "too many small parts");
+  EXPECT_NO_THROW(parse_json("[\"" + std::string(40'000'000, 'a') + "\"]", "x")) << "a long string is no larger as a tree";
+  EXPECT_NO_THROW(parse_json(many("0", 6'000'000), "x", 64, int64_t{1} << 30));
+}
+
+TEST(Json, ItemsAreHandedOverAndNotKept) {
+  const std::string text = R"({"a":1,"long":{"x":[1,{"y":2}],"":null,"x":"again"},"in":{"list":["p",["q"],{"r":{}}],"other":[1]},"root.list":[0]})";
+  const auto read = [](auto&& source, std::string& items) {
+    const auto add = [&](const std::string* key, Json& item) { items += (key ? *key + "=" : "") + item.dump() + ";"; };
+    const JsonItems taken[] = {{"long", add}, {"in.list", add}, {"absent", add}};
+    return parse_json(source, "x", taken).dump();
+  };
+  const std::string path = (fs::temp_directory_path() / fmt::format("thimble-json-{}", ::getpid())).string();
+  for (const size_t blanks : {size_t{0}, size_t{3} << 20}) {  // so that an item lies on the border of two pieces of a file
+    std::string spaced = text;
+    spaced.insert(spaced.find("\"in\""), std::string(blanks, ' '));
+    write_atomically(path, spaced);
+    FilePieces file(path);
+    std::string from_text, from_file;
+    const std::string rest = R"({"a":1,"long":{},"in":{"list":[],"other":[1]},"root.list":[0]})";
+    EXPECT_EQ(read(std::string_view(spaced), from_text), rest);
+    EXPECT_EQ(read(file, from_file), rest);
+    EXPECT_EQ(from_text, R"(x=[1,{"y":2}];=null;x="again";"p";["q"];{"r":{}};)");
+    EXPECT_EQ(from_file, from_text);
+  }
+  std::string all;
+  const JsonItems root{"", [&](const std::string* key, Json& item) { all += *key + item.dump(); }};
+  EXPECT_EQ(parse_json(R"({"a":[1],"":{"b":2}})", "x", {&root, 1}).dump(), "{}");
+  EXPECT_EQ(all, R"(a[1]{"b":2})");
+  for (const auto& [bad, what] : {std::pair{std::string(" \0", 2), "a NUL at byte 1"}, {std::string("[1,"), "cannot parse JSON"}, {std::string("\xef\xbb\xbf{}"), "byte order mark"}}) {
+    write_atomically(path, bad);
+    FilePieces file(path);
+    std::string items;
+    try {
+      read(file, items);
+      ADD_FAILURE() << what;
+    } catch (const Error& e) {
+      EXPECT_NE(std::string(e.what()).find(what), std::string::npos) << e.what();
+    }
+  }
+  fs::remove(path);
 }
 
 TEST(Json, TypedReads) {

@@ -115,6 +115,18 @@ TEST(Tokenizer, AddedTokens) {
   EXPECT_FALSE(t.token_id("<y>"));
 }
 
+// The model's rows end before the tokenizer's ids do: of a word it is a damaged folder, of an added token only what holds it cannot be read.
+TEST(Tokenizer, TokensBeyondTheModel) {
+  auto t = from_text(tiny("", "", R"(, "added_tokens": [{"id": 28, "content": "<x>", "special": true}, {"id": 40, "content": "<picture>", "special": true}])"));
+  EXPECT_EQ(t.id_limit(), 41);
+  t.limit_to(29);
+  EXPECT_EQ(t.id_limit(), 29);
+  EXPECT_EQ(t.encode("a<x>"), (Ids{0, 28}));
+  const std::string found = error_of([&] { t.encode("a<picture>"); });
+  for (const char* part : {"<picture>", "id 40", "ids below 29"}) EXPECT_NE(found.find(part), found.npos) << found;
+  EXPECT_NE(error_of([&] { t.limit_to(27); }).find("\"▁\" with id 27"), std::string::npos);
+}
+
 TEST(Tokenizer, UnknownCharacters) {
   EXPECT_EQ(from_text(tiny(", \"<unk>\": 28", "", "", ", \"unk_token\": \"<unk>\", \"fuse_unk\": true")).encode("aÄÖb"), (Ids{0, 28, 1}));
   EXPECT_EQ(from_text(tiny(", \"<unk>\": 28", "", "", ", \"unk_token\": \"<unk>\", \"fuse_unk\": false")).encode("aÄÖb"),
@@ -288,6 +300,12 @@ TEST(HostileTokenizer, IsRefusedByName) {
   expect("", "JSON");
   expect("[]", "an object");
   expect("{}", "model");
+  expect(std::string("{\"model\": {}}\0", 14), "a NUL");
+  expect(R"({"added_tokens": {"a": 1}, "model": {"vocab": {"a": 0}}})", "a list");
+  expect(R"({"added_tokens": 3, "model": {"vocab": {"a": 0}}})", "a list");
+  expect(R"({"added_tokens": [3], "model": {"vocab": {"a": 0}}})", "objects");
+  expect(R"({"model": {"vocab": 3}})", "model.vocab");
+  expect(R"({"model": {"vocab": {"a": 0}, "merges": {"a": ["a", "a"]}}})", "model.merges");
   expect("{\"model\": 3}", "model");
   expect(R"({"model": {"type": "Unigram", "vocab": {"a": 0}}})", "score");
   expect(R"({"model": {"type": "BPE", "vocab": [["a", -1.0]]}})", "ids by token");
@@ -348,6 +366,14 @@ TEST(HostileTokenizer, IsRefusedByName) {
   expect("{\"a\": \"\\ud800\"}", "JSON");
 }
 
+// NUL, U+FFFD and overlong or lone surrogates' bytes: text, or an error, never something else.
+TEST(HostileTokenizer, OddCharacters) {
+  const auto t = golden_tokenizer("bytelevel_gpt2.json");
+  const std::string odd("a\0b\xef\xbf\xbd\xef\xbf\xbf c", 11);
+  EXPECT_EQ(t->decode(t->encode(odd, false, false)), odd);
+  for (const char* bad : {"\xed\xa0\x80", "\xc0\x80", "\xe0\x80\xaf", "\xf8\x88\x80\x80\x80", "\xff"}) EXPECT_NE(error_of([&] { t->encode(bad); }).find("UTF-8"), std::string::npos);
+}
+
 TEST(HostileTokenizer, CatastrophicExpressionIsStopped) {
   const auto t =
       from_text(tiny("", "", R"(, "pre_tokenizer": {"type": "Split", "pattern": {"Regex": "(a|aa|a+)+[yz]"}, "behavior": "Isolated"})"));
@@ -367,10 +393,15 @@ TEST(HostileTokenizer, ManyOverlappingAddedTokens) {
 // Lists that would fill memory many times over are refused as they are read.
 TEST(HostileTokenizer, EndlessListsAreRefused) {
   std::string tokens, merges;
-  for (int i = 0; i < 200'000; ++i) tokens += fmt::format("{}{{\"id\":{}}}", i ? "," : "", i);
-  EXPECT_NE(error_of([&] { from_text(tiny("", "", ", \"added_tokens\": [" + tokens + "]")); }).find("items in a list"), std::string::npos);
-  for (int i = 0; i < (1 << 22) + 1; ++i) merges += i ? ",\"a b\"" : "\"a b\"";
-  EXPECT_NE(error_of([&] { from_text(tiny("", merges)); }).find("merges"), std::string::npos);
+  for (int i = 0; i < 200'000; ++i) tokens += fmt::format("{}{{\"id\":{},\"content\":\"a\"}}", i ? "," : "", i);
+  EXPECT_NE(error_of([&] { from_text(tiny("", "", ", \"added_tokens\": [" + tokens + "]")); }).find("131072 added tokens"), std::string::npos);
+  std::string lists = "0";
+  for (int i = 0; i < 1'000'000; ++i) lists += ",[]";
+  EXPECT_NE(error_of([&] { from_text(tiny("", "", ", \"normalizer\": [" + lists + "]")); }).find("too many small parts"), std::string::npos);
+  for (int i = 0; i < (1 << 21) + 1; ++i) merges += i ? ",\"a b\"" : "\"a b\"";
+  EXPECT_NE(error_of([&] { from_text(tiny("", merges)); }).find("2097152 merges"), std::string::npos);
+  const std::string some = merges.substr(0, 6 * 100 - 1);  // of a vocabulary of 30 bytes
+  EXPECT_NE(error_of([&] { from_text(tiny("", some)); }).find("more merges than ways"), std::string::npos);
 }
 
 // A merge that stands twice counts where it stands last, as in the reference; one that leads back to itself has no meaning and no harm.

@@ -204,18 +204,18 @@ TEST_F(Files, AFolderOrItsConfig) {
 }
 
 TEST_F(Files, EndTokens) {
-  EXPECT_TRUE(end_tokens(dir).empty());
+  EXPECT_TRUE(end_tokens(dir, 100).empty());
   put("config.json", R"({"eos_token_id":2})");
-  EXPECT_EQ(end_tokens(dir), std::vector<int32_t>{2});
+  EXPECT_EQ(end_tokens(dir, 100), std::vector<int32_t>{2});
   put("generation_config.json", R"({"eos_token_id":null})");
-  EXPECT_EQ(end_tokens(dir), std::vector<int32_t>{2});
+  EXPECT_EQ(end_tokens(dir, 100), std::vector<int32_t>{2});
   put("generation_config.json", R"({"eos_token_id":[5,7]})");
-  EXPECT_EQ(end_tokens(dir), (std::vector<int32_t>{5, 7}));
+  EXPECT_EQ(end_tokens(dir, 100), (std::vector<int32_t>{5, 7}));
   for (const char* bad :
        {"[]", "1", R"({"eos_token_id":-1})", R"({"eos_token_id":2147483648})", R"({"eos_token_id":"2"})", R"({"eos_token_id":[1,null]})",
-        R"({"eos_token_id":{}})", R"({"eos_token_id":1.0})", R"({"eos_token_id":true})"}) {
+        R"({"eos_token_id":{}})", R"({"eos_token_id":1.0})", R"({"eos_token_id":true})", R"({"eos_token_id":100})", R"({"eos_token_id":[5,1000000]})"}) {
     put("generation_config.json", bad);
-    EXPECT_NE(error_of([&] { end_tokens(dir); }, bad).find("generation_config.json"), std::string::npos);
+    EXPECT_NE(error_of([&] { end_tokens(dir, 100); }, bad).find("generation_config.json"), std::string::npos);
   }
 }
 

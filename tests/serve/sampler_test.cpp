@@ -42,6 +42,23 @@ TEST(Sampler, DrawsFromWhatTransformersLeaves) {
   }
 }
 
+// What damaged weights give: nothing could be compared, and sorting it would be undefined.
+TEST(Sampler, LogitsThatAreNotNumbersAreRefused) {
+  for (const float bad : {NAN, INFINITY, -INFINITY})
+    for (const double temperature : {0.0, 1.0}) {
+      std::vector<float> logits(1000, 1.0f);
+      logits[500] = bad;
+      Sampler s({.temperature = temperature, .top_k = 5});
+      try {
+        s.next(logits);
+        ADD_FAILURE() << bad;
+      } catch (const Error& e) {
+        EXPECT_EQ(e.fault(), Fault::bad_input);
+        EXPECT_NE(e.problem().fix.find("--check-tensors"), std::string::npos);
+      }
+    }
+}
+
 TEST(Sampler, PenaltiesOfTheAnswerAlone) {
   const std::vector<float> logits{2, 2, 1};
   Sampler s({.presence_penalty = 0.5, .frequency_penalty = 0.25});

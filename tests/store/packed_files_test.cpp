@@ -26,7 +26,7 @@ std::vector<Raw> parts_of_golden(const char* folder) {
   const std::string module = std::string(matrix).substr(0, std::string_view(matrix).size() - 7);
   for (const auto& t : file.tensors()) {
     if (!t.name.starts_with(module)) continue;
-    Raw raw{t.name, t.type, std::string(size_t(t.bytes()), '\0'), {}};
+    Raw raw{std::string(t.name), std::string(t.type), std::string(size_t(t.bytes()), '\0'), {}};
     for (int i = 0; i < t.shape.rank(); ++i) raw.shape.push_back(t.shape[i]);
     file.read_bytes(t, 0, t.bytes(), raw.bytes.data());
     all.push_back(std::move(raw));

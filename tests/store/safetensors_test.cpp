@@ -5,6 +5,7 @@
 
 #include "base/philox.h"
 #include "files.h"
+#include "store/odd_numbers.h"
 
 namespace thimble::store {
 namespace {
@@ -245,6 +246,33 @@ TEST(Safetensors, AFileThatIsCutShortWhileItIsReadIsAnErrorAndNoSignal) {
   fs::resize_file(folder.path / "x", 4096);
   std::vector<float> to(100000);
   expect_refused([&] { file.read(file.tensors()[0], 0, {to.data(), DType::f32, {100000}}); }, {"'a'", "shorter"});
+}
+
+// By hand: in each type a number, a subnormal one, an infinity where the type has one, a NaN.
+TEST(Safetensors, OddNumbersAreCounted) {
+  const Folder folder;
+  const struct {
+    const char* type;
+    std::vector<uint64_t> bits;
+    int width;
+    int64_t nan, infinite, subnormal;
+  } cases[] = {{"F64", {0x3ff0000000000000, 1, 0x7ff0000000000000, 0xfff8000000000000, 0}, 8, 1, 1, 1},
+               {"F32", {0x3f800000, 0x807fffff, 0xff800000, 0x7fc00000, 0x7f800001, 0x80000000}, 4, 2, 1, 1},
+               {"BF16", {0x3f80, 0x0001, 0x7f80, 0xffff, 0x0080}, 2, 1, 1, 1},
+               {"F16", {0x3c00, 0x83ff, 0xfc00, 0x7c01, 0x0400}, 2, 1, 1, 1},
+               {"F8_E5M2", {0x3c, 0x03, 0x7c, 0xfd, 0x04}, 1, 1, 1, 1},
+               {"F8_E4M3", {0x38, 0x87, 0x78, 0x7e, 0x7f, 0xff, 0x08}, 1, 2, 0, 1},
+               {"I32", {0x7fc00000}, 4, 0, 0, 0}};
+  for (const auto& c : cases) {
+    const size_t n = c.bits.size(), bytes = n * size_t(c.width);
+    std::string file = file_of(entry(c.type, fmt::format("[{}]", n), fmt::format("[0,{}]", bytes)), bytes);
+    for (size_t i = 0; i < n; ++i) std::memcpy(file.data() + file.size() - bytes + i * size_t(c.width), &c.bits[i], size_t(c.width));
+    const SafetensorsFile f(folder.put("x", file));
+    const OddNumbers odd = odd_numbers(f, f.tensors()[0]);
+    EXPECT_EQ(odd.nan, c.nan) << c.type;
+    EXPECT_EQ(odd.infinite, c.infinite) << c.type;
+    EXPECT_EQ(odd.subnormal, c.subnormal) << c.type;
+  }
 }
 
 TEST(Safetensors, NamesAreWrittenAsJson) {

@@ -29,7 +29,7 @@ ParamTable table(quant::FormatId format = quant::FormatId::dense, DType dtype = 
 std::string index_of(std::initializer_list<std::pair<const char*, const char*>> entries) {
   Json map = Json::object();
   for (const auto& [name, file] : entries) map[name] = file;
-  return Json{{"metadata", {{"total_size", 1}}}, {"weight_map", map}}.dump();
+  return Json{{"weight_map", map}}.dump();
 }
 
 // The tensors of `tensors(dtype)` in two shards.
@@ -83,6 +83,7 @@ TEST(WeightSource, EveryLieOfAnIndexIsRefused) {
   fs::create_directories(inner / "sub");
   write_numbers(inner / "sub" / "one.safetensors", {{"embed", DType::f32, {7, 4}}});
   write_numbers(inner / "one.safetensors", {{"embed", DType::f32, {7, 4}}});
+  write_numbers(inner / "two.safetensors", {{"embed", DType::f32, {7, 4}}, {"head", DType::f32, {7, 4}}});
   const struct {
     const char* of;
     std::string text;
@@ -107,7 +108,12 @@ TEST(WeightSource, EveryLieOfAnIndexIsRefused) {
       {"a tensor that its shard does not hold",
        index_of({{"embed", "one.safetensors"}, {"head", "one.safetensors"}}),
        {"does not hold", "one.safetensors", "head"}},
-      {"a tensor in two shards", R"({"weight_map":{"embed":"one.safetensors","embed":"two.safetensors"}})", {"twice"}},
+      {"a tensor in one shard twice", R"({"weight_map":{"embed":"one.safetensors","embed":"one.safetensors"}})", {"twice", "embed"}},
+      {"a tensor in two shards", R"({"weight_map":{"embed":"one.safetensors","embed":"two.safetensors"}})", {"twice", "embed"}},
+      {"a tensor in another shard too", index_of({{"embed", "one.safetensors"}, {"head", "two.safetensors"}}), {"two shards hold", "two.safetensors", "'embed'"}},
+      {"no tensor", R"({"weight_map":{}})", {"'weight_map'"}},
+      {"a size below zero", R"({"metadata":{"total_size":-1},"weight_map":{"embed":"one.safetensors"}})", {"metadata.total_size"}},
+      {"a size in words", R"({"metadata":{"total_size":"1"},"weight_map":{"embed":"one.safetensors"}})", {"metadata.total_size"}},
       {"an escape in a name", R"({"weight_map":{"\u001b[2J":"one.safetensors"}})", {"does not hold"}},
       {"a name of 1 MB", R"({"weight_map":{")" + std::string(1 << 20, 'y') + R"(":"one.safetensors"}})", {"does not hold"}},
   };
@@ -158,6 +164,27 @@ TEST(WeightSource, ATableThatDoesNotAgree) {
   ParamTable only;
   only.outside.push_back(table().outside[0]);
   expect_refused([&] { open_weights(integers.path)->check_table(only); }, {"'embed'", "F32, BF16 or F16", "I32"});
+}
+
+// The head that is the embedding may stand in the files once more, with its numbers and no others.
+TEST(WeightSource, ATiedHeadOfItsOwnIsRefused) {
+  const Folder folder;
+  ParamTable t;
+  t.outside.push_back(table().outside[0]);
+  t.outside[0].also = "head";
+  float numbers[28] = {1, 2, 3};
+  const auto check = [&](DType type, Shape shape, float last) {
+    SafetensorsWriter writer(folder.path / "model.safetensors", {{"embed", DType::f32, {7, 4}}, {"head", type, shape}});
+    numbers[27] = 4;
+    writer.write({numbers, DType::f32, {7, 4}});
+    numbers[27] = last;
+    writer.write({numbers, type, shape});
+    writer.commit();
+    open_weights(folder.path)->check_table(t);
+  };
+  EXPECT_NO_THROW(check(DType::f32, {7, 4}, 4));
+  expect_refused([&] { check(DType::f32, {7, 4}, 5); }, {"ties two parameters", "'head'", "'embed'", "tie_word_embeddings to false"});
+  expect_refused([&] { check(DType::f32, {4, 7}, 4); }, {"ties two parameters", "'head'"});
 }
 
 TEST(WeightSource, RandomWeightsDependOnSeedNameAndPlaceOnly) {
