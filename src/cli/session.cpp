@@ -25,7 +25,7 @@ Session::Session(const SessionOptions& o) {
   const DeviceSpec spec = machine(o.device, o.threads);
   const nn::ModelSpec model = models::read_model(o.model);
   shape_ = {.model = model, .method = {.format = o.quantization.empty() ? model.stored.format : quant::format(o.quantization).id}, .context = o.context,
-            .prefill_chunk = std::min(o.prefill_chunk, o.context), .sequences = o.sequences, .all_logits = o.all_logits};
+            .prefill_chunk = std::min<int64_t>(o.all_logits ? 128 : 512, o.context), .sequences = o.sequences, .all_logits = o.all_logits};
   std::vector<std::string> saved;  // modules that the adapter holds whole
   if (!o.adapter.empty()) {
     auto tuning = train::tuning_of(shape_.model, store::read_adapter_config(o.adapter), shape_.method.format, true);
