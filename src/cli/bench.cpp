@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <ctime>
 #include <numeric>
 
 #include "base/file.h"
@@ -24,8 +25,8 @@ using Clock = std::chrono::steady_clock;
 double since(Clock::time_point t) { return std::chrono::duration<double>(Clock::now() - t).count(); }
 
 struct Bench {
-  std::string config, format = "nf4_dq", device = "auto", save = "auto";
-  int64_t tokens = 512, batch = 1, accumulation = 1, rank = 16, steps = 3, decode = 0, context = 0;
+  std::string config, format = "nf4_dq", head = "dense", device = "auto", save = "auto";
+  int64_t tokens = 512, batch = 1, accumulation = 1, rank = 16, steps = 3, decode = 0, context = 0, sequences = 1;
   std::optional<int64_t> threads, resident, window;
   float max_grad_norm = 1;
   std::optional<std::string> vram, ram;
@@ -129,8 +130,9 @@ int bench_decode(const Bench& b, const nn::ModelSpec& model, const DeviceSpec& s
   double matrix = 0, bandwidth = 0;
   print_rates(model, spec, 512, matrix, bandwidth);
   const int64_t prompt_tokens = std::max<int64_t>(3, b.context);
-  const serve::EngineShape shape{.model = model, .method = {.format = quant::format(b.format).id}, .context = prompt_tokens + b.decode + 64,
-                                 .prefill_chunk = std::min<int64_t>(prompt_tokens, 4096)};
+  const serve::EngineShape shape{.model = model, .method = {.format = quant::format(b.format).id, .head = quant::format(b.head).id},
+                                 .context = prompt_tokens + b.decode + 64, .prefill_chunk = std::min<int64_t>(prompt_tokens, 4096), .sequences = b.sequences,
+                                 .all_logits = false};
   const auto outcome = serve::Engine::rehearse(spec, shape);
   const auto device = open_device(spec);
   comm::Rank rank(*device, {outcome.peak[0], outcome.peak[1], 0});
@@ -140,11 +142,15 @@ int bench_decode(const Bench& b, const nn::ModelSpec& model, const DeviceSpec& s
   serve::Sampler greedy({});
   std::vector<int32_t> prompt(static_cast<size_t>(prompt_tokens));
   for (size_t i = 0; i < prompt.size(); ++i) prompt[i] = int32_t(philox(3, 4, i)[0] % uint64_t(model.vocab));
-  engine.generate(prompt, 4, {}, greedy);
+  for (int64_t left = b.sequences; left > 0;) engine.generate([&] { return left-- > 0 ? std::optional(serve::Request{prompt, 4, &greedy}) : std::nullopt; }, {});
+  double processor = 0;  // seconds of all threads, which other work on the machine does not change
   const auto decode = [&] {
     const auto started = Clock::now();
-    engine.generate(prompt, b.decode, {}, greedy);
-    return since(started) / double(b.decode);
+    const std::clock_t clock = std::clock();
+    int64_t left = b.sequences;
+    engine.generate([&] { return left-- > 0 ? std::optional(serve::Request{prompt, b.decode, &greedy}) : std::nullopt; }, {});
+    processor = double(std::clock() - clock) / CLOCKS_PER_SEC / double(b.decode);
+    return since(started) / double(b.decode);  // of a step of all sequences
   };
   const double seconds = decode();
   if (b.context > 3) {
@@ -154,13 +160,15 @@ int bench_decode(const Bench& b, const nn::ModelSpec& model, const DeviceSpec& s
     engine.generate(other, 1, {}, greedy);
     std::printf("prefill of %lld tokens: %.0f tokens/s\n", static_cast<long long>(prompt_tokens), double(prompt_tokens) / since(started));
   }
+  const double processor_seconds = processor;
   Profile profile;
   rank.stream.profile = &profile;
   decode();
-  double bytes = double(engine.model().head().dense().bytes());
+  double bytes = double(quant::bytes_of(engine.model().head()));
   for (const auto& layer : engine.model().weights().table().layers) bytes += double(store::slab_bytes(layer));
-  std::printf("%sdecode %s at batch 1: %.2f tokens/s, %.2f GB/s of weights, %.0f%% of the read bandwidth\n", table(profile.by_op(spec), spec).c_str(), b.format.c_str(), 1 / seconds,
-              bytes / seconds / 1e9, 100 * bytes / seconds / bandwidth);
+  std::printf("%sdecode %s, head %s, %lld at a time: %.2f tokens/s, %.2f GB/s of weights, %.0f%% of the read bandwidth; %.1f ms of processor time a step\n", table(profile.by_op(spec), spec).c_str(), b.format.c_str(), b.head.c_str(),
+              static_cast<long long>(b.sequences), double(b.sequences) / seconds,
+              bytes / seconds / 1e9, 100 * bytes / seconds / bandwidth, 1e3 * processor_seconds);
   return 0;
 }
 
@@ -291,6 +299,8 @@ CLI::App* add(CLI::App& app, Run& run, const char* name, const char* help, const
   c->add_option("--save", b->save, "what forward leaves for backward: auto, keep, recompute, offload")->check(CLI::IsMember({"auto", "keep", "recompute", "offload"}));
   c->add_option("--resident", b->resident, "layers on the device; the rest streams")->check(CLI::Range(0, 1000));
   c->add_option("--window", b->window, "micro-batches that a layer runs before the next one does")->check(CLI::Range(1, 4096));
+  c->add_option("--head", b->head, "of decode: format of the head, and of an embedding that is one");
+  c->add_option("--sequences", b->sequences, "that decode at a time")->check(CLI::Range(1, 256));
   c->add_option("--decode", b->decode, "tokens to decode instead of training");
   c->add_option("--context", b->context, "tokens of the prompt that decode begins with");
   c->add_option("--device", b->device, "auto, cpu or cuda");

@@ -1,6 +1,8 @@
 // generate and chat: text in, text out as it comes.
 #include <cstdio>
+#include <deque>
 #include <iostream>
+#include <utility>
 
 #include "cli/session.h"
 #include "data/rows.h"
@@ -34,24 +36,43 @@ serve::Sampling sampling(const Session& s, const Options& o) {
   return how;
 }
 
-// The text that follows `prompt`, up to an end token, a stop string or the limit; on_text sees it as it comes, in whole characters.
+// One answer on its way: the text up to an end token, a stop string or the limit; on_text sees it as it comes, in whole characters.
+class Answer {
+ public:
+  Answer(Session& s, const Options& o, std::function<void(const std::string&)> on_text)
+      : session_(s), limit_(o.new_tokens), sampler_(sampling(s, o)), stop_(o.stop), decoder_(s.tokenizer()), on_text_(std::move(on_text)) {}
+  Answer(const Answer&) = delete;
+
+  // While it runs, this stays where it is.
+  serve::Request to(std::vector<int32_t> prompt) {
+    const auto limit = std::min<int64_t>(limit_, session_.context() - int64_t(prompt.size()));
+    return {.prompt = std::move(prompt), .limit = std::max<int64_t>(limit, 1), .sampler = &sampler_,
+            .on_token = [this](int32_t id) { return out(stop_.push(decoder_.push(id))), !stop_.stopped(); },
+            .on_end = [this](const serve::Generated&) { out(stop_.push(decoder_.finish())), out(stop_.finish()), ended_ = true; }};
+  }
+  bool ended() const { return ended_; }
+  const std::string& text() const { return text_; }
+
+ private:
+  void out(const std::string& piece) {
+    text_ += piece;
+    if (!piece.empty() && on_text_) on_text_(piece);
+  }
+  Session& session_;
+  int64_t limit_;
+  serve::Sampler sampler_;
+  serve::StopStrings stop_;
+  data::StreamDecoder decoder_;
+  std::function<void(const std::string&)> on_text_;
+  std::string text_;
+  bool ended_ = false;
+};
+
 std::string answer(Session& s, const std::vector<int32_t>& prompt, const Options& o, const std::function<void(const std::string&)>& on_text) {
-  serve::Sampler sampler(sampling(s, o));
-  serve::StopStrings stop(o.stop);
-  data::StreamDecoder decoder(s.tokenizer());
-  std::string text;
-  const auto out = [&](const std::string& piece) {
-    text += piece;
-    if (!piece.empty()) on_text(piece);
-  };
-  const auto limit = std::min<int64_t>(o.new_tokens, s.context() - int64_t(prompt.size()));
-  s.engine().generate(prompt, std::max<int64_t>(limit, 1), s.ends(), sampler, [&](int32_t id) {
-    out(stop.push(decoder.push(id)));
-    return !stop.stopped();
-  });
-  out(stop.push(decoder.finish()));
-  out(stop.finish());
-  return text;
+  Answer a(s, o, on_text);
+  bool asked = false;
+  s.engine().generate([&] { return std::exchange(asked, true) ? std::nullopt : std::optional(a.to(prompt)); }, s.ends());
+  return a.text();
 }
 
 void print(const std::string& piece) {
@@ -73,20 +94,40 @@ std::vector<int32_t> read_prompt(const Session& s, data::Tokenizer& tokenizer, c
   return s.chat().encode(messages, {.generation_prompt = true, .tools = row.contains("tools") ? row["tools"] : Json()}).ids;
 }
 
-// Each line as alone: with the seed of the run, whatever came before it.
+// Each line as alone: with the seed of the run, whatever came before it or runs beside it. Lines come out in their order.
 int generate_batch(Session& s, const Options& o) {
+  struct Line {
+    Line(Json json, Session& s, const Options& o) : row(std::move(json)), answer(s, o, nullptr) {}
+    Json row;
+    Answer answer;
+  };
+  std::deque<Line> lines;  // read, and not yet printed
   const auto rows = data::open_rows(o.batch);
-  for (data::Row row; rows->next(row);) {
+  const auto print_ended = [&] {
+    for (; !lines.empty() && lines.front().answer.ended(); lines.pop_front()) {
+      lines.front().row["text"] = lines.front().answer.text();
+      print(lines.front().row.dump() + "\n");
+    }
+  };
+  s.engine().generate([&]() -> std::optional<serve::Request> {
+    print_ended();
+    data::Row row;
+    if (!rows->next(row)) return std::nullopt;
     const std::string where = rows->at_line(row.line);
-    Json line = parse_json(row.text, where);
-    line["text"] = answer(s, read_prompt(s, s.tokenizer(), line, where), o, [](const std::string&) {});
-    print(line.dump() + "\n");
-  }
+    Json json = parse_json(row.text, where);
+    auto prompt = read_prompt(s, s.tokenizer(), json, where);
+    Line& line = lines.emplace_back(std::move(json), s, o);
+    return line.answer.to(std::move(prompt));
+  }, s.ends());
+  print_ended();
   return 0;
 }
 
 int generate(const Options& o) {
-  Session s(o.session);
+  auto session = o.session;
+  session.all_logits = false;
+  if (o.batch.empty()) session.sequences = 1;
+  Session s(session);
   if (!o.batch.empty()) return generate_batch(s, o);
   print(o.prompt);
   answer(s, s.tokenizer().encode(o.prompt), o, print);
@@ -96,7 +137,9 @@ int generate(const Options& o) {
 
 // A turn costs what is new: the engine keeps the cache up to the first token that the template writes otherwise than before.
 int chat(const Options& o) {
-  Session s(o.session);
+  auto session = o.session;
+  session.all_logits = false;
+  Session s(session);
   std::vector<data::Message> messages;
   if (!o.system.empty()) messages.push_back({"system", o.system});
   for (std::string line; print("> "), std::getline(std::cin, line);) {
@@ -131,6 +174,8 @@ void add_generate(CLI::App& app, Run& run) {
     if (std::string_view(name) == "generate") {
       auto* prompt = c->add_option("--prompt", o->prompt, "text to continue");
       c->add_option("--batch", o->batch, "file of {\"prompt\": ...} or {\"messages\": [...]}: each line is printed again, with its text")->excludes(prompt);
+      o->session.sequences = 4;
+      c->add_option("--sequences", o->session.sequences, "of --batch at a time, each with a cache of --context tokens")->check(CLI::Range(1, 256));
     } else {
       c->add_option("--system", o->system, "system message");
     }

@@ -2,6 +2,8 @@
 #include "cli/session.h"
 
 #include <algorithm>
+#include <future>
+#include <tuple>
 
 #include "cli/run_plan.h"
 #include "train/tuning.h"
@@ -12,6 +14,7 @@ void add_session_options(CLI::App& c, SessionOptions& o) {
   c.add_option("--model", o.model, "folder of the base model")->required();
   c.add_option("--adapter", o.adapter, "folder of a PEFT adapter");
   c.add_option("--quantization", o.quantization, "hold the layers' matrices as dense, nf4, nf4_dq or int8; otherwise as the folder does");
+  c.add_option("--head", o.head, "hold the head, and an embedding that is tied to it, as dense, nf4, nf4_dq or int8");
   c.add_option("--device", o.device, "what computes: cpu, cuda, or auto for a GPU where there is one");
   c.add_option("--threads", o.threads, "CPU threads")->check(CLI::Range(1, 4096));
   c.add_option("--context", o.context, "tokens of prompt and answer at most")->check(CLI::Range(int64_t{2}, int64_t{1} << 22));
@@ -21,7 +24,8 @@ void add_session_options(CLI::App& c, SessionOptions& o) {
 Session::Session(const SessionOptions& o) {
   const DeviceSpec spec = machine(o.device, o.threads);
   const nn::ModelSpec model = models::read_model(o.model);
-  shape_ = {.model = model, .method = {.format = o.quantization.empty() ? model.stored.format : quant::format(o.quantization).id}, .context = o.context, .prefill_chunk = std::min(o.prefill_chunk, o.context)};
+  shape_ = {.model = model, .method = {.format = o.quantization.empty() ? model.stored.format : quant::format(o.quantization).id}, .context = o.context,
+            .prefill_chunk = std::min<int64_t>(o.all_logits ? 128 : 512, o.context), .sequences = o.sequences, .all_logits = o.all_logits};
   std::vector<std::string> saved;  // modules that the adapter holds whole
   if (!o.adapter.empty()) {
     const auto config = store::read_adapter_config(o.adapter);
@@ -31,6 +35,12 @@ Session::Session(const SessionOptions& o) {
     shape_.method = std::move(tuning.method);
     saved = std::move(tuning.adapter.modules_to_save);
   }
+  shape_.method.head = quant::format(o.head).id;
+  auto texts = std::async(std::launch::async, [&] {  // while weights are read
+    auto tokenizer = data::Tokenizer::open(o.model);
+    auto chat = data::Chat::open(o.model, *tokenizer);
+    return std::pair(std::move(tokenizer), std::move(chat));
+  });
   outcome_ = serve::Engine::rehearse(spec, shape_);
   const int64_t budget = device_budget(spec, o.vram ? std::optional(parse_bytes(*o.vram, "--vram")) : std::nullopt);
   if (outcome_.device() > budget && can_host_embedding(shape_.model, shape_.method, spec)) {
@@ -42,12 +52,8 @@ Session::Session(const SessionOptions& o) {
                                       .expected = fmt::format("at most {} of the device and {} of RAM", human_bytes(budget), human_bytes(available_bytes())),
                                       .found = fmt::format("{} and {}", human_bytes(outcome_.device()), human_bytes(outcome_.ram())),
                                       .fix = "a shorter --context, or --quantization nf4_dq"});
-  tokenizer_ = data::Tokenizer::open(o.model);
-  chat_ = data::Chat::open(o.model, *tokenizer_);
   ends_ = models::end_tokens(o.model, shape_.model.vocab);
   sampling_ = serve::read_sampling(o.model);
-  for (const auto& id : {tokenizer_->eos(), chat_->end_of_turn()})
-    if (id && std::find(ends_.begin(), ends_.end(), *id) == ends_.end()) ends_.push_back(*id);
   device_ = open_device(spec);
   rank_ = std::make_unique<comm::Rank>(*device_, comm::Capacity{outcome_.peak[0], outcome_.peak[1], outcome_.peak[2]});
   engine_ = std::make_unique<serve::Engine>(*rank_, shape_);
@@ -60,6 +66,9 @@ Session::Session(const SessionOptions& o) {
   engine_->load(source.get());
   if (adapter) engine_->load_adapters([&](const store::ParamSpec& p, Tensor to) { adapter->read(p, to); });
   rank_->ledger.record(false);
+  std::tie(tokenizer_, chat_) = texts.get();
+  for (const auto& id : {tokenizer_->eos(), chat_->end_of_turn()})
+    if (id && std::find(ends_.begin(), ends_.end(), *id) == ends_.end()) ends_.push_back(*id);
 }
 
 }  // namespace thimble::cli

@@ -9,9 +9,10 @@
 namespace thimble::cli {
 
 struct SessionOptions {
-  std::string model, adapter, quantization, device = "auto";  // quantization: as the folder has it where empty
+  std::string model, adapter, quantization, head = "dense", device = "auto";  // quantization: as the folder has it where empty
   std::optional<int64_t> threads;
-  int64_t context = 1024, prefill_chunk = 128;
+  int64_t context = 1024, sequences = 1;
+  bool all_logits = true;  // see EngineShape
   std::optional<std::string> vram;
 };
 void add_session_options(CLI::App&, SessionOptions&);

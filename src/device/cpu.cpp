@@ -14,10 +14,13 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/threads.h"
 #include "device/cuda.h"
 
 namespace thimble {
 namespace {
+
+constexpr int64_t small_page = 4096, large_page = int64_t{2} << 20;
 
 // What the kernel would give without killing anybody: a page that is touched but not there ends the process, not the call.
 int64_t free_memory() {
@@ -30,6 +33,19 @@ int64_t free_memory() {
   for (const char* limit : {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"})
     if (int64_t n = 0; std::ifstream(limit) >> n) least = std::min(least, n);  // "max" reads as nothing
   return least;
+}
+
+// Gives every page its memory, in large pages where the kernel has them: fewer to fault in now, fewer to look up in each step.
+void touch(std::byte* data, int64_t bytes) {
+  ::madvise(data, size_t(bytes), MADV_HUGEPAGE);  // advice only: failure costs nothing
+  parallel_for((bytes + large_page - 1) / large_page, 16, [&](int64_t begin, int64_t end) {
+    std::byte* from = data + begin * large_page;
+    const int64_t n = std::min(bytes, end * large_page) - begin * large_page;
+#ifdef MADV_POPULATE_WRITE
+    if (::madvise(from, size_t(n), MADV_POPULATE_WRITE) == 0) return;  // since Linux 5.14
+#endif
+    for (int64_t i = 0; i < n; i += small_page) *static_cast<volatile std::byte*>(from + i) = std::byte{0};
+  });
 }
 
 Storage map_memory(Tier tier, int64_t bytes) {
@@ -46,14 +62,16 @@ Storage map_memory(Tier tier, int64_t bytes) {
       throw Error(Fault::does_not_fit, {.what = "cannot reserve the planned bytes on disk", .where = "/var/tmp", .expected = human_bytes(bytes) + " free"});
     }
   }
-  const int flags = tier == Tier::disk ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE;
+  const int flags = tier == Tier::disk ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS;
   void* p = ::mmap(nullptr, size_t(bytes), PROT_READ | PROT_WRITE, flags, fd, 0);
   if (fd >= 0) ::close(fd);
   if (p == MAP_FAILED)
     throw Error(Fault::does_not_fit, {.what = fmt::format("cannot reserve the planned bytes of the {} tier", name_of(tier)),
                                       .expected = human_bytes(bytes) + " of free memory", .found = std::strerror(errno),
                                       .fix = "close other programs or name a smaller budget"});
-  return Storage(p, bytes, [](void* data, int64_t n) { ::munmap(data, size_t(n)); });
+  Storage storage(p, bytes, [](void* data, int64_t n) { ::munmap(data, size_t(n)); });
+  if (tier != Tier::disk) touch(static_cast<std::byte*>(p), bytes);
+  return storage;
 }
 
 // Copies in order, beside the computation. The compute side runs in the calling thread, so its own moments have always passed.

@@ -14,9 +14,9 @@ Tensor heads(Tensor t, int64_t head_dim) { return t.view({t.shape[0], t.shape[1]
 // (T, H D) as rows of heads (T H, D), which norms of heads read.
 Tensor rows_of_heads(Tensor t, int64_t head_dim) { return t.view({t.count() / head_dim, head_dim}); }
 
-ops::AttentionShape attention_shape(const Context& c, const LayerSpec& l) {
+ops::AttentionShape attention_shape(const Context& c, const LayerSpec& l, int64_t first = 0) {
   const float divisor = c.model->query_scalar > 0 ? float(c.model->query_scalar) : float(l.head_dim);
-  return {.start = c.start, .longest = c.longest, .document = c.document, .first = c.first, .scale = 1.0f / std::sqrt(divisor), .window = l.window,
+  return {.start = c.start, .longest = c.longest, .document = c.document, .first = first, .scale = 1.0f / std::sqrt(divisor), .window = l.window,
           .cap = c.model->attention_cap};
 }
 
@@ -40,9 +40,10 @@ void Attention::made_qkv(comm::Rank& r, const LayerParams& p, const Context& c, 
   if (has_qkv(s)) return;
   const LayerSpec& layer = s.shapes().layer;
   const int64_t d = layer.head_dim, tokens = s.shapes().tokens;
-  if (c.cache_k) {  // keys and values are made where later tokens will read them
-    s.set(k, c.cache_k.rows(c.first, tokens));
-    s.set(v, c.cache_v.rows(c.first, tokens));
+  if (c.caches.size() == 1) {  // keys and values are made where later tokens will read them
+    const auto& [keys, values, first] = c.caches.front();
+    s.set(k, keys.rows(first, tokens));
+    s.set(v, values.rows(first, tokens));
   }
   const bool chunked = c.chunk > 0 && tokens > c.chunk;
   if (!chunked) made_norm(r, p, c, x, s);  // below q, k and v: backward may read it
@@ -59,15 +60,29 @@ void Attention::made_qkv(comm::Rank& r, const LayerParams& p, const Context& c, 
   }
   const RopeTable& rope = c.rope->of(layer);
   ops::rope(r.stream, {heads(to_q, d), heads(to_k, d)}, c.positions, rope.inv_freq, rope.factor);
+  for (size_t i = 0; c.caches.size() > 1 && i < c.caches.size(); ++i) {
+    ops::convert(r.stream, c.caches[i].keys.rows(c.caches[i].first, 1), to_k.rows(int64_t(i), 1));
+    ops::convert(r.stream, c.caches[i].values.rows(c.caches[i].first, 1), s[v].rows(int64_t(i), 1));
+  }
 }
 
 void Attention::made_attended(comm::Rank& r, const LayerParams& p, const Context& c, Tensor x, Saved& s) {
   if (s.ready(attended) && s.ready(lse)) return;
   made_qkv(r, p, c, x, s);
-  const int64_t d = s.shapes().layer.head_dim, seen = c.first + s.shapes().tokens;
-  const Tensor keys = c.cache_k ? c.cache_k.rows(0, seen) : s[k], values = c.cache_v ? c.cache_v.rows(0, seen) : s[v];
-  const Tensor y = s.make(r, attended);
-  ops::attention(r.stream, heads(y, d), s.make(r, lse), heads(s[q], d), heads(keys, d), heads(values, d), attention_shape(c, s.shapes().layer));
+  const LayerSpec& layer = s.shapes().layer;
+  const int64_t d = layer.head_dim, tokens = s.shapes().tokens;
+  const Tensor y = s.make(r, attended), sums = s.make(r, lse);
+  if (c.caches.empty())
+    return ops::attention(r.stream, heads(y, d), sums, heads(s[q], d), heads(s[k], d), heads(s[v], d), attention_shape(c, layer));
+  const int64_t each = c.caches.size() == 1 ? tokens : 1;
+  for (size_t i = 0; i < c.caches.size(); ++i) {
+    const auto& [keys, values, first] = c.caches[i];
+    const auto own = [&](const Tensor& t) { return t.rows(int64_t(i) * each, each); };
+    auto shape = attention_shape(c, layer, first);
+    shape.start = own(c.start);
+    ops::attention(r.stream, heads(own(y), d), each == tokens ? sums : Tensor{}, heads(own(s[q]), d), heads(keys.rows(0, first + each), d),
+                   heads(values.rows(0, first + each), d), shape);
+  }
 }
 
 Tensor Attention::made_out(comm::Rank& r, const LayerParams& p, const Context& c, Tensor x, Saved& s) {

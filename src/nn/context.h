@@ -1,5 +1,8 @@
 // What attention and the MLP of a layer know of their surroundings, and the norms that both are made with.
 #pragma once
+#include <span>
+
+#include "nn/kv_cache.h"
 #include "nn/rope_tables.h"
 #include "nn/saved.h"
 #include "ops/elementwise.h"
@@ -7,16 +10,15 @@
 
 namespace thimble::nn {
 
-// Where a layer stands: positions and documents of the tokens, and, when generating, the cache that holds earlier keys and values.
+// Where a layer stands: positions and documents of the tokens, and, when generating, the caches that hold earlier keys and values.
 struct Context {
   Tensor positions, start;     // (T) i32
   const RopeTables* rope = nullptr;
   const ModelSpec* model = nullptr;
   int64_t longest = 0;         // tokens of a document at most; 0: no cap
   int64_t document = 0;        // tokens of each document where all are of one length, else 0
-  int64_t first = 0;           // tokens in the cache before these
   int64_t chunk = 0;           // tokens at a time in the MLP and in attention's projections of its input; 0: all
-  Tensor cache_k, cache_v;     // (S, K D) of this layer, or null
+  std::span<const LayerCache> caches = {};  // of this layer: none, one that all tokens come to, or one for each token
 };
 
 // y = norm(x), rstd: overwritten

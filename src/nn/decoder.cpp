@@ -238,10 +238,11 @@ void Decoder::run_frozen(std::span<MicroBatch> micros, const std::function<Tenso
   }
 }
 
-Decoder::Residual Decoder::hidden(const Tokens& t, KvCache* cache) {
+Decoder::Residual Decoder::hidden(const Tokens& t, std::span<KvCache* const> caches) {
   const int layers = int(model_.spec().layers.size());
   Context c = context(t);
-  if (cache) c.first = cache->length();
+  std::vector<LayerCache> of_layer(caches.size());
+  c.caches = of_layer;
   const Shape residual{t.count(), model_.spec().hidden};
   Tensor x = rank_.memory.take(Use::activations, "residual", rank_.compute(), residual), y = rank_.memory.take(Use::activations, "residual", rank_.compute(), residual);
   embed(x, t);
@@ -249,11 +250,11 @@ Decoder::Residual Decoder::hidden(const Tokens& t, KvCache* cache) {
     rank_.ledger.at_layer(l);
     const Scope scope(rank_.memory);
     LayerParams p = model_.acquire(rank_, l, l + 1 < layers ? l + 1 : -1, execution_.unpack_layer);
-    p.generating = cache;
-    if (cache) c.cache_k = cache->keys(l), c.cache_v = cache->values(l);
+    p.generating = !caches.empty();
+    for (size_t i = 0; i < caches.size(); ++i) of_layer[i] = caches[i]->make_room(rank_, l, caches.size() == 1 ? t.count() : 1);
     Saved s = saved_of(l, t.count(), all(Save::recompute));
     const auto forward = [&] { layer_forward(p, c, y, x, s); };
-    if (cache) forward();  // whose length grows from pass to pass
+    if (p.generating) forward();  // whose length grows from pass to pass
     else once_a_kind("forward alone", l, p, c, s, forward);
     model_.release(l);
     std::swap(x, y);
@@ -264,15 +265,17 @@ Decoder::Residual Decoder::hidden(const Tokens& t, KvCache* cache) {
 
 void Decoder::forward(const Tokens& t, const LossOut& out) {
   const Scope step(rank_.memory);
-  head_loss(hidden(t, nullptr).value, {}, t, out);
+  head_loss(hidden(t, {}).value, {}, t, out);
 }
 
-void Decoder::infer(const Tokens& t, KvCache& cache, Tensor logits) {
-  check(cache.length() + t.count() <= cache.capacity(), "tokens fit the cache");
+void Decoder::infer(const Tokens& t, std::span<KvCache* const> caches, Tensor logits) {
+  const int64_t each = caches.size() == 1 ? t.count() : 1;
+  check(int64_t(caches.size()) * each == t.count(), "a batch of tokens is one sequence's, or each token is another's");
+  for (const KvCache* cache : caches) check(cache->length() + each <= cache->capacity(), "tokens fit the cache");
   const Scope step(rank_.memory);
   const int64_t n = logits.shape[0];
-  const Residual last = hidden(t, &cache);
-  cache.advance(t.count());
+  const Residual last = hidden(t, caches);
+  for (KvCache* cache : caches) cache->advance(each);
   const Tensor normed = last.free.rows(0, n);
   const Tensor rstd = rank_.memory.take(Use::activations, "rstd (head)", DType::f32, {n});
   ops::rms_norm(rank_.stream, normed, rstd, last.value.rows(t.count() - n, n), model_.final_norm().dense(), float(model_.spec().norm_eps), model_.spec().norm_offset);

@@ -53,8 +53,8 @@ class Decoder {
   void forward_backward(std::span<const Tokens> window, const LossOut&, const Turns& = {});
   // Loss alone.
   void forward(const Tokens&, const LossOut&);
-  // Appends the tokens to the cache; logits (n, V) f32 of the last n tokens, overwritten.
-  void infer(const Tokens&, KvCache&, Tensor logits);
+  // Appends the tokens to one cache, or to each of as many caches one token; logits (n, V) f32 of the last n tokens, overwritten.
+  void infer(const Tokens&, std::span<KvCache* const>, Tensor logits);
 
  private:
   struct LayerState { Saved saved; Tensor in = {}; };
@@ -71,7 +71,7 @@ class Decoder {
   struct Residual { Tensor value, free; };     // (T, C) after the last layer; the buffer of its other half of layers
   // Embedding and the layers below the lowest one that is trained: nothing is saved. The result lands where out says, asked as late as can be.
   void run_frozen(std::span<MicroBatch>, const std::function<Tensor(MicroBatch&)>& out);
-  Residual hidden(const Tokens&, KvCache*);    // nothing saved; cache null: the tokens see each other alone
+  Residual hidden(const Tokens&, std::span<KvCache* const>);  // nothing saved; without caches the tokens see each other alone
   void head_loss(Tensor x, Tensor d, const Tokens&, const LossOut&);  // d null: no gradient
   void head_loss_chunk(Tensor x, Tensor d, Tensor targets, const LossOut&);
 

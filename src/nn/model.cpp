@@ -11,7 +11,7 @@ namespace thimble::nn {
 
 std::shared_ptr<const Tables> tables_of(const ModelSpec& spec, const Method& method) {
   auto tables = std::make_shared<Tables>();
-  tables->weights = parameters(spec, method.format, method.weights);
+  tables->weights = parameters(spec, method.format, method.weights, method.head);
   tables->adapters = adapter_parameters(spec, method.lora);
   for (int l = 0; l < int(spec.layers.size()); ++l) tables->present.push_back(layer_params(spec.layers[size_t(l)]));
   auto next = tables->adapters.begin();
@@ -79,10 +79,10 @@ int Model::lowest_trained_layer() const {
 }
 
 void Model::embed(comm::Rank& rank, Tensor y, Tensor ids) const {
-  const Tensor table = weights_.outside(embedding_index).dense();
+  const quant::Weight& table = weights_.outside(embedding_index);
   if (weights_.on_host(weights_.table().outside[embedding_index])) {  // the kernel fetches the rows itself: a copy that it waits for
     constexpr const char* rows = "embedding rows";
-    rank.ledger.copied(Tier::pinned, Tier::device, rows, 0, ids.count() * table.shape.row() * size_of(table.dtype));
+    rank.ledger.copied(Tier::pinned, Tier::device, rows, 0, ids.count() * table.shape.row() * size_of(table.dense().dtype));
     rank.ledger.waited(rows, 0);
   }
   ops::embedding(rank.stream, y, ids, table);

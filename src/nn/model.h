@@ -14,6 +14,7 @@ struct Method {
   TrainedWeights weights;                            // f32
   LoraSpec lora;
   quant::FormatId format = quant::FormatId::dense;   // of the layers' frozen matrices
+  quant::FormatId head = quant::FormatId::dense;     // of the head, and so of an embedding that is one; where frozen
   float embedding_noise = 0;                         // alpha of NEFTune; 0: none
   bool trains_weights() const { return weights.any(); }
 };

@@ -83,17 +83,17 @@ TrainedWeights all_weights() {
   return {.embedding = true, .final_norm = true, .head = true, .layers = {layer}};
 }
 
-store::ParamTable parameters(const ModelSpec& m, quant::FormatId format, const TrainedWeights& trained) {
+store::ParamTable parameters(const ModelSpec& m, quant::FormatId format, const TrainedWeights& trained, quant::FormatId head) {
   store::ParamTable table;
   const auto spec = [&](std::string name, Shape shape, store::Role role, int layer, quant::FormatId stored, bool is_trained) {
     return store::ParamSpec{.name = std::move(name), .shape = shape, .role = role, .layer = layer, .format = is_trained ? quant::FormatId::dense : stored,
                             .dtype = is_trained ? DType::f32 : file_dtype(m), .trained = is_trained, .about_zero = role == store::Role::norm && m.norm_offset != 0};
   };
   const auto dense = quant::FormatId::dense;
-  table.outside.push_back(spec("model.embed_tokens.weight", {m.vocab, m.hidden}, store::Role::embedding, -1, dense, trained.embedding));
+  table.outside.push_back(spec("model.embed_tokens.weight", {m.vocab, m.hidden}, store::Role::embedding, -1, m.tied_head ? head : dense, trained.embedding));
   if (m.tied_head) table.outside.back().also = "lm_head.weight";
   table.outside.push_back(spec("model.norm.weight", {m.hidden}, store::Role::norm, -1, dense, trained.final_norm));
-  if (!m.tied_head) table.outside.push_back(spec("lm_head.weight", {m.vocab, m.hidden}, store::Role::head, -1, dense, trained.head));
+  if (!m.tied_head) table.outside.push_back(spec("lm_head.weight", {m.vocab, m.hidden}, store::Role::head, -1, head, trained.head));
   for (int l = 0; l < int(m.layers.size()); ++l) {
     auto& layer = table.layers.emplace_back();
     const LayerSpec& of = m.layers[size_t(l)];

@@ -98,7 +98,7 @@ struct TrainedWeights {
 TrainedWeights all_weights();
 
 // All parameters: matrices of layers in `format`, the rest dense. Trained weights are f32 whatever the files hold, and never packed.
-store::ParamTable parameters(const ModelSpec&, quant::FormatId format, const TrainedWeights& = {});
+store::ParamTable parameters(const ModelSpec&, quant::FormatId format, const TrainedWeights& = {}, quant::FormatId head = quant::FormatId::dense);
 constexpr size_t embedding_index = 0, final_norm_index = 1, head_index = 2;  // in ParamTable::outside; a tied head has no third
 // A and B of every adapter, layer by layer, group by group: the A of a group as one matrix, then each B, then each magnitude.
 std::vector<store::ParamSpec> adapter_parameters(const ModelSpec&, const LoraSpec&);

@@ -1,5 +1,7 @@
 // Rows of a table on cuda: an element a thread; the gradient a channel a thread, so that each sum runs in the order of the tokens.
 #include "device/kernel.cuh"
+#include "quant/int8.h"
+#include "quant/nf4.cuh"
 
 namespace thimble::ops {
 namespace {
@@ -16,6 +18,31 @@ struct Gather {
     Pack<Y, N> out;
     for (int k = 0; k < N; ++k) out.at[k] = Y(float(row.at[k]));
     store_pack<N>(y + i * N, out);
+  }
+};
+
+template <class Y>
+struct GatherNf4 {
+  Y* y;
+  const int32_t* ids;
+  quant::Bytes4 table;
+  int64_t channels;
+  __device__ void operator()(int64_t i) const {
+    const int64_t from = int64_t{ids[i / channels]} * channels + i % channels;
+    y[i] = Y(quant::book[table.code(from)] * table.scale(from / quant::nf4_block));
+  }
+};
+
+template <class Y>
+struct GatherInt8 {
+  Y* y;
+  const int32_t* ids;
+  const int8_t* codes;
+  const float* absmax;
+  int64_t channels;
+  __device__ void operator()(int64_t i) const {
+    const int64_t row = ids[i / channels];
+    y[i] = Y(float(codes[row * channels + i % channels]) * (absmax[row] * quant::int8_step));
   }
 };
 
@@ -42,6 +69,15 @@ void embedding_cuda(CudaContext& cuda, Tensor y, Tensor ids, Tensor table) {
       if (channels % 4 == 0) go(std::integral_constant<int, 4>{});
       else go(std::integral_constant<int, 1>{});
     });
+  });
+}
+
+void embedding_packed_cuda(CudaContext& cuda, Tensor y, Tensor ids, const quant::Weight& table) {
+  const int64_t channels = y.shape[1];
+  visit_cuda(y.dtype, [&]<class Y>(Y) {
+    if (table.format == quant::FormatId::int8)
+      for_each(cuda, y.count(), GatherInt8<Y>{at<Y>(y), at<const int32_t>(ids), at<const int8_t>(table.parts[0]), at<const float>(table.parts[1]), channels});
+    else for_each(cuda, y.count(), GatherNf4<Y>{at<Y>(y), at<const int32_t>(ids), quant::Bytes4(table), channels});
   });
 }
 

@@ -3,10 +3,6 @@
 
 #include "quant/few_tokens.h"
 
-#ifdef __F16C__
-#include <immintrin.h>
-#endif
-
 namespace thimble::quant {
 
 void dense_multiply_few_cuda(CudaContext&, Tensor x, std::span<const FewProduct>);  // dense.cu
@@ -32,16 +28,6 @@ void convert(Tensor y, Tensor x) {
   });
 }
 
-inline F8 load8(const float* p) { return load_as<F8>(p); }
-inline F8 load8(const bf16* p) { return (F8)(__builtin_convertvector(load_as<H8>(p), U8) << 16); }
-inline F8 load8(const f16* p) {
-#ifdef __F16C__
-  return (F8)_mm256_cvtph_ps(load_as<__m128i>(p));  // the compiler's own conversion of a vector goes one by one
-#else
-  return F8{p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7]};
-#endif
-}
-
 template <class W>
 struct Matrix {
   const W* values;
@@ -50,16 +36,25 @@ struct Matrix {
 
 template <int R, class W>
 struct DenseRows {
+  static constexpr int64_t group = 64;
+  static constexpr int rows_of_one_token = 4;
+  static constexpr bool scales_groups = false, pads_last = false;
   const W* row[R];
   const W* here[R];
-  DenseRows(const Matrix<W>& m, int64_t first) {
+  int64_t ahead;
+  DenseRows(const Matrix<W>& m, int64_t first) : ahead(fetch_distance(m.columns * int64_t{sizeof(W)}, R)) {
     for (int r = 0; r < R; ++r) row[r] = here[r] = m.values + (first + r) * m.columns;
   }
+  template <bool last>
   void enter(int64_t k) {
-    for (int r = 0; r < R; ++r) here[r] = row[r] + k;
+    for (int r = 0; r < R; ++r) {
+      here[r] = row[r] + k;
+      for (int64_t i = 0; i < group; i += 64 / int64_t{sizeof(W)}) __builtin_prefetch(reinterpret_cast<const char*>(here[r] + i) + ahead);
+    }
   }
-  F8 at(int r, int j) const { return load8(here[r] + 8 * j); }
+  Floats at(int r, int j) const { return load16(here[r] + lanes * j); }
   float one(int r, int64_t k) const { return row[r][k]; }
+  float scale(int) const { return 1; }
 };
 
 template <int R> using RowsF32 = DenseRows<R, float>;
@@ -98,7 +93,7 @@ void dense_multiply_few(Stream& s, Tensor x, std::span<const FewProduct> product
         using Y = decltype(out);
         const int64_t rows = w->shape[0], columns = w->shape[1];
         const auto go = [&]<template <int> class Rows, class W>(const W* values) {
-          multiply_all<Rows>(y.get<Y>(), c ? c.get<Y>() : nullptr, x32.get<float>(), x.shape[0], rows, columns, Matrix<W>{values, columns});
+          multiply_all<Rows>(y.get<Y>(), c ? c.get<Y>() : nullptr, {x32.get<float>(), x.shape[0], columns}, rows, columns, Matrix<W>{values, columns});
         };
         switch (w->dense().dtype) {
           case DType::f32: return go.template operator()<RowsF32>(w->dense().get<float>());

@@ -1,6 +1,10 @@
 // y = x . w^T for a few tokens: the loop that all formats share. Each weight is read and decoded once for up to four tokens, and several
 // rows go together so that x is loaded once for them. Internal to quant; a format brings a `Rows` that decodes.
 #pragma once
+#ifdef __AVX2__
+#include <immintrin.h>
+#endif
+
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
@@ -10,11 +14,15 @@
 
 namespace thimble::quant {
 
-// GNU vectors: eight floats, on AVX2 one register, elsewhere what the compiler makes of them.
+// GNU vectors: sixteen lanes, on AVX-512 one register, elsewhere what the compiler makes of them; and eight for what is packed in less.
+typedef float Floats __attribute__((vector_size(64)));
+typedef int32_t Ints __attribute__((vector_size(64)));
 typedef float F8 __attribute__((vector_size(32)));
 typedef uint32_t U8 __attribute__((vector_size(32)));
 typedef int32_t I8 __attribute__((vector_size(32)));
 typedef uint16_t H8 __attribute__((vector_size(16)));
+
+constexpr int64_t lanes = 16;
 
 template <class V>
 inline V load_as(const void* p) {
@@ -23,49 +31,137 @@ inline V load_as(const void* p) {
   return v;
 }
 
-constexpr int64_t weight_block = 64;  // columns between two calls of Rows::enter
+inline Floats join(F8 low, F8 high) { return __builtin_shufflevector(low, high, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15); }
+
+// Sixteen of them as floats. The compiler's own conversions of so many go one by one; masks of all lanes, since GCC warns of the plain intrinsics' undefined ones.
+inline Floats load16(const float* p) { return load_as<Floats>(p); }
+inline Floats load16(const bf16* p) {
+#ifdef __AVX512F__
+  return (Floats)((Ints)_mm512_maskz_cvtepu16_epi32(0xffff, load_as<__m256i>(p)) << 16);
+#else
+  const auto half = [&](int i) { return (F8)(__builtin_convertvector(load_as<H8>(p + i), U8) << 16); };
+  return join(half(0), half(8));
+#endif
+}
+inline Floats load16(const f16* p) {
+#ifdef __AVX512F__
+  return (Floats)_mm512_maskz_cvtph_ps(0xffff, load_as<__m256i>(p));
+#elif defined(__F16C__)
+  return join((F8)_mm256_cvtph_ps(load_as<__m128i>(p)), (F8)_mm256_cvtph_ps(load_as<__m128i>(p + 8)));
+#else
+  Floats v;
+  for (int i = 0; i < lanes; ++i) v[i] = p[i];
+  return v;
+#endif
+}
+inline Floats load16(const int8_t* p) {
+#ifdef __AVX512F__
+  return (Floats)_mm512_maskz_cvtepi32_ps(0xffff, _mm512_maskz_cvtepi8_epi32(0xffff, load_as<__m128i>(p)));
+#elif defined(__AVX2__)
+  const auto half = [&](int i) { return (F8)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadu_si64(p + i))); };
+  return join(half(0), half(8));
+#else
+  Floats v;
+  for (int i = 0; i < lanes; ++i) v[i] = p[i];
+  return v;
+#endif
+}
+
+// Across the lanes, as a fixed tree.
+inline float sum_of(Floats x) {
+  x += __builtin_shuffle(x, Ints{8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7});
+  x += __builtin_shuffle(x, Ints{4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11});
+  x += __builtin_shuffle(x, Ints{2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13});
+  return x[0] + x[1];
+}
+
+// How far ahead of a row's bytes those are fetched that the same place of a later row needs: rows lie one after the other, and R of them are
+// read side by side, which the processor's own prefetching does not see through. Long rows it follows by itself.
+inline int64_t fetch_distance(int64_t row_bytes, int rows) {
+  constexpr int64_t enough = 4096;
+  int64_t distance = std::min(row_bytes * rows, enough);
+  while (distance < enough) distance += std::min(row_bytes * rows, enough);
+  return distance;
+}
+
+// The tokens as the products read them: f32 (T, row).
+struct FewTokens {
+  const float* x;
+  int64_t count, row;
+};
 
 // A `Rows<R>` decodes R rows of the matrix side by side:
+//   group                      columns between two calls of enter(), a multiple of the lanes
 //   Rows(source, row)          begins at the first column of rows [row, row + R)
-//   enter(k)                   columns [k, k + 64) come next
-//   F8 at(r, j)                columns k + 8 j ... of row r
-//   float one(r, k)            a single weight, for the columns after the last whole 64
+//   rows_of_one_token          what R is best for one token: more where decoding waits for itself, fewer where rows are longer
+//   enter<last>(k)             columns [k, k + group) come next; last: fewer are left of them, where pads_last says that Rows and x have pads
+//   Floats at(r, j)            the weights of row r that meet x[k + 16 j ...]
+//   Floats scaled<last>(r, s)  where scales_groups says so: the sums s of a group, by the scales that its weights have in common
+//   float one(r, k)            without pads: a single weight, for the columns after the last whole group
+//   float scale(r)             of the whole row
 // The order of additions is that of the columns, whatever R and T: sixteen partial sums, then one.
-template <int R, int T, class Rows>
-void multiply_tile(float (&sums)[R][T], Rows rows, const float* x, int64_t columns) {
-  F8 acc[R][T][2] = {};
-  const int64_t whole = columns / weight_block * weight_block;
-  for (int64_t k = 0; k < whole; k += weight_block) {
-    rows.enter(k);
+template <int R, int T, class Rows, class Source>
+void multiply_tile(float (&sums)[R][T], const Source& source, int64_t row, const float* x, int64_t x_row, int64_t columns) {
+  Rows rows(source, row);
+  Floats acc[R][T];
 #pragma GCC unroll 8
-    for (int j = 0; j < 8; ++j) {
-      F8 w[R];
-#pragma GCC unroll 4
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+    for (int t = 0; t < T; ++t) acc[r][t] = Floats{};
+  }
+  const auto add_group = [&]<bool last>(int64_t k) __attribute__((always_inline)) {
+    rows.template enter<last>(k);
+    Floats part[R][T];
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+      for (int t = 0; t < T; ++t) part[r][t] = Rows::scales_groups ? Floats{} : acc[r][t];
+    }
+#pragma GCC unroll 8
+    for (int j = 0; j < Rows::group / lanes; ++j) {
+      Floats w[R];
+#pragma GCC unroll 8
       for (int r = 0; r < R; ++r) w[r] = rows.at(r, j);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int t = 0; t < T; ++t) {
-        const F8 v = load_as<F8>(x + t * columns + k + 8 * j);
-#pragma GCC unroll 4
-        for (int r = 0; r < R; ++r) acc[r][t][j & 1] += w[r] * v;
+        const Floats v = load_as<Floats>(x + t * x_row + k + lanes * j);
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) part[r][t] += w[r] * v;
       }
     }
-  }
-  for (int r = 0; r < R; ++r)
-    for (int t = 0; t < T; ++t) {
-      const F8 a = acc[r][t][0] + acc[r][t][1];
-      float sum = ((a[0] + a[4]) + (a[2] + a[6])) + ((a[1] + a[5]) + (a[3] + a[7]));
-      for (int64_t k = whole; k < columns; ++k) sum += rows.one(r, k) * x[t * columns + k];
-      sums[r][t] = sum;
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+      for (int t = 0; t < T; ++t) {
+        if constexpr (Rows::scales_groups) acc[r][t] += rows.template scaled<last>(r, part[r][t]);
+        else acc[r][t] = part[r][t];
+      }
     }
+  };
+  const int64_t whole = columns / Rows::group * Rows::group;
+  for (int64_t k = 0; k < whole; k += Rows::group) add_group.template operator()<false>(k);
+  if constexpr (Rows::pads_last) {
+    if (whole < columns) add_group.template operator()<true>(whole);
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+    for (int t = 0; t < T; ++t) {
+      float sum = sum_of(acc[r][t]);
+      if constexpr (!Rows::pads_last)
+        for (int64_t k = whole; k < columns; ++k) sum += rows.one(r, k) * x[t * x_row + k];
+      sums[r][t] = sum * rows.scale(r);
+    }
+  }
 }
 
 // Rows [begin, end) against T tokens; Y is the type of y and of c, which may be null.
 template <int T, template <int> class Rows, class Source, class Y>
-void multiply_rows(Y* y, const Y* c, int64_t y_row, const float* x, int64_t columns, const Source& source, int64_t begin, int64_t end) {
-  constexpr int R = T <= 2 ? 4 : 2;  // 16 accumulators at most: half of the registers of AVX-512
+void multiply_rows(Y* y, const Y* c, int64_t y_row, const float* x, int64_t x_row, int64_t columns, const Source& source, int64_t begin, int64_t end) {
+  constexpr int R = T == 1 ? Rows<1>::rows_of_one_token : T == 2 ? 4 : 2;  // sums of rows and tokens stay in registers
   const auto tile = [&]<int r_count>(int64_t row) {
     float sums[r_count][T];
-    multiply_tile<r_count, T>(sums, Rows<r_count>(source, row), x, columns);
+    multiply_tile<r_count, T, Rows<r_count>>(sums, source, row, x, x_row, columns);
     for (int r = 0; r < r_count; ++r)
       for (int t = 0; t < T; ++t) y[t * y_row + row + r] = Y(sums[r][t] + (c ? float(c[t * y_row + row + r]) : 0.0f));
   };
@@ -76,20 +172,20 @@ void multiply_rows(Y* y, const Y* c, int64_t y_row, const float* x, int64_t colu
 
 // All N rows and T tokens. Rows go in strips that stay in the cache while groups of at most four tokens pass over them.
 template <template <int> class Rows, class Source, class Y>
-void multiply_all(Y* y, const Y* c, const float* x, int64_t tokens, int64_t rows, int64_t columns, const Source& source) {
+void multiply_all(Y* y, const Y* c, const FewTokens& x, int64_t rows, int64_t columns, const Source& source) {
   constexpr int64_t strip = 16;
   parallel_for(rows, strip, [&](int64_t first, int64_t last) {
     for (int64_t begin = first; begin < last; begin += strip) {
       const int64_t end = std::min(last, begin + strip);
-      for (int64_t t = 0; t < tokens; t += 4) {
+      for (int64_t t = 0; t < x.count; t += 4) {
         Y* to = y + t * rows;
         const Y* plus = c ? c + t * rows : nullptr;
-        const float* from = x + t * columns;
-        switch (std::min<int64_t>(4, tokens - t)) {
-          case 1: multiply_rows<1, Rows>(to, plus, rows, from, columns, source, begin, end); break;
-          case 2: multiply_rows<2, Rows>(to, plus, rows, from, columns, source, begin, end); break;
-          case 3: multiply_rows<3, Rows>(to, plus, rows, from, columns, source, begin, end); break;
-          default: multiply_rows<4, Rows>(to, plus, rows, from, columns, source, begin, end); break;
+        const float* from = x.x + t * x.row;
+        switch (std::min<int64_t>(4, x.count - t)) {
+          case 1: multiply_rows<1, Rows>(to, plus, rows, from, x.row, columns, source, begin, end); break;
+          case 2: multiply_rows<2, Rows>(to, plus, rows, from, x.row, columns, source, begin, end); break;
+          case 3: multiply_rows<3, Rows>(to, plus, rows, from, x.row, columns, source, begin, end); break;
+          default: multiply_rows<4, Rows>(to, plus, rows, from, x.row, columns, source, begin, end); break;
         }
       }
     }

@@ -14,8 +14,6 @@ void int8_multiply_few_cuda(CudaContext&, Tensor x, std::span<const FewProduct>)
 
 namespace {
 
-typedef int8_t B8 __attribute__((vector_size(8)));
-
 struct Matrix8 {
   const int8_t* codes;
   const float* absmax;
@@ -26,20 +24,29 @@ struct Matrix8 {
 
 template <int R>
 struct Int8Rows {
+  static constexpr int64_t group = 64;
+  static constexpr int rows_of_one_token = 4;
+  static constexpr bool scales_groups = false, pads_last = false;
   const int8_t *row[R], *here[R];
-  float scale[R];
+  float scales[R];
+  int64_t ahead;
 
-  Int8Rows(const Matrix8& m, int64_t first) {
+  Int8Rows(const Matrix8& m, int64_t first) : ahead(fetch_distance(m.columns, R)) {
     for (int r = 0; r < R; ++r) {
       row[r] = here[r] = m.codes + (first + r) * m.columns;
-      scale[r] = m.absmax[first + r] * int8_step;
+      scales[r] = m.absmax[first + r] * int8_step;
     }
   }
+  template <bool last>
   void enter(int64_t k) {
-    for (int r = 0; r < R; ++r) here[r] = row[r] + k;
+    for (int r = 0; r < R; ++r) {
+      here[r] = row[r] + k;
+      __builtin_prefetch(here[r] + ahead);
+    }
   }
-  F8 at(int r, int j) const { return __builtin_convertvector(__builtin_convertvector(load_as<B8>(here[r] + 8 * j), I8), F8) * scale[r]; }
-  float one(int r, int64_t k) const { return float(row[r][k]) * scale[r]; }
+  Floats at(int r, int j) const { return load16(here[r] + lanes * j); }
+  float one(int r, int64_t k) const { return row[r][k]; }
+  float scale(int r) const { return scales[r]; }
 };
 
 }  // namespace
@@ -104,7 +111,7 @@ void int8_multiply_few(Stream& s, Tensor x, std::span<const FewProduct> products
     for (const auto& [y, w, c] : products)
       visit_float(y.dtype, [&](auto out) {
         using Y = decltype(out);
-        multiply_all<Int8Rows>(y.get<Y>(), c ? c.get<Y>() : nullptr, x32.get<float>(), x.shape[0], w->shape[0], w->shape[1], Matrix8(*w));
+        multiply_all<Int8Rows>(y.get<Y>(), c ? c.get<Y>() : nullptr, {x32.get<float>(), x.shape[0], w->shape[1]}, w->shape[0], w->shape[1], Matrix8(*w));
       });
   }, [&](auto& cuda) { int8_multiply_few_cuda(cuda, x, products); });
 }

@@ -1,10 +1,6 @@
 // Reading NF4 on the cpu: scales and weights of packed blocks, for unpacking and for the product. Internal to quant.
 // A block's code book is scaled first (16 products), so each weight costs a table lookup and is the very number that unpack writes.
 #pragma once
-#ifdef __AVX512VL__
-#include <immintrin.h>
-#endif
-
 #include "quant/dynamic8.h"
 #include "quant/few_tokens.h"
 #include "quant/nf4.h"
@@ -36,6 +32,21 @@ struct Nf4Bytes {
 
   void scales(float* out, int64_t first, int64_t n) const;  // of blocks [first, first + n)
 };
+
+// Where the j-th weight of a word of codes begins: the even weight lies in the high half of its byte.
+constexpr int nf4_shift(int j) { return 8 * (j / 2) + (j % 2 == 0 ? 4 : 0); }
+
+// The unscaled weights of sixteen codes, each in the low four bits of its lane.
+[[gnu::always_inline]] inline Floats nf4_lookup(Ints codes) {
+#ifdef __AVX512F__
+  return (Floats)_mm512_maskz_permutexvar_ps(0xffff, (__m512i)codes, (__m512)load_as<Floats>(nf4_values.data()));  // looks at four bits by itself
+#else
+  const F8 low = load_as<F8>(nf4_values.data()), high = load_as<F8>(nf4_values.data() + 8);
+  const I8 first = __builtin_shufflevector(codes, codes, 0, 1, 2, 3, 4, 5, 6, 7), second = __builtin_shufflevector(codes, codes, 8, 9, 10, 11, 12, 13, 14, 15);
+  const F8 a = __builtin_shuffle(low, high, first & 15), b = __builtin_shuffle(low, high, second & 15);
+  return join(a, b);
+#endif
+}
 
 // One block's code book times its scale.
 struct Nf4Table {

@@ -8,32 +8,62 @@ void nf4_multiply_few_cuda(CudaContext&, Tensor x, std::span<const FewProduct>);
 
 namespace {
 
-// Rows that begin with a block: the number of columns is a multiple of 64.
+// Rows that begin with a block: the number of columns is a multiple of 64. The sixteen lanes hold the words of two blocks, and the weights
+// of step j are the j-th of each word: a shift brings their codes to where a lookup reads them. x lies in that order (arrange).
+// Scales come in at the end of a group: lanes 0-7 have the first block's, 8-15 the second's.
 template <int R>
 struct Nf4Rows {
-  static constexpr int64_t batch = 64;  // scales decoded at once
-  const Nf4Bytes& w;
-  int64_t block[R];       // each row's first
-  const uint8_t* here[R];
-  Nf4Table table[R];
-  alignas(64) float scales[R][batch];
+  static constexpr int64_t group = 2 * nf4_block;
+  static constexpr int rows_of_one_token = 8;
+  static constexpr bool scales_groups = true, pads_last = true;
+  static constexpr int64_t batch = 128;  // blocks of a row whose scales are decoded at once
 
-  Nf4Rows(const Nf4Bytes& bytes, int64_t first) : w(bytes) {
-    for (int r = 0; r < R; ++r) block[r] = (first + r) * w.columns / nf4_block;
+  const Nf4Bytes& w;
+  int64_t blocks, first_block, row_bytes, ahead;  // blocks of a row; of the first row
+  int64_t scales_row;                             // between the scales of two rows
+  const float* here = nullptr;                    // the first row's at enter()
+  Ints words[R];
+  alignas(64) float scales[R * batch];
+
+  Nf4Rows(const Nf4Bytes& bytes, int64_t first)
+      : w(bytes), blocks(bytes.columns / nf4_block), first_block(first * blocks), row_bytes(blocks * (nf4_block / 2)), ahead(fetch_distance(row_bytes, R)),
+        scales_row(std::min(blocks, batch)) {
+    if (blocks <= batch) w.scales(scales, first_block, R * blocks);
   }
-  void enter(int64_t k) {
-    const int64_t b = k / nf4_block, blocks = w.columns / nf4_block;
-    if (b % batch == 0)
-      for (int r = 0; r < R; ++r) w.scales(scales[r], block[r] + b, std::min(batch, blocks - b));
+  template <bool last>
+  [[gnu::always_inline]] void enter(int64_t k) {
+    const int64_t block = k / nf4_block;
+    if (blocks > batch && block % batch == 0)
+      for (int r = 0; r < R; ++r) w.scales(scales + r * batch, first_block + r * blocks + block, std::min(batch, blocks - block));
+    here = scales + block % batch;
+    const uint8_t* codes = w.codes + (first_block + block) * (nf4_block / 2);
+#pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
-      here[r] = w.codes + (block[r] + b) * (nf4_block / 2);
-      table[r] = Nf4Table(scales[r][b % batch]);
+      __builtin_prefetch(codes + r * row_bytes + ahead);
+      if constexpr (last) words[r] = (Ints)join(load_as<F8>(codes + r * row_bytes), F8{});  // a block alone: beside it x is 0
+      else words[r] = load_as<Ints>(codes + r * row_bytes);
     }
   }
-  F8 at(int r, int j) const { return table[r].lookup(here[r] + 4 * j); }
-  float one(int, int64_t) const { return 0; }  // there are no columns after the last block
+  [[gnu::always_inline]] Floats at(int r, int j) const { return nf4_lookup(words[r] >> nf4_shift(j)); }
+  template <bool last>
+  [[gnu::always_inline]] Floats scaled(int r, Floats sums) const {
+    const float* s = here + r * scales_row;
+    const float a = s[0], b = s[last ? 0 : 1];
+    return sums * Floats{a, a, a, a, a, a, a, a, b, b, b, b, b, b, b, b};
+  }
+  float scale(int) const { return 1; }
 };
-static_assert(weight_block == nf4_block);
+
+constexpr int64_t arranged_row(int64_t columns) { return (columns + 127) / 128 * 128; }
+
+// to (T, arranged_row): in each group of 128 columns, what meets step j of the lanes; columns that are not there are 0.
+void arrange(float* to, const float* x, int64_t tokens, int64_t columns) {
+  const int64_t row = arranged_row(columns);
+  for (int64_t t = 0; t < tokens; ++t)
+    for (int64_t k = 0; k < row; k += 128)
+      for (int64_t lane = 0; lane < lanes; ++lane)
+        for (int64_t j = 0; j < 8; ++j) to[t * row + k + j * lanes + lane] = k + lane * 8 + j < columns ? x[t * columns + k + lane * 8 + j] : 0.0f;
+}
 
 // Rows that begin anywhere within a block, or within a byte: decoded to a small buffer, then multiplied.
 template <class Y>
@@ -69,15 +99,18 @@ void nf4_multiply_few(Stream& s, Tensor x, std::span<const FewProduct> products)
   const Work work = few_tokens_work("nf4 multiply", x, products);
   const Scope scope(s.arena);
   const Tensor x32 = f32_scratch_for(s, x);
+  const bool aligned = x.shape[1] % nf4_block == 0;
+  const Tensor arranged = aligned && s.device.kind() == DeviceKind::cpu ? s.scratch("tokens in the order of codes", DType::f32, {x.shape[0], arranged_row(x.shape[1])}) : Tensor{};
   launch(s, work, [&] {
     as_f32(x32, x);
+    if (aligned) arrange(arranged.get<float>(), x32.get<float>(), x.shape[0], x.shape[1]);
     for (const auto& [y, w, c] : products)
       visit_float(y.dtype, [&](auto out) {
         using Y = decltype(out);
         const Nf4Bytes bytes(*w);
-        const auto multiply = [&](auto way) { way(y.get<Y>(), c ? c.get<Y>() : nullptr, x32.get<float>(), x.shape[0], w->shape[0]); };
-        if (bytes.columns % nf4_block == 0) multiply([&](auto... a) { multiply_all<Nf4Rows>(a..., bytes.columns, bytes); });
-        else multiply([&](auto... a) { multiply_unaligned(a..., bytes); });
+        const Y* plus = c ? c.get<Y>() : nullptr;
+        if (aligned) multiply_all<Nf4Rows>(y.get<Y>(), plus, {arranged.get<float>(), x.shape[0], arranged.shape[1]}, w->shape[0], bytes.columns, bytes);
+        else multiply_unaligned(y.get<Y>(), plus, x32.get<float>(), x.shape[0], w->shape[0], bytes);
       });
   }, [&](auto& cuda) { nf4_multiply_few_cuda(cuda, x, products); });
 }

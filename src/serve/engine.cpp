@@ -19,11 +19,13 @@ Engine::Engine(comm::Rank& rank, const EngineShape& shape)
     : rank_(rank), shape_(shape),
       model_(rank, shape.model, shape.method,
              {.layers = int(shape.model.layers.size()), .resident = resident(shape), .embedding_on_host = shape.embedding_on_host}),
-      decoder_(rank, model_, {}, shape.prefill_chunk), cache_(rank, shape.model, shape.context) {
-  tokens_ = rank.memory.take(Use::batch, "tokens", DType::i32, {token_rows, shape.prefill_chunk});
-  logits_ = rank.memory.take(Use::batch, "logits", DType::f32, {shape.prefill_chunk, shape.model.vocab});
-  host_tokens_ = rank.pinned.take(Use::batch, "tokens", DType::i32, {token_rows, shape.prefill_chunk});
-  host_logits_ = rank.pinned.take(Use::batch, "logits", DType::f32, {shape.prefill_chunk, shape.model.vocab});
+      decoder_(rank, model_, {}, shape.prefill_chunk) {
+  for (int64_t i = 0; i < shape.sequences; ++i) slots_.push_back({nn::KvCache(rank, shape.model, shape.context, shape.prefill_chunk)});
+  const int64_t tokens = std::max(shape.prefill_chunk, shape.sequences), rows = shape.all_logits ? tokens : shape.sequences;
+  tokens_ = rank.memory.take(Use::batch, "tokens", DType::i32, {token_rows, tokens});
+  logits_ = rank.memory.take(Use::batch, "logits", DType::f32, {rows, shape.model.vocab});
+  host_tokens_ = rank.pinned.take(Use::batch, "tokens", DType::i32, {token_rows, tokens});
+  host_logits_ = rank.pinned.take(Use::batch, "logits", DType::f32, {rows, shape.model.vocab});
 }
 
 void Engine::load(const store::WeightSource* source) {
@@ -41,7 +43,7 @@ void Engine::load_adapters(const std::function<void(const store::ParamSpec&, Ten
   }
 }
 
-nn::Tokens Engine::upload(std::span<const int32_t> ids, int64_t length) {
+nn::Tokens Engine::upload(std::span<const int32_t> ids, const std::function<int64_t(int64_t)>& position, int64_t length) {
   const auto n = int64_t(ids.size());
   const Tensor host{host_tokens_.data, DType::i32, {token_rows, n}}, device{tokens_.data, DType::i32, {token_rows, n}};
   if (!rank_.is_phantom()) {
@@ -49,76 +51,144 @@ nn::Tokens Engine::upload(std::span<const int32_t> ids, int64_t length) {
     for (int64_t i = 0; i < n; ++i) {
       check(ids[size_t(i)] >= 0 && ids[size_t(i)] < shape_.model.vocab, "token ids lie in the vocabulary");
       at[i] = ids[size_t(i)];
-      at[n + i] = int32_t(cache_.length() + i);
+      at[n + i] = int32_t(position(i));
       at[2 * n + i] = 0;
     }
   }
   rank_.upload("tokens", device, host);
   const auto row = [&](int i) { return device.rows(i, 1).view({n}); };
-  turned_for_ = length;
   return {.ids = row(0), .targets = {}, .positions = row(1), .start = row(2), .length = length};
 }
 
-void Engine::append(std::span<const int32_t> ids) {
-  const int64_t length = cache_.length() + int64_t(ids.size());
-  if (const auto& rope = shape_.model.rope; rope.kind == nn::RopeSpec::Kind::longrope && cache_.length() > 0 && !rope.same_for(turned_for_, length)) {
+void Engine::append(Slot& slot, std::span<const int32_t> ids, int64_t row) {
+  const int64_t length = slot.cache.length() + int64_t(ids.size());
+  if (const auto& rope = shape_.model.rope;
+      rope.kind == nn::RopeSpec::Kind::longrope && slot.cache.length() > 0 && !rope.same_for(slot.turned_for, length)) {
     // LongRoPE's factors change once, beyond the original length: all keys are turned anew. Dynamic NTK's change with every token: there
     // keys keep the turn that they were made with, as in transformers' generate.
-    std::vector<int32_t> all = std::exchange(in_cache_, {});
-    cache_.cut_to(0);
+    std::vector<int32_t> all = std::exchange(slot.held, {});
+    slot.cache.cut_to(0);
     all.insert(all.end(), ids.begin(), ids.end());
-    return append(all);
+    return append(slot, all, row);
   }
-  const Tensor last = logits_.rows(0, 1);
   for (size_t at = 0; at < ids.size(); at += size_t(shape_.prefill_chunk)) {
     const auto piece = ids.subspan(at, std::min(size_t(shape_.prefill_chunk), ids.size() - at));
-    decoder_.infer(upload(piece, length), cache_, last);
-    in_cache_.insert(in_cache_.end(), piece.begin(), piece.end());
+    const auto tokens = upload(piece, [&](int64_t i) { return slot.cache.length() + i; }, length);
+    decoder_.infer(tokens, std::array{&slot.cache}, logits_.rows(row, 1));
+    slot.held.insert(slot.held.end(), piece.begin(), piece.end());
   }
-  rank_.download("logits", host_logits_.rows(0, 1), last);
+  slot.turned_for = length;
+  rank_.download("logits", host_logits_.rows(row, 1), logits_.rows(row, 1));
 }
 
-Generated Engine::generate(const std::vector<int32_t>& prompt, int64_t limit, const std::vector<int32_t>& ends, Sampler& sampler,
-                           const std::function<bool(int32_t)>& on_token) {
+void Engine::decode(std::span<const Next> next) {
+  const auto n = int64_t(next.size());
+  if (n == 1 || shape_.model.rope_follows_length()) {  // whose tables are those of one length
+    for (int64_t i = 0; i < n; ++i) append(*next[size_t(i)].slot, {&next[size_t(i)].id, 1}, i);
+    return;
+  }
+  std::vector<int32_t> ids;
+  std::vector<nn::KvCache*> caches;
+  int64_t longest = 0;
+  for (const auto& [slot, id] : next) {
+    ids.push_back(id);
+    caches.push_back(&slot->cache);
+    longest = std::max(longest, slot->turned_for = slot->cache.length() + 1);
+  }
+  decoder_.infer(upload(ids, [&](int64_t i) { return caches[size_t(i)]->length(); }, longest), caches, logits_.rows(0, n));
+  for (const auto& [slot, id] : next) slot->held.push_back(id);
+  rank_.download("logits", host_logits_.rows(0, n), logits_.rows(0, n));
+}
+
+void Engine::prefill(Slot& slot, const std::vector<int32_t>& prompt, int64_t limit) {
   if (prompt.empty()) throw Error(Fault::usage, {.what = "an empty prompt", .expected = "at least one token (this tokenizer adds none of its own)"});
   if (int64_t(prompt.size()) + limit > shape_.context)
     throw Error(Fault::usage, {.what = "prompt and answer do not fit the context", .expected = fmt::format("at most {} tokens", shape_.context),
                                .found = fmt::format("{} of the prompt and {} to generate", prompt.size(), limit),
                                .fix = "ask for fewer new tokens, or a longer --context"});
   size_t shared = 0;
-  while (shared < std::min(prompt.size() - 1, in_cache_.size()) && prompt[shared] == in_cache_[shared]) ++shared;
-  if (!shape_.model.rope.same_for(turned_for_, int64_t(prompt.size()))) shared = 0;
-  cache_.cut_to(int64_t(shared));
-  in_cache_.resize(shared);
-  append(std::span(prompt).subspan(shared));
-  sampler.begin(prompt);
-  Generated g;
-  for (int64_t i = 0; i < limit; ++i) {
-    const int32_t id = sampler.next({host_logits_.get<float>(), size_t(shape_.model.vocab)});
-    if (std::find(ends.begin(), ends.end(), id) != ends.end()) {
-      g.stopped = true;
-      break;
-    }
-    g.ids.push_back(id);
-    if (on_token && !on_token(id)) break;
-    if (i + 1 < limit) append({&id, 1});
+  while (shared < std::min(prompt.size() - 1, slot.held.size()) && prompt[shared] == slot.held[shared]) ++shared;
+  if (!shape_.model.rope.same_for(slot.turned_for, int64_t(prompt.size()))) shared = 0;
+  slot.cache.cut_to(int64_t(shared));
+  shared = size_t(slot.cache.length());
+  slot.held.resize(shared);
+  append(slot, std::span(prompt).subspan(shared));
+}
+
+bool Engine::goes_on(Active& a, int64_t row, const std::vector<int32_t>& ends) {
+  const int32_t id = a.request.sampler->next({host_logits_.get<float>() + row * shape_.model.vocab, size_t(shape_.model.vocab)});
+  if (std::find(ends.begin(), ends.end(), id) != ends.end()) {
+    a.out.stopped = true;
+    return false;
   }
-  return g;
+  a.out.ids.push_back(id);
+  if (a.request.on_token && !a.request.on_token(id)) return false;
+  return int64_t(a.out.ids.size()) < a.request.limit;
+}
+
+void Engine::generate(const std::function<std::optional<Request>()>& next, const std::vector<int32_t>& ends) {
+  std::vector<Active> active;
+  for (Slot& slot : slots_) slot.free = true;
+  const auto end = [](Active& a) {
+    a.slot->free = true;
+    if (a.request.on_end) a.request.on_end(std::move(a.out));
+  };
+  for (bool more = true;;) {
+    for (Slot& slot : slots_) {
+      while (more && slot.free) {  // again, where an answer ends with its first token
+        auto request = next();
+        if (!(more = request.has_value())) break;
+        Active a{&slot, std::move(*request), {}};
+        prefill(slot, a.request.prompt, a.request.limit);
+        a.request.sampler->begin(a.request.prompt);
+        if (a.request.limit < 1 || !goes_on(a, 0, ends)) end(a);
+        else slot.free = false, active.push_back(std::move(a));
+      }
+    }
+    if (active.empty()) return;
+    std::vector<Next> tokens;
+    for (const Active& a : active) tokens.push_back({a.slot, a.out.ids.back()});
+    decode(tokens);
+    std::vector<Active> rest;
+    for (size_t i = 0; i < active.size(); ++i) {
+      if (goes_on(active[i], int64_t(i), ends)) rest.push_back(std::move(active[i]));
+      else end(active[i]);
+    }
+    active = std::move(rest);
+  }
+}
+
+Generated Engine::generate(const std::vector<int32_t>& prompt, int64_t limit, const std::vector<int32_t>& ends, Sampler& sampler,
+                           const std::function<bool(int32_t)>& on_token) {
+  Generated out;
+  bool asked = false;
+  generate([&]() -> std::optional<Request> {
+    if (std::exchange(asked, true)) return std::nullopt;
+    return Request{prompt, limit, &sampler, on_token, [&](Generated g) { out = std::move(g); }};
+  }, ends);
+  return out;
 }
 
 Tensor Engine::append_chunk(std::span<const int32_t> ids, int64_t length) {
-  check(int64_t(ids.size()) <= shape_.prefill_chunk && !ids.empty(), "all logits are given of one chunk");
+  check(shape_.all_logits && int64_t(ids.size()) <= shape_.prefill_chunk && !ids.empty(), "all logits are given of one chunk, where there is room for them");
   const auto n = int64_t(ids.size());
-  decoder_.infer(upload(ids, length), cache_, logits_.rows(0, n));
-  in_cache_.insert(in_cache_.end(), ids.begin(), ids.end());
+  Slot& slot = slots_.front();
+  const auto tokens = upload(ids, [&](int64_t i) { return slot.cache.length() + i; }, length);
+  decoder_.infer(tokens, std::array{&slot.cache}, logits_.rows(0, n));
+  slot.held.insert(slot.held.end(), ids.begin(), ids.end());
+  slot.turned_for = length;
   rank_.download("logits", host_logits_.rows(0, n), logits_.rows(0, n));
   return host_logits_.rows(0, n);
 }
 
 Tensor Engine::logits(const std::vector<int32_t>& ids) {
-  cache_.cut_to(0);
-  in_cache_.clear();
+  forget();
   return append_chunk(ids, int64_t(ids.size()));
+}
+
+void Engine::forget() {
+  slots_.front().cache.cut_to(0);
+  slots_.front().held.clear();
 }
 
 Score Engine::score(std::span<const int32_t> ids, std::span<const int32_t> targets) {
@@ -126,8 +196,7 @@ Score Engine::score(std::span<const int32_t> ids, std::span<const int32_t> targe
   if (int64_t(ids.size()) > shape_.context)
     throw Error(Fault::usage, {.what = "a text does not fit the context", .expected = fmt::format("at most {} tokens", shape_.context),
                                .found = fmt::format("{} tokens", ids.size()), .fix = "a longer --context"});
-  cache_.cut_to(0);
-  in_cache_.clear();
+  forget();
   Score score;
   for (size_t at = 0; at < ids.size(); at += size_t(shape_.prefill_chunk)) {
     const size_t n = std::min(size_t(shape_.prefill_chunk), ids.size() - at);
@@ -155,16 +224,23 @@ plan::Outcome Engine::rehearse(const DeviceSpec& spec, const EngineShape& shape)
   engine.load_adapters(nullptr);
   plan::Outcome outcome;
   const std::vector<int32_t> chunk(size_t(std::min(shape.prefill_chunk, shape.context)));
-  engine.append(chunk);
-  engine.cache_.cut_to(shape.context - int64_t(chunk.size()));
-  engine.append(chunk);  // the last chunk of a full context: the most that attention may take
-  engine.cache_.cut_to(shape.context - int64_t(chunk.size()));
-  engine.append_chunk(chunk, shape.context);  // and with the logits of all its tokens
-  engine.cache_.cut_to(0);
+  Slot& slot = engine.slots_.front();
+  engine.append(slot, chunk);
+  const auto again_at = [&](Slot& of, int64_t length) { of.cache.pretend(length), of.held.clear(), of.turned_for = shape.context; };
+  again_at(slot, shape.context - int64_t(chunk.size()));
+  engine.append(slot, chunk);  // the last chunk of a full context: the most that attention may take
+  if (shape.all_logits) {
+    again_at(slot, shape.context - int64_t(chunk.size()));
+    engine.append_chunk(chunk, shape.context);  // and with the logits of all its tokens
+  }
+  std::vector<Next> one_each;
+  for (Slot& each : engine.slots_) again_at(each, shape.context - 1), one_each.push_back({&each, 0});
+  engine.decode(one_each);
+  for (Slot& each : engine.slots_) again_at(each, 0);
   const size_t begin = rank.ledger.entries().size();
-  engine.append(std::span(chunk).first(1));
+  engine.decode(one_each);
   const auto& all = rank.ledger.entries();
-  outcome.tokens = 1;
+  outcome.tokens = shape.sequences;
   outcome.window_seconds = plan::predicted_seconds(std::span(all).subspan(begin), spec);
   outcome.set_bytes(rank.ledger, spec);
   return outcome;

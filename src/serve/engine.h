@@ -15,6 +15,8 @@ struct EngineShape {
   nn::Method method;
   int64_t context = 512;        // tokens of prompt and answer at most
   int64_t prefill_chunk = 128;  // prompt tokens at a time
+  int64_t sequences = 1;        // at a time, each with a cache of its own
+  bool all_logits = true;       // room for those of all tokens of a chunk, which logits() and score() read
   int resident_layers = -1;     // -1: all
   bool embedding_on_host = false;
 };
@@ -22,6 +24,15 @@ struct EngineShape {
 struct Generated {
   std::vector<int32_t> ids;   // without the token that ended it
   bool stopped = false;       // at an end token; else at the limit
+};
+
+// A sequence to generate: an answer of at most `limit` tokens. `on_token` sees each as it comes; false from it stops. `on_end` gets all.
+struct Request {
+  std::vector<int32_t> prompt;
+  int64_t limit = 0;
+  Sampler* sampler = nullptr;
+  std::function<bool(int32_t)> on_token = nullptr;
+  std::function<void(Generated)> on_end = nullptr;
 };
 
 // How well a model says what a text says.
@@ -41,6 +52,9 @@ class Engine {
   // `on_token` sees each as it comes; false from it stops. Throws Error (usage) where prompt and limit exceed the context.
   Generated generate(const std::vector<int32_t>& prompt, int64_t limit, const std::vector<int32_t>& ends, Sampler&,
                      const std::function<bool(int32_t)>& on_token = nullptr);
+  // All that `next` gives until it gives none, as many at a time as the shape says: a step reads each weight once for all of them. Each gets the
+  // tokens that it gets alone, to the bit where few_tokens (quant/weight.h) and no adapter's product is exceeded.
+  void generate(const std::function<std::optional<Request>()>& next, const std::vector<int32_t>& ends);
   // Logits (T, V) of every position of `ids`, as a fresh sequence; on the host until the next call.
   Tensor logits(const std::vector<int32_t>& ids);
 
@@ -52,20 +66,30 @@ class Engine {
   nn::Model& model() { return model_; }
 
  private:
-  void append(std::span<const int32_t> ids);  // logits of the last token land in host_logits_
+  struct Slot {
+    nn::KvCache cache;
+    std::vector<int32_t> held;  // its tokens
+    int64_t turned_for = 0;     // the length of a sequence that RoPE turned the cache's keys for
+    bool free = true;
+  };
+  struct Active { Slot* slot; Request request; Generated out; };
+  struct Next { Slot* slot; int32_t id; };
+  void append(Slot&, std::span<const int32_t> ids, int64_t row = 0);  // the logits of the last token land in that row of host_logits_
+  void decode(std::span<const Next>);                                 // a token of each; logits likewise, a row each
+  void prefill(Slot&, const std::vector<int32_t>& prompt, int64_t limit);
+  bool goes_on(Active&, int64_t row, const std::vector<int32_t>& ends);  // draws a token from that row of host_logits_
+  void forget();  // what the first slot holds
   // Of at most prefill_chunk tokens of a sequence of `length`; the logits of all, on the host.
   Tensor append_chunk(std::span<const int32_t> ids, int64_t length);
-  nn::Tokens upload(std::span<const int32_t> ids, int64_t length);  // length: of the sequence that they belong to
+  nn::Tokens upload(std::span<const int32_t> ids, const std::function<int64_t(int64_t)>& position, int64_t length);  // length: of the longest sequence
 
   comm::Rank& rank_;
   EngineShape shape_;
   nn::Model model_;
   nn::Decoder decoder_;
-  nn::KvCache cache_;
+  std::vector<Slot> slots_;
   Tensor tokens_, logits_;             // device
   Tensor host_tokens_, host_logits_;   // pinned
-  std::vector<int32_t> in_cache_;
-  int64_t turned_for_ = 0;             // the length of a sequence that RoPE turned the cache's keys for
 };
 
 }  // namespace thimble::serve

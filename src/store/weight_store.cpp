@@ -141,6 +141,10 @@ void WeightStore::read_and_pack(const WeightSource* source, const ParamSpec& p, 
 }
 
 void WeightStore::load_numbers(const WeightSource* source, const ParamSpec& p, Tensor to, Tensor staging) {
+  if (rank_.device.kind() == DeviceKind::cpu) {  // host memory: read to where it stays
+    if (!rank_.is_phantom()) source->read(p.file_name(), p.shared_row, to);
+    return;
+  }
   const int64_t row_bytes = p.shape.row() * size_of(p.dtype);
   const int64_t step = std::max<int64_t>(1, staging.bytes() / std::max<int64_t>(1, row_bytes));
   check(row_bytes <= staging.bytes(), "a row fits the staging buffer");

@@ -3,6 +3,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 
 #include "base/error.h"
@@ -61,6 +62,18 @@ class Commands : public testing::Test {
   std::string expect_fault(const std::string& arguments, Fault fault) const { return expect(arguments, int(fault)); }
   fs::path dir;
 };
+
+// However many lines run beside each other, they come out in their order, each as alone.
+TEST_F(Commands, ABatchIsItsLinesAlone) {
+  std::string lines;
+  for (const char* text : {"Where?", "Who owns the lamp that Ann saw in York?", "a", "one two three", "Bob", "again and again"})
+    lines += fmt::format("{{\"prompt\":\"{}\",\"id\":{}}}\n", text, lines.size());
+  put("prompts.jsonl", lines);
+  const std::string ask = " generate --model DIR --batch prompts.jsonl --threads 1 --max-new-tokens 20 --temperature 1 --seed 3 --sequences ";
+  const auto alone = expect(ask + "1", 0);
+  EXPECT_EQ(std::count(alone.begin(), alone.end(), '\n'), 6);
+  EXPECT_EQ(expect(ask + "4", 0), alone);
+}
 
 TEST_F(Commands, HelpNamesEveryCommand) {
   const auto help = expect(" --help", 0);

@@ -33,6 +33,29 @@ TEST(Embedding, TakesRowsAndConvertsThem) {
         }
 }
 
+// A packed table's rows are those that it unpacks to.
+TEST(Embedding, OfAPackedTable) {
+  for (const auto id : {quant::FormatId::nf4, quant::FormatId::nf4_dq, quant::FormatId::int8})
+    for (const int64_t channels : {6, 64, 37})
+      for (const DType t : {DType::f32, DType::bf16}) {
+        World world;
+        const Tensor dense = world.normal(DType::f32, {vocab, channels}, 1), y = world.empty(t, {17, channels});
+        quant::Weight table{.format = id, .shape = dense.shape};
+        int count = 0;
+        const auto parts = quant::parts_of(id, dense.shape, DType::f32, count);
+        for (size_t i = 0; i < size_t(count); ++i) table.parts[i] = world.empty(parts[i].dtype, parts[i].shape);
+        quant::format(id).pack(world, table, dense);
+        quant::format(id).unpack(world, dense, table);
+        const auto ids = some_ids(17);
+        embedding(world, y, world.ints(ids), table);
+        const Numbers rows = world.read(dense), got = world.read(y);
+        for (int64_t i = 0; i < y.count(); ++i) {
+          const auto want = float(rows[size_t(ids[size_t(i / channels)] * channels + i % channels)]);
+          ASSERT_EQ(got[size_t(i)], double(t == DType::f32 ? want : float(bf16(want)))) << quant::format(id).name;
+        }
+      }
+}
+
 TEST(Embedding, GradientIsAddedInTheOrderOfTheTokens) {
   for (const int64_t tokens : {1, 17, 130})
     for (const int64_t channels : {6, 64, 37})
