@@ -2,6 +2,7 @@
 #include "cli/run_plan.h"
 
 #include <malloc.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
@@ -61,7 +62,7 @@ plan::Space space_of_run(const train::TrainOptions& o, const train::Setup& s, co
   return space;
 }
 
-constexpr int64_t mib = int64_t{1} << 20, own_bytes_vary = 8 * mib;
+constexpr int64_t mib = int64_t{1} << 20, tib = mib << 20, own_bytes_vary = 8 * mib;
 int64_t whole_mib(int64_t bytes) { return (bytes + mib - 1) / mib * mib; }
 std::string mib_text(int64_t bytes) { return fmt::format("{}MiB", whole_mib(bytes) / mib); }  // as it is typed, rounded up: what is printed fits
 
@@ -176,7 +177,7 @@ plan::DryRun Planned::dry_run() const {
 }
 
 void refuse(const train::TrainOptions& o, const Planned& planned) {
-  const bool plain = planned.setup.model.stored.format == quant::FormatId::dense, frozen = !planned.space.all_trained() && fs::is_directory(disk_folder);
+  const bool plain = planned.setup.model.stored.format == quant::FormatId::dense, may_use_disk = !planned.space.all_trained() && (o.gpu || ::access(disk_folder, W_OK) == 0);
   const std::vector<Change> changes = {
       {"finetuning_type: lora", [](auto& c) { return c.finetuning_type != train::Finetuning::lora && (c.finetuning_type = train::Finetuning::lora, true); }},
       {"finetuning_type: lora and quantization_bit: 4",
@@ -190,7 +191,7 @@ void refuse(const train::TrainOptions& o, const Planned& planned) {
       {"optim: adamw_8bit",  // whose states the plan pages where it must
        [](auto& c) { return (c.optim == train::Optim::adamw || c.optim == train::Optim::paged_adamw) && (c.optim = train::Optim::adamw_8bit, true); }},
       {"disk: {}",  // as much as there is; what the plan takes of it is said
-       [frozen](auto& c) { return frozen && !c.disk && (c.disk = {disk_folder, Bytes{free_disk_bytes(disk_folder)}}, true); }},
+       [may_use_disk](auto& c) { return may_use_disk && !c.disk && (c.disk = {disk_folder, Bytes{c.gpu ? tib : free_disk_bytes(disk_folder)}}, true); }},
       {"cutoff_len: {}", [](auto& c) { return c.cutoff_len >= 64 && (c.cutoff_len = c.cutoff_len / 4 * 3, true); }},
       {"cutoff_len: {}", [](auto& c) { return c.cutoff_len >= 32 && (c.cutoff_len /= 2, true); }},
       {"cutoff_len: {}", [](auto& c) { return c.cutoff_len >= 64 && (c.cutoff_len /= 4, true); }},

@@ -220,6 +220,7 @@ void validate_plan(const TrainOptions& o) {
   };
   expect_bytes(o.vram, "vram");
   expect_bytes(o.ram, "ram");
+  if (o.disk) expect(o.disk->size.count > 0, "disk", "a folder and a size above 0, such as /scratch:200GiB", shown(*o.disk).get<std::string>());
   if (o.threads) expect(*o.threads >= 1 && *o.threads <= 1024, "threads", "1 to 1024", fmt::format("{}", *o.threads));
   if (o.resident_layers) expect_at_least(*o.resident_layers, 0, "resident_layers");
   if (o.gpu && !find_gpu(*o.gpu)) {
