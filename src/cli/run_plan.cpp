@@ -122,6 +122,13 @@ int64_t device_budget([[maybe_unused]] const DeviceSpec& spec, const std::option
   return named ? *named : available_bytes() / 4 * 3;  // on the cpu the device tier is RAM too
 }
 
+int64_t disk_budget(DeviceSpec& spec, const train::DiskSpace& disk, bool this_machine) {
+  spec.disk = disk.folder;
+  if (!this_machine) return disk.size.count;
+  check_disk_folder(disk.folder);
+  return std::min(disk.size.count, free_disk_bytes(disk.folder));
+}
+
 namespace {
 
 // The card that is planned for whether it is here or not, with nothing else on it; else this machine.
@@ -156,13 +163,8 @@ Planned make_plan(const train::TrainOptions& o, std::optional<plan::SumOrder> or
   p.space = space_of_run(o, p.setup, p.spec);
   p.space.order = order;
   if (o.disk) {
-    p.spec.disk = o.disk->folder;
-    p.budget.disk = o.disk->size.count;
+    p.budget.disk = disk_budget(p.spec, *o.disk, !o.gpu);
     p.space.has_disk = true;
-    if (!o.gpu) {  // on this machine it is there, and has so much
-      check_disk_folder(o.disk->folder);
-      p.budget.disk = std::min(p.budget.disk, free_disk_bytes(o.disk->folder));
-    }
   }
   // A thousand dry runs take and free the same few MiB: the heap keeps them until the last one.
   constexpr int kept = 64 << 20;

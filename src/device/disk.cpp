@@ -20,6 +20,7 @@ namespace thimble {
 namespace {
 
 constexpr int64_t piece = int64_t{8} << 20;  // that is read or written at a time, and may be in the page cache
+constexpr int64_t most_unwritten = 2 * piece;
 
 Error failed(const std::string& folder, std::string what, int error, std::string fix) {
   return Error(Fault::bad_input, {.what = std::move(what), .where = folder, .found = error ? std::strerror(error) : "", .fix = std::move(fix)});
@@ -73,14 +74,17 @@ DiskFile::~DiskFile() {
   ::close(fd_);
 }
 
-void DiskFile::copy(void* to, const void* from, int64_t bytes) const {
+void DiskFile::copy(void* to, const void* from, int64_t bytes) {
   const bool writes = holds(to);
   const int64_t at = (writes ? static_cast<const std::byte*>(to) : static_cast<const std::byte*>(from)) - base_;
   check(bytes == 0 || (at >= 0 && at + bytes <= bytes_), "a copy stays inside its file");
   for (int64_t done = 0; done < bytes; done += piece) {
     const int64_t n = std::min(piece, bytes - done);
-    if (writes) write(at + done, static_cast<const std::byte*>(from) + done, n);
-    else read(static_cast<std::byte*>(to) + done, at + done, n);
+    if (writes) {
+      write(at + done, static_cast<const std::byte*>(from) + done, n);
+      continue;
+    }
+    read(static_cast<std::byte*>(to) + done, at + done, n);
     ::posix_fadvise(fd_, at + done, n, POSIX_FADV_DONTNEED);
   }
 }
@@ -95,21 +99,23 @@ void DiskFile::read(std::byte* to, int64_t at, int64_t bytes) const {
   }
 }
 
-void DiskFile::write(int64_t at, const std::byte* from, int64_t bytes) const {
-  const int64_t first = at, all = bytes;
+void DiskFile::write(int64_t at, const std::byte* from, int64_t bytes) {
+  unwritten_ += bytes;
   while (bytes > 0) {
     const ssize_t n = ::pwrite(fd_, from, size_t(bytes), at);
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) throw failed(folder_, "cannot write a layer to disk", errno, "check the disk, or name a folder on another one");
     from += n, at += n, bytes -= n;
   }
-  // Only clean pages can be dropped.
-  ::sync_file_range(fd_, first, all, SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER);
+  if (unwritten_ < most_unwritten) return;
+  ::sync_file_range(fd_, 0, 0, SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER);  // only clean pages can be dropped
+  ::posix_fadvise(fd_, 0, 0, POSIX_FADV_DONTNEED);
+  unwritten_ = 0;
 }
 
 Storage Disk::reserve(const std::string& folder, int64_t bytes) {
   if (folder.empty()) throw Error(Fault::usage, {.what = "the plan takes disk, and no folder is named for it", .fix = "disk: FOLDER:SIZE"});
-  auto file = std::make_shared<const DiskFile>(folder, bytes);
+  auto file = std::make_shared<DiskFile>(folder, bytes);
   std::erase_if(files_, [](const auto& f) { return f.expired(); });
   files_.push_back(file);
   if (!thread_) thread_ = std::make_unique<CopyThread>();
@@ -118,7 +124,7 @@ Storage Disk::reserve(const std::string& folder, int64_t bytes) {
 }
 
 Ticket Disk::copy(void* to, const void* from, int64_t bytes, std::function<void()> first) {
-  std::shared_ptr<const DiskFile> file;
+  std::shared_ptr<DiskFile> file;
   for (const auto& f : files_)
     if (const auto one = f.lock(); one && (one->holds(to) || one->holds(from))) file = one;
   check(file != nullptr, "a copy on the disk lane is of a file's bytes");

@@ -28,13 +28,13 @@ class DiskFile {
   int64_t bytes() const { return bytes_; }
   bool holds(const void* p) const { return p >= base_ && p < base_ + bytes_; }
   // Between memory and the file: one of the two is an address of the file. Its pages do not stay in the page cache. Throws Error (bad_input).
-  void copy(void* to, const void* from, int64_t bytes) const;
+  void copy(void* to, const void* from, int64_t bytes);
 
  private:
   void read(std::byte* to, int64_t at, int64_t bytes) const;
-  void write(int64_t at, const std::byte* from, int64_t bytes) const;
+  void write(int64_t at, const std::byte* from, int64_t bytes);
   std::string folder_;
-  int64_t bytes_;
+  int64_t bytes_, unwritten_ = 0;  // of the file; of these, what may be in the page cache alone
   int fd_ = -1;
   std::byte* base_ = nullptr;
 };
@@ -50,7 +50,7 @@ class Disk {
   void wait_for_all() { if (thread_) thread_->wait_for_all(); }
 
  private:
-  std::vector<std::weak_ptr<const DiskFile>> files_;  // each lives as long as its storage, and as copies of it
+  std::vector<std::weak_ptr<DiskFile>> files_;  // each lives as long as its storage, and as copies of it
   std::unique_ptr<CopyThread> thread_;
 };
 

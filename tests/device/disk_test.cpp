@@ -60,8 +60,8 @@ TEST(Disk, GoesWithItsStorage) {
 // What was read or written does not stay in the page cache, which would be RAM.
 TEST(Disk, LeavesNothingInThePageCache) {
   const FolderOnDisk folder;
-  constexpr int64_t bytes = int64_t{16} << 20;
-  const DiskFile file(folder.path, bytes);
+  constexpr int64_t bytes = int64_t{32} << 20;
+  DiskFile file(folder.path, bytes);
   std::vector<std::byte> data(bytes, std::byte{3});
   file.copy(file.data(), data.data(), bytes);
   file.copy(data.data(), file.data(), bytes);
