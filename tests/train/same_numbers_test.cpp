@@ -107,9 +107,11 @@ TEST(SameNumbers, LayersOnDisk) {
     const Trace kept = run(setup, plan_of(setup.model, nn::all(nn::Save::keep), 6, false), 61, 4);
     for (const auto save : {nn::Save::keep, nn::Save::recompute, nn::Save::offload})
       for (const auto& [resident, disk] : {std::pair{0, 6}, {0, 3}, {0, 1}, {2, 4}, {3, 2}, {5, 1}})
-        for (const int64_t window : {1, 3})
+        for (const int64_t window : {1, 3}) {
+          if (method.format != quant::FormatId::nf4_dq && (disk != 3 || save == nn::Save::keep)) continue;  // of the other formats some
           EXPECT_TRUE(run(setup, on_disk(in_windows(plan_of(setup.model, nn::all(save), resident, resident == 0), window, window > 1), disk), 61, 4) == kept)
               << int(save) << ": " << resident << " resident, " << disk << " on disk, window " << window;
+        }
   }
 }
 
