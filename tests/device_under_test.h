@@ -21,6 +21,7 @@ inline DeviceSpec spec_under_test(const DeviceSpec& like = {}) {
     spec.compute = like.compute;
     spec.deterministic = true;
     spec.matmul_workspace = int64_t{1} << 20;
+    spec.disk = like.disk;
     return spec;
   }
 #endif

@@ -29,7 +29,7 @@ struct Bench {
   int64_t tokens = 512, batch = 1, accumulation = 1, rank = 16, steps = 3, decode = 0, context = 0, sequences = 1;
   std::optional<int64_t> threads, resident, window;
   float max_grad_norm = 1;
-  std::optional<std::string> vram, ram;
+  std::optional<std::string> vram, ram, disk;
   std::string trace;
   bool profile = false, calibrate = false;
   bool full = false, hold_back = false, paged = false, deterministic = false;
@@ -212,9 +212,15 @@ int bench(const Bench& b) {
   double rate = 0, read = 0;
   print_rates(model, spec, b.tokens * b.batch, rate, read);
   const auto named = b.vram ? std::optional(parse_bytes(*b.vram, "--vram")) : std::nullopt;
-  const plan::Budget budget{device_budget(spec, named), b.ram ? parse_bytes(*b.ram, "--ram") : spec.kind == DeviceKind::cpu ? available_bytes() / 4 : available_bytes() / 10 * 9};
+  plan::Budget budget{device_budget(spec, named), b.ram ? parse_bytes(*b.ram, "--ram") : spec.kind == DeviceKind::cpu ? available_bytes() / 4 : available_bytes() / 10 * 9};
   plan::Space space = space_of(setup, spec);
   space.batch = b.batch, space.accumulation = b.accumulation, space.paged_optimizer = b.paged;
+  if (b.disk) {
+    train::DiskSpace disk;
+    if (!assign(disk, Json(*b.disk))) throw Error(Fault::usage, {.what = "no room on a disk", .where = "--disk", .expected = type_name(disk), .found = *b.disk});
+    budget.disk = disk_budget(spec, disk, true);
+    space.has_disk = true;
+  }
   if (b.save == "keep") space.save = nn::Save::keep;
   if (b.save == "recompute") space.recompute_all = true;
   if (b.save == "offload") space.save = nn::Save::offload;
@@ -237,7 +243,7 @@ int bench(const Bench& b) {
   const int64_t still_to_load = spec.free > 0 ? std::max<int64_t>(0, spec.overhead - loss.now()) : 0;
   const HeldBack rest(*device, spec, b.hold_back ? budget.device + still_to_load : free_before);
   const int64_t free_inside = card_free(spec);
-  comm::Rank rank(*device, {outcome.peak[0], outcome.peak[1], 0});
+  comm::Rank rank(*device, {outcome.peak[0], outcome.peak[1], 0, outcome.disk()});
   train::Trainer trainer(rank, setup, plan);
   const auto loading = Clock::now();
   trainer.load(store::repeated_random_weights(trainer.model().weights().table(), 0).get());
@@ -306,6 +312,7 @@ CLI::App* add(CLI::App& app, Run& run, const char* name, const char* help, const
   c->add_option("--device", b->device, "auto, cpu or cuda");
   c->add_option("--vram", b->vram, "budget of the device, such as 24GiB");
   c->add_option("--ram", b->ram, "budget of host memory");
+  c->add_option("--disk", b->disk, "room for frozen layers that fit nowhere else: /scratch:200GiB");
   c->add_option("--threads", b->threads)->check(CLI::Range(1, 4096));
   c->add_flag("--paged", b->paged, "optimizer states in host memory");
   c->add_flag("--deterministic", b->deterministic, "the same bits in every run");

@@ -90,7 +90,7 @@ bool asks_for_matrix(const std::vector<std::string>& overrides) {
     if (word.starts_with("--") && word.find('=') == word.npos) ++i;  // its value is the next word
     word.remove_prefix(std::min(word.find_first_not_of('-'), word.size()));
     const auto key = word.substr(0, word.find('='));
-    if (key != "gpu" && key != "vram" && key != "ram" && key != "device" && key != "threads") return false;
+    if (key != "gpu" && key != "vram" && key != "ram" && key != "disk" && key != "device" && key != "threads") return false;
   }
   return true;
 }
@@ -115,7 +115,7 @@ std::pair<fs::path, std::vector<std::string>> recipe_and_overrides(std::vector<s
 void add_plan(CLI::App& app, Run& run) {
   const auto o = std::make_shared<PlanOptions>();
   auto* c = app.add_subcommand("plan", "what fits, how, how fast and why, from config.json alone: [RECIPE | MODEL] [key=value | --key value]...\nRECIPE: as for train. "
-                                       "MODEL: a folder or config.json; with no more than gpu, vram and ram beside it, a matrix of methods by lengths");
+                                       "MODEL: a folder or config.json; with no more than gpu, vram, ram and disk beside it, a matrix of methods by lengths");
   c->add_flag("--json", o->json, "for programs: docs/plan.schema.json");
   c->add_option("--html", o->html, "write a page with the step's memory over time and the alternatives");
   c->add_flag("--explain", o->explain, "walk the ladder of what forward leaves for backward");

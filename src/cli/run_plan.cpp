@@ -2,6 +2,7 @@
 #include "cli/run_plan.h"
 
 #include <malloc.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
@@ -13,6 +14,7 @@
 #include "cli/calibration.h"
 #include "device/catalogue.h"
 #include "device/cuda.h"
+#include "device/disk.h"
 #include "models/registry.h"
 #include "train/tuning.h"
 
@@ -60,9 +62,11 @@ plan::Space space_of_run(const train::TrainOptions& o, const train::Setup& s, co
   return space;
 }
 
-constexpr int64_t mib = int64_t{1} << 20, own_bytes_vary = 8 * mib;
+constexpr int64_t mib = int64_t{1} << 20, tib = mib << 20, own_bytes_vary = 8 * mib;
 int64_t whole_mib(int64_t bytes) { return (bytes + mib - 1) / mib * mib; }
 std::string mib_text(int64_t bytes) { return fmt::format("{}MiB", whole_mib(bytes) / mib); }  // as it is typed, rounded up: what is printed fits
+
+constexpr const char* disk_folder = "/var/tmp";  // that is suggested: for large files, and on a disk where /tmp may be in memory
 
 struct Change {
   std::string text;
@@ -118,6 +122,13 @@ int64_t device_budget([[maybe_unused]] const DeviceSpec& spec, const std::option
   return named ? *named : available_bytes() / 4 * 3;  // on the cpu the device tier is RAM too
 }
 
+int64_t disk_budget(DeviceSpec& spec, const train::DiskSpace& disk, bool this_machine) {
+  spec.disk = disk.folder;
+  if (!this_machine) return disk.size.count;
+  check_disk_folder(disk.folder);
+  return std::min(disk.size.count, free_disk_bytes(disk.folder));
+}
+
 namespace {
 
 // The card that is planned for whether it is here or not, with nothing else on it; else this machine.
@@ -151,6 +162,10 @@ Planned make_plan(const train::TrainOptions& o, std::optional<plan::SumOrder> or
   p.budget.ram = (o.ram ? o.ram->count : p.spec.kind == DeviceKind::cpu ? available / 4 : available / 10 * 9) - p.process_bytes;
   p.space = space_of_run(o, p.setup, p.spec);
   p.space.order = order;
+  if (o.disk) {
+    p.budget.disk = disk_budget(p.spec, *o.disk, !o.gpu);
+    p.space.has_disk = true;
+  }
   // A thousand dry runs take and free the same few MiB: the heap keeps them until the last one.
   constexpr int kept = 64 << 20;
   ::mallopt(M_TRIM_THRESHOLD, kept), ::mallopt(M_MMAP_THRESHOLD, kept);
@@ -164,7 +179,7 @@ plan::DryRun Planned::dry_run() const {
 }
 
 void refuse(const train::TrainOptions& o, const Planned& planned) {
-  const bool plain = planned.setup.model.stored.format == quant::FormatId::dense;
+  const bool plain = planned.setup.model.stored.format == quant::FormatId::dense, may_use_disk = !planned.space.all_trained() && (o.gpu || ::access(disk_folder, W_OK) == 0);
   const std::vector<Change> changes = {
       {"finetuning_type: lora", [](auto& c) { return c.finetuning_type != train::Finetuning::lora && (c.finetuning_type = train::Finetuning::lora, true); }},
       {"finetuning_type: lora and quantization_bit: 4",
@@ -177,6 +192,8 @@ void refuse(const train::TrainOptions& o, const Planned& planned) {
       {"quantization_bit: 4", [plain](auto& c) { return plain && c.finetuning_type == train::Finetuning::lora && c.quantization_bit != 4 && (c.quantization_bit = 4, true); }},
       {"optim: adamw_8bit",  // whose states the plan pages where it must
        [](auto& c) { return (c.optim == train::Optim::adamw || c.optim == train::Optim::paged_adamw) && (c.optim = train::Optim::adamw_8bit, true); }},
+      {"disk: {}",  // as much as there is; what the plan takes of it is said
+       [may_use_disk](auto& c) { return may_use_disk && !c.disk && (c.disk = {disk_folder, Bytes{c.gpu ? tib : free_disk_bytes(disk_folder)}}, true); }},
       {"cutoff_len: {}", [](auto& c) { return c.cutoff_len >= 64 && (c.cutoff_len = c.cutoff_len / 4 * 3, true); }},
       {"cutoff_len: {}", [](auto& c) { return c.cutoff_len >= 32 && (c.cutoff_len /= 2, true); }},
       {"cutoff_len: {}", [](auto& c) { return c.cutoff_len >= 64 && (c.cutoff_len /= 4, true); }},
@@ -196,6 +213,7 @@ void refuse(const train::TrainOptions& o, const Planned& planned) {
     if (text == "cutoff_len: {}") text = fmt::format("cutoff_len: {}", changed.cutoff_len);
     if (text == "ram: {}") text = "ram: " + mib_text(changed.ram->count);
     const auto& [plan, outcome] = *again.choice.best;
+    if (text == "disk: {}") text = fmt::format("disk: {}:{}", disk_folder, mib_text(outcome.disk()));
     fits += fmt::format("\n            {} ({} of the device, {:.0f} tokens/s predicted)", text, human_bytes(outcome.device()),
                         outcome.tokens_per_second(plan));
     ++found;
@@ -208,14 +226,15 @@ void refuse(const train::TrainOptions& o, const Planned& planned) {
   larger.ram = Bytes{whole_mib(std::max(planned.budget.ram, least.ram()) + planned.process_bytes + own_bytes_vary)};
   if (make_plan(larger).choice.best) fits += fmt::format("\n            vram: {} and ram: {}", mib_text(larger.vram->count), mib_text(larger.ram->count));
   const auto& choice = planned.choice;
-  const char* short_of = choice.device_suffices && choice.ram_suffices ? "device memory and RAM together are"
+  const char* short_of = choice.device_suffices && choice.ram_suffices ? (planned.space.has_disk ? "device memory, RAM and disk together are" : "device memory and RAM together are")
                          : choice.device_suffices                      ? "RAM is"
                          : choice.ram_suffices                         ? "device memory is"
                                                                        : "device memory and RAM are";
   throw Error(Fault::does_not_fit, {.what = fmt::format("this run does not fit the budget: {} too small; nothing was read or written", short_of),
                                     .where = o.model_name_or_path,
-                                    .expected = fmt::format("at most {} of the device tier and {} of RAM", human_bytes(planned.budget.device),
-                                                            human_bytes(planned.budget.ram + planned.process_bytes)),
+                                    .expected = fmt::format("at most {} of the device tier and {} of RAM{}", human_bytes(planned.budget.device),
+                                                            human_bytes(planned.budget.ram + planned.process_bytes),
+                                                            planned.space.has_disk ? fmt::format(", {} of disk", human_bytes(planned.budget.disk)) : ""),
                                     .found = fmt::format("the least of {} plans takes {} and {}", choice.tried, human_bytes(least.device()),
                                                          human_bytes(least.ram() + planned.process_bytes)),
                                     .fix = fits.empty() ? "" : "any of these fits:" + fits});

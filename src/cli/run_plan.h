@@ -36,6 +36,9 @@ std::string machine_name(const DeviceSpec&);
 // What a plan may take of the device tier: what is free, or of what the user named, what the context leaves.
 int64_t device_budget(const DeviceSpec&, const std::optional<int64_t>& named);
 
+// The folder goes into the spec. What a plan may take of it: what was named, or what is free, if that is less and the machine is this one.
+int64_t disk_budget(DeviceSpec&, const train::DiskSpace&, bool this_machine);
+
 // May the embedding lie in pinned memory, its rows gathered from there: it is frozen, no head, and the device reads it.
 bool can_host_embedding(const nn::ModelSpec&, const nn::Method&, const DeviceSpec&);
 

@@ -38,7 +38,7 @@ int run_training(const train::TrainOptions& o) {
   write_atomically(fs::path(o.output_dir) / "args.json", to_json(repeated).dump(2) + "\n");
 
   const auto device = open_device(planned.spec);
-  comm::Rank rank(*device, {outcome.peak[size_t(Tier::device)], outcome.peak[size_t(Tier::pinned)], outcome.peak[size_t(Tier::host)]});
+  comm::Rank rank(*device, {outcome.peak[size_t(Tier::device)], outcome.peak[size_t(Tier::pinned)], outcome.peak[size_t(Tier::host)], outcome.disk()});
   train::Trainer trainer(rank, planned.setup, plan);
   const auto base = store::open_weights(o.model_name_or_path);
   const auto& table = trainer.model().weights().table();

@@ -7,10 +7,10 @@
 namespace thimble::comm {
 
 struct Capacity {
-  int64_t device = 0, pinned = 0, host = 0;
+  int64_t device = 0, pinned = 0, host = 0, disk = 0;
 };
 // For a phantom: more than any plan takes. It is address space, not memory.
-inline constexpr Capacity boundless{int64_t{1} << 42, int64_t{1} << 42, int64_t{1} << 42};
+inline constexpr Capacity boundless{int64_t{1} << 42, int64_t{1} << 42, int64_t{1} << 42, int64_t{1} << 42};
 
 // All that the entries of a stretch of work depend on, but where its arenas stand and which layer it is of.
 struct Kind {
@@ -28,13 +28,13 @@ class Rank {
  public:
   Rank(Device& d, const Capacity& c)
       : device(d), memory(d, Tier::device, c.device, ledger), pinned(d, Tier::pinned, c.pinned, ledger), host(d, Tier::host, c.host, ledger),
-        stream{d, ledger, memory} {}
+        disk(d, Tier::disk, c.disk, ledger), stream{d, ledger, memory} {}
   Rank(const Rank&) = delete;
   Rank& operator=(const Rank&) = delete;
 
   Device& device;
   Ledger ledger;
-  Arena memory, pinned, host;
+  Arena memory, pinned, host, disk;
   Stream stream;
 
   DType compute() const { return device.spec().compute; }  // the type of activations

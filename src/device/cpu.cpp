@@ -1,21 +1,17 @@
 // The cpu device: tiers are anonymous mappings, touched when reserved so that no page fault comes later; each copy lane is a thread.
-#include <fcntl.h>
 #include <sys/mman.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
-#include <condition_variable>
 #include <cstring>
-#include <deque>
 #include <fstream>
-#include <mutex>
-#include <thread>
 
 #include "base/error.h"
 #include "base/file.h"
 #include "base/threads.h"
+#include "device/copy_thread.h"
 #include "device/cuda.h"
+#include "device/disk.h"
 
 namespace thimble {
 namespace {
@@ -50,75 +46,18 @@ void touch(std::byte* data, int64_t bytes) {
 
 Storage map_memory(Tier tier, int64_t bytes) {
   if (bytes == 0) return {};
-  if (const int64_t room = free_memory(); tier != Tier::disk && bytes > room)
+  if (const int64_t room = free_memory(); bytes > room)
     throw Error(Fault::does_not_fit, {.what = fmt::format("the machine has not the memory that the {} tier is to have", name_of(tier)), .expected = human_bytes(bytes),
                                       .found = human_bytes(room) + " free", .fix = "close other programs or name a smaller budget"});
-  int fd = -1;
-  if (tier == Tier::disk) {
-    char path[] = "/var/tmp/thimble-XXXXXX";
-    fd = ::mkstemp(path);
-    if (fd < 0 || ::unlink(path) != 0 || ::posix_fallocate(fd, 0, bytes) != 0) {
-      if (fd >= 0) ::close(fd);
-      throw Error(Fault::does_not_fit, {.what = "cannot reserve the planned bytes on disk", .where = "/var/tmp", .expected = human_bytes(bytes) + " free"});
-    }
-  }
-  const int flags = tier == Tier::disk ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS;
-  void* p = ::mmap(nullptr, size_t(bytes), PROT_READ | PROT_WRITE, flags, fd, 0);
-  if (fd >= 0) ::close(fd);
+  void* p = ::mmap(nullptr, size_t(bytes), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (p == MAP_FAILED)
     throw Error(Fault::does_not_fit, {.what = fmt::format("cannot reserve the planned bytes of the {} tier", name_of(tier)),
                                       .expected = human_bytes(bytes) + " of free memory", .found = std::strerror(errno),
                                       .fix = "close other programs or name a smaller budget"});
   Storage storage(p, bytes, [](void* data, int64_t n) { ::munmap(data, size_t(n)); });
-  if (tier != Tier::disk) touch(static_cast<std::byte*>(p), bytes);
+  touch(static_cast<std::byte*>(p), bytes);
   return storage;
 }
-
-// Copies in order, beside the computation. The compute side runs in the calling thread, so its own moments have always passed.
-class CopyThread {
- public:
-  CopyThread() : thread_([this] { work(); }) {}
-  ~CopyThread() {
-    { const std::lock_guard lock(mutex_); stopping_ = true; }
-    changed_.notify_all();
-    thread_.join();
-  }
-  // `before`, if any, is a lane whose ticket `after` must have passed when the copy starts.
-  Ticket enqueue(void* to, const void* from, int64_t bytes, CopyThread* before, Ticket after) {
-    { const std::lock_guard lock(mutex_); queue_.push_back({to, from, bytes, before, after}); }
-    changed_.notify_all();
-    return ++issued_;
-  }
-  void wait(Ticket t) {
-    std::unique_lock lock(mutex_);
-    changed_.wait(lock, [&] { return done_ >= t; });
-  }
-  void wait_for_all() { wait(issued_); }
-
- private:
-  struct Job { void* to; const void* from; int64_t bytes; CopyThread* before; Ticket after; };
-  void work() {
-    std::unique_lock lock(mutex_);
-    for (;;) {
-      changed_.wait(lock, [&] { return stopping_ || !queue_.empty(); });
-      if (queue_.empty()) return;
-      const Job job = queue_.front();
-      queue_.pop_front();
-      lock.unlock();
-      if (job.before) job.before->wait(job.after);
-      std::memcpy(job.to, job.from, size_t(job.bytes));
-      lock.lock();
-      ++done_;
-      changed_.notify_all();
-    }
-  }
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  std::deque<Job> queue_;
-  Ticket issued_ = 0, done_ = 0;
-  bool stopping_ = false;
-  std::thread thread_;  // last: it starts when all else is there
-};
 
 constexpr int64_t small_copy = int64_t{64} << 10;
 
@@ -126,24 +65,39 @@ class CpuDevice final : public Device {
  public:
   explicit CpuDevice(DeviceSpec spec) : Device(std::move(spec), false) {}
   ~CpuDevice() override {
-    for (CopyThread& lane : lanes_) lane.wait_for_all();  // before any lane ends, since one may wait for the other
+    for (CopyThread& lane : lanes_) lane.wait_for_all();  // before any lane ends, since one may wait for another
+    disk_.wait_for_all();
   }
-  Storage reserve(Tier tier, int64_t bytes) override { return map_memory(tier, bytes); }
-  Ticket copy(Lane lane, void* to, const void* from, int64_t bytes, Ticket after) override {
+  Storage reserve(Tier tier, int64_t bytes) override { return tier == Tier::disk && bytes > 0 ? disk_.reserve(spec().disk, bytes) : map_memory(tier, bytes); }
+  Ticket copy(Lane lane, void* to, const void* from, int64_t bytes, Ticket after, Ticket also) override {
+    if (lane == Lane::disk) return ticket(lane, disk_.copy(to, from, bytes, [=, this] { pass(after), pass(also); }));
     if (bytes <= small_copy) {  // sooner done than handed to a thread
-      wait(after);
+      wait(after), wait(also);
       std::memcpy(to, from, size_t(bytes));
       return 0;
     }
-    CopyThread& other = lanes_[after % 2];
-    CopyThread* before = &other == &lanes_[size_t(lane)] ? nullptr : &other;  // a lane keeps its own order
-    return lanes_[size_t(lane)].enqueue(to, from, bytes, before, after / 2) * 2 + Ticket(lane);
+    return ticket(lane, lanes_[size_t(lane)].enqueue([=, this] {
+      pass(after), pass(also);
+      std::memcpy(to, from, size_t(bytes));
+    }));
   }
   Ticket now() override { return 0; }
-  void wait(Ticket t) override { lanes_[size_t(t % 2)].wait(t / 2); }
+  void wait(Ticket t) override {
+    pass(t);
+    disk_.throw_if_failed();
+  }
 
  private:
-  CopyThread lanes_[2];  // by Lane; a ticket is 2 * count + lane. Copies out never wait for copies in, so no two wait for each other
+  // The compute side runs in the calling thread, so its own moments have always passed. No two lanes wait for each other: each copy waits for such as
+  // were issued before it.
+  static Ticket ticket(Lane lane, Ticket count) { return count * lane_count + Ticket(lane); }
+  static size_t lane_of(Ticket t) { return size_t(t % lane_count); }
+  void pass(Ticket t) {
+    if (lane_of(t) == size_t(Lane::disk)) disk_.wait(t / lane_count);
+    else lanes_[lane_of(t)].wait(t / lane_count);
+  }
+  Disk disk_;
+  CopyThread lanes_[2];  // in, out
 };
 
 class PhantomDevice final : public Device {
@@ -155,7 +109,7 @@ class PhantomDevice final : public Device {
     check(p != MAP_FAILED, "a phantom's address space can be reserved");
     return Storage(p, bytes, [](void* data, int64_t n) { ::munmap(data, size_t(n)); });
   }
-  Ticket copy(Lane, void*, const void*, int64_t, Ticket) override { return 0; }
+  Ticket copy(Lane, void*, const void*, int64_t, Ticket, Ticket) override { return 0; }
   Ticket now() override { return 0; }
   void wait(Ticket) override {}
 };

@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cctype>
 #include <cstring>
@@ -13,6 +14,7 @@
 #include "device/catalogue.h"
 #include "device/cuda.cuh"
 #include "device/cuda.h"
+#include "device/disk.h"
 
 namespace thimble {
 namespace {
@@ -97,6 +99,7 @@ class CudaDevice final : public Device {
     if (keeps_algorithms()) context_.remembered = read_algorithms(algorithm_file(), maker_of_algorithms());
   }
   ~CudaDevice() override {
+    disk_.wait_for_all();
     if (keeps_algorithms()) keep_algorithms();
     cudaDeviceSynchronize();
     for (const cudaEvent_t e : events_)
@@ -105,6 +108,7 @@ class CudaDevice final : public Device {
 
   Storage reserve(Tier tier, int64_t bytes) override {
     if (bytes == 0) return {};
+    if (tier == Tier::disk) return disk_.reserve(spec().disk, bytes);
     if (tier == Tier::device && where_ == DeviceMemory::on_card) {
       void* p = nullptr;
       if (cudaMalloc(&p, size_t(bytes)) != cudaSuccess) {
@@ -124,18 +128,25 @@ class CudaDevice final : public Device {
     check_cuda(cudaHostRegister(p, size_t(bytes), cudaHostRegisterMapped), "cudaHostRegister");  // mapped: kernels read it too
     return Storage(p, bytes, [](void* data, int64_t n) { cudaHostUnregister(data); ::munmap(data, size_t(n)); });
   }
-  Ticket copy(Lane lane, void* to, const void* from, int64_t bytes, Ticket after) override {
+  Ticket copy(Lane lane, void* to, const void* from, int64_t bytes, Ticket after, Ticket also) override {
+    if (lane == Lane::disk) {
+      std::array<cudaEvent_t, 2> events{};
+      for (size_t i = 0; const Ticket t : {after, also}) events[i++] = t > 0 ? event(t) : nullptr;  // what is before it on its own lane has ended by then
+      return -disk_.copy(to, from, bytes, [events] {
+        for (const cudaEvent_t e : events)
+          if (e) check_cuda(cudaEventSynchronize(e), "cudaEventSynchronize");
+      });
+    }
     const cudaStream_t stream = context_.lanes[size_t(lane)];
-    if (after) check_cuda(cudaStreamWaitEvent(stream, event(after)), "cudaStreamWaitEvent");
+    for (const Ticket t : {after, also}) wait_on(stream, t);
     check_cuda(cudaMemcpyAsync(to, from, size_t(bytes), cudaMemcpyDefault, stream), "cudaMemcpyAsync");
     return mark(stream);
   }
   Ticket now() override { return mark(context_.stream); }
-  void wait(Ticket t) override {
-    if (t) check_cuda(cudaStreamWaitEvent(context_.stream, event(t)), "cudaStreamWaitEvent");
-  }
+  void wait(Ticket t) override { wait_on(context_.stream, t); }
   void host_wait(Ticket t) override {
-    if (t) check_cuda(cudaEventSynchronize(event(t)), "cudaEventSynchronize");
+    if (t < 0) wait_for_disk(t);
+    if (t > 0) check_cuda(cudaEventSynchronize(event(t)), "cudaEventSynchronize");
   }
   void begin_range(const char* name) override { nvtxRangePushA(name); }
   void end_range() override { nvtxRangePop(); }
@@ -167,6 +178,17 @@ class CudaDevice final : public Device {
     if (any_new) write_algorithms(algorithm_file(), maker_of_algorithms(), context_.remembered);
   }
 
+  // Tickets of the disk lane are below 0, and no event: the host waits for them before it gives a stream what comes after. Streams hold work of earlier
+  // layers meanwhile.
+  void wait_for_disk(Ticket t) {
+    disk_.wait(-t);
+    disk_.throw_if_failed();
+  }
+  void wait_on(cudaStream_t stream, Ticket t) {
+    if (t < 0) wait_for_disk(t);
+    if (t > 0) check_cuda(cudaStreamWaitEvent(stream, event(t)), "cudaStreamWaitEvent");
+  }
+
   // A ring of events: a ticket that is older than the ring has passed long ago, or its event stands for a later moment, which is as safe.
   static constexpr size_t event_count = 4096;
   cudaEvent_t event(Ticket t) { return events_[size_t(t) % event_count]; }
@@ -178,6 +200,7 @@ class CudaDevice final : public Device {
     check_cuda(cudaEventRecord(e, stream), "cudaEventRecord");
     return t;
   }
+  Disk disk_;
   CudaContext context_;
   DeviceMemory where_;
   std::deque<cudaEvent_t> events_;

@@ -1,6 +1,7 @@
 // A place that holds bytes and runs work: cpu or cuda, each real or phantom. A phantom reserves address space that nobody
 // may touch and copies nothing. Copies run on their own lanes, beside the computation, and are ordered by tickets.
 #pragma once
+#include <functional>
 #include <memory>
 
 #include "device/spec.h"
@@ -12,9 +13,9 @@ class CudaContext;  // handles of the cuda device, seen only by .cu files
 // Bytes of one tier, reserved once. Moves; frees at the end of its life.
 class Storage {
  public:
-  using Free = void (*)(void* data, int64_t bytes);
+  using Free = std::function<void(void* data, int64_t bytes)>;
   Storage() = default;
-  Storage(void* data, int64_t bytes, Free free) : data_(data), bytes_(bytes), free_(free) {}
+  Storage(void* data, int64_t bytes, Free free) : data_(data), bytes_(bytes), free_(std::move(free)) {}
   Storage(Storage&& o) noexcept { *this = std::move(o); }
   Storage& operator=(Storage&& o) noexcept {
     std::swap(data_, o.data_);
@@ -29,10 +30,12 @@ class Storage {
  private:
   void* data_ = nullptr;
   int64_t bytes_ = 0;
-  Free free_ = nullptr;
+  Free free_;
 };
 
-enum class Lane : uint8_t { in, out };  // host to device, device to host: two lanes, since a link carries both at once
+// Host to device, device to host: two lanes, since a link carries both at once. Between pinned memory and disk, either way.
+enum class Lane : uint8_t { in, out, disk };
+constexpr int lane_count = 3;
 using Ticket = int64_t;                 // a moment on a lane or on the compute stream; 0 is the past
 
 class Device {
@@ -42,10 +45,12 @@ class Device {
   DeviceKind kind() const { return spec_.kind; }
   bool is_phantom() const { return phantom_; }
 
-  // Throws Error (does_not_fit) when the machine does not have the bytes. Tier::disk is a file that vanishes with the storage.
+  // Throws Error (does_not_fit) when the machine does not have the bytes. Tier::disk is a file in the spec's folder that has no name and goes with the
+  // storage; its bytes have addresses, which nobody may touch: they are copied on their own lane.
   virtual Storage reserve(Tier, int64_t bytes) = 0;
-  // A copy between tiers that starts once `after` has passed; returns when it ends. Both ranges stay untouched until then.
-  virtual Ticket copy(Lane, void* to, const void* from, int64_t bytes, Ticket after) = 0;
+  // A copy between tiers that starts once both moments have passed; returns when it ends. Both ranges stay untouched until then. Where the disk fails, a wait
+  // that comes after throws its Error (bad_input), and all that follow.
+  virtual Ticket copy(Lane, void* to, const void* from, int64_t bytes, Ticket after, Ticket also = 0) = 0;
   virtual Ticket now() = 0;         // all that was launched so far on the compute stream
   virtual void wait(Ticket) = 0;    // what is launched next on the compute stream comes after the ticket
   virtual void host_wait(Ticket t) { wait(t); }  // the host goes on after the ticket: it may then touch what a copy read or wrote

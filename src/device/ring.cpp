@@ -5,9 +5,14 @@
 
 namespace thimble {
 
-Ring::Ring(Stream& stream, Arena& device, const char* name, int slots, int64_t slot_bytes) : stream_(stream), name_(name) {
+Ring::Ring(Stream& stream, Arena& arena, const char* name, int slots, int64_t slot_bytes) : stream_(stream), name_(name), to_(arena.tier()) {
   check(slots > 0, "a ring has at least one slot");
-  for (int i = 0; i < slots; ++i) slots_.push_back({.bytes = device.take(Use::ring, name, DType::u8, {slot_bytes})});
+  check(to_ == Tier::device || to_ == Tier::pinned, "a ring's slots lie on the device, or in pinned memory");
+  const bool on_device = to_ == Tier::device;
+  from_ = on_device ? Tier::pinned : Tier::disk;
+  in_ = on_device ? Lane::in : Lane::disk;
+  out_ = on_device ? Lane::out : Lane::disk;
+  for (int i = 0; i < slots; ++i) slots_.push_back({.bytes = arena.take(Use::ring, name, DType::u8, {slot_bytes})});
 }
 
 Ring::~Ring() {
@@ -42,7 +47,7 @@ Ring::Slot* Ring::take_slot(int item) {
   return oldest;
 }
 
-void Ring::prefetch(int item, Tensor home) {
+void Ring::prefetch(int item, Tensor home, Ticket ready) {
   if (Slot* there = find(item)) {
     there->last_use = ++clock_;  // wanted soon: an older item makes room first
     return;
@@ -50,15 +55,14 @@ void Ring::prefetch(int item, Tensor home) {
   Slot* s = take_slot(item);
   if (!s) return;
   check(home.bytes() <= s->bytes.bytes(), "an item fits its ring's slot");
-  stream_.ledger.copied(Tier::pinned, Tier::device, name_, item, home.bytes());
+  stream_.ledger.copied(from_, to_, name_, item, home.bytes());
   const auto written = std::find_if(written_.begin(), written_.end(), [&](const auto& w) { return w.first == item; });
   if (written != written_.end()) {
-    // The item may still be on its way home. An empty copy makes the lane wait for that; the copy itself waits for its slot.
-    stream_.device.copy(Lane::in, s->bytes.data, home.data, 0, written->second);
+    if (!ready) ready = written->second;  // it may still be on its way home
     written_.erase(written);
   }
   const Ticket after = s->leaves ? s->leaves : s->freed;  // what leaves does so after the slot was freed
-  s->arrives = stream_.device.copy(Lane::in, s->bytes.data, home.data, home.bytes(), after);
+  s->arrives = stream_.device.copy(in_, s->bytes.data, home.data, home.bytes(), after, ready);
   s->leaves = 0;
 }
 
@@ -96,13 +100,36 @@ void Ring::release(int item) {
   s->freed = stream_.device.now();
 }
 
-void Ring::release(int item, Tensor write_back) {
+Ticket Ring::release(int item, Tensor write_back, Ticket after) {
   release(item);
   Slot* s = find(item);
   check(write_back.bytes() <= s->bytes.bytes(), "what is written back lay in the slot");
   std::erase_if(written_, [&](const auto& w) { return w.first == item; });  // an older way home is followed on the same lane
-  stream_.ledger.copied(Tier::device, Tier::pinned, name_, item, write_back.bytes());
-  s->leaves = s->home = stream_.device.copy(Lane::out, write_back.data, s->bytes.data, write_back.bytes(), s->freed);
+  stream_.ledger.copied(to_, from_, name_, item, write_back.bytes());
+  s->leaves = s->home = stream_.device.copy(out_, write_back.data, s->bytes.data, write_back.bytes(), s->freed, after);
+  return s->leaves;
+}
+
+Ring::Loan Ring::lend(int item, Tensor home) {
+  prefetch(item, home);
+  const Slot* s = find(item);
+  check(s, "a ring has a free slot for what is lent");
+  return {{s->bytes.data, home.dtype, home.shape}, s->arrives ? s->arrives : s->leaves};
+}
+
+void Ring::give_back(int item, Ticket read) {
+  Slot* s = find(item);
+  check(s && !s->held, "what is given back was lent");
+  s->freed = read;
+  s->leaves = 0;  // whoever read waited for it
+}
+
+bool Ring::has(int item) const { return find(item) != nullptr; }
+
+Ticket Ring::arrival(int item) const {
+  const Slot* s = find(item);
+  check(s, "what arrives has a slot");
+  return s->arrives;
 }
 
 void Ring::drain() {

@@ -35,6 +35,7 @@ struct DeviceSpec {
   double vector_flops = 2.5e10;    // all other arithmetic
   double memory_bandwidth = 1e10;  // bytes per second, read or written
   double link_bandwidth = 5e9;     // between the device tier and pinned, each way
+  double disk_bandwidth = 3e9;     // between the disk tier and pinned; stated, not measured: what one NVMe drive of PCIe 3 gives
   double op_seconds = 5e-6;        // that an op takes however small it is: launch, or waking the threads
   std::shared_ptr<const OpRates> rates;  // of the ops that were measured on this machine; null: none was
   int64_t matmul_workspace = 0;    // cap on what one matrix product may take as scratch from the arena
@@ -43,6 +44,7 @@ struct DeviceSpec {
   int64_t free = 0;                // of these, what nobody had before this process came; 0: not known
   int index = 0;                   // which GPU
   std::string address;             // its place on the PCI bus
+  std::string disk;                // folder of the disk tier's file; empty: there is none
   std::string cache;               // folder where what was measured on a device is kept for the next run; empty: none
   bool reads_pinned = true;        // kernels read pinned memory by the host's own addresses
   bool deterministic = false;      // the same bits in every run, at a price on cuda: no way is taken that adds in a varying order, or chosen by timing

@@ -27,10 +27,11 @@ void Timeline::add(const Entry& e) {
     now_ = std::max(now_, at[size_t(e.offset)]);
     return;
   }
-  const auto lane = size_t(e.tier == Tier::device ? Lane::out : Lane::in);
-  const double seconds = double(e.bytes) / spec_.link_bandwidth;
+  const bool disk = e.tier == Tier::disk || e.to == Tier::disk;
+  const auto lane = size_t(disk ? Lane::disk : e.tier == Tier::device ? Lane::out : Lane::in);
+  const double seconds = double(e.bytes) / (disk ? spec_.disk_bandwidth : spec_.link_bandwidth);
   on_lane_[lane] += seconds;
-  at[size_t(e.offset)] = lanes_[lane] = std::max(lanes_[lane], now_) + seconds;
+  at[size_t(e.offset)] = lanes_[lane] = std::max({lanes_[lane], now_, at[size_t(e.offset)]}) + seconds;
 }
 
 }  // namespace thimble

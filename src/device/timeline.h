@@ -1,5 +1,5 @@
-// When what a ledger writes would be done, by a spec: ops one after the other, copies on two lanes of their own, begun where they were issued and
-// awaited where the computation waits for them. What the time goes to is kept apart, so that a plan can say what binds it.
+// When what a ledger writes would be done, by a spec: ops one after the other, copies on lanes of their own, begun where they were issued, an item's
+// one after the other, and awaited where the computation waits for them. What the time goes to is kept apart, so that a plan can say what binds it.
 #pragma once
 #include <algorithm>
 #include <utility>
@@ -24,14 +24,14 @@ class Timeline {
   double seconds_of(const Entry& e) const { return cost_of(e).seconds(); }
 
   double now() const { return now_; }
-  double end() const { return std::max({now_, lanes_[0], lanes_[1]}); }
+  double end() const { return std::max({now_, lanes_[0], lanes_[1], lanes_[2]}); }
   double busy() const { return busy_; }                          // of the compute stream
   double lane(Lane l) const { return on_lane_[size_t(l)]; }      // that copies were under way
 
  private:
   OpRate rate_of(const char* name) const;
   const DeviceSpec& spec_;
-  double now_ = 0, busy_ = 0, lanes_[2] = {0, 0}, on_lane_[2] = {0, 0};
+  double now_ = 0, busy_ = 0, lanes_[lane_count] = {}, on_lane_[lane_count] = {};
   std::vector<std::pair<const char*, std::vector<double>>> arrivals_;  // by ring, then item
   mutable std::vector<std::pair<const char*, OpRate>> rates_;          // by the literal's address
 };

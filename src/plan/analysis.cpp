@@ -82,19 +82,19 @@ Analysis analyse(const Ledger& ledger, size_t step, const DeviceSpec& spec) {
     ++op->calls;
   }
   a.time.waiting += timeline.end() - timeline.now();
-  a.time.copies_in = timeline.lane(Lane::in), a.time.copies_out = timeline.lane(Lane::out);
+  a.time.copies_in = timeline.lane(Lane::in), a.time.copies_out = timeline.lane(Lane::out), a.time.disk = timeline.lane(Lane::disk);
   std::sort(a.ops.begin(), a.ops.end(), [](const OpTime& x, const OpTime& y) { return x.seconds > y.seconds; });
   for (auto& points : a.timeline) points = thinned(std::move(points));
   return a;
 }
 
 Bound bound_of(const TimeShares& t) {
-  const std::pair<double, Bound> all[] = {{t.matrix + t.vector, Bound::compute}, {t.memory, Bound::memory}, {t.waiting, Bound::link}, {t.fixed, Bound::overhead}};
+  const std::pair<double, Bound> all[] = {{t.matrix + t.vector, Bound::compute}, {t.memory, Bound::memory}, {t.waiting, t.disk > std::max(t.copies_in, t.copies_out) ? Bound::disk : Bound::link}, {t.fixed, Bound::overhead}};
   return std::max_element(std::begin(all), std::end(all), [](const auto& a, const auto& b) { return a.first < b.first; })->second;
 }
 
 const char* name_of(Bound b) {
-  constexpr const char* names[] = {"compute", "memory bandwidth", "the link to host memory", "the fixed cost of each op"};
+  constexpr const char* names[] = {"compute", "memory bandwidth", "the link to host memory", "the fixed cost of each op", "the disk"};
   return names[int(b)];
 }
 

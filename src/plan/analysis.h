@@ -9,7 +9,7 @@ namespace thimble::plan {
 struct TimeShares {
   double matrix = 0, memory = 0, vector = 0, fixed = 0;  // by the peak of matrix products, bytes, other arithmetic, and what an op takes however small
   double waiting = 0;
-  double copies_in = 0, copies_out = 0;  // on their own lanes
+  double copies_in = 0, copies_out = 0, disk = 0;  // on their own lanes
 };
 struct OpTime { const char* name; double seconds = 0; int64_t calls = 0; };
 struct Alive { std::string name; Use use; int64_t bytes = 0, count = 0; };  // tensors of one name
@@ -26,7 +26,7 @@ struct Analysis {
 // `ledger`: recorded from the trainer's first byte to the end of a step whose entries begin at `step`.
 Analysis analyse(const Ledger&, size_t step, const DeviceSpec&);
 
-enum class Bound : uint8_t { compute, memory, link, overhead };
+enum class Bound : uint8_t { compute, memory, link, overhead, disk };
 Bound bound_of(const TimeShares&);
 const char* name_of(Bound);
 

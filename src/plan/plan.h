@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "device/device.h"
 #include "device/ledger.h"
 #include "nn/saved.h"
 
@@ -14,7 +15,7 @@ namespace thimble::plan {
 
 // Bytes that a run may take. pinned and host memory come out of one number, the machine's RAM.
 struct Budget {
-  int64_t device = 0, ram = 0;
+  int64_t device = 0, ram = 0, disk = 0;
 };
 
 // The decisions that change in which order gradients are summed; a run that goes on keeps them.
@@ -31,6 +32,7 @@ struct Plan {
   bool unpack_layer = false;    // a layer's matrices once for the window, not each for its product
   std::vector<nn::LayerSave> save;
   int resident_layers = 0;
+  int disk_layers = 0;            // of the others, those that lie on disk
   int unpacked_layers = 0;        // of packed ones, where all are resident
   int64_t head_chunk = 256;       // tokens whose logits exist at once
   int64_t token_chunk = 0;        // tokens at a time in the MLP and in attention's projections of its input; 0: all
@@ -46,20 +48,22 @@ struct Outcome {
   std::array<std::array<int64_t, use_count>, tier_count> at_peak{};
   int64_t page_tables = 0;  // of pinned memory, on the device beside its arena
   double window_seconds = 0, rest_seconds = 0, update_seconds = 0;  // of a full window, of the smaller one that is left over, of the update
-  std::array<double, 3> busy{};  // seconds of a step that the computation, the copies in and the copies out take by themselves
+  std::array<double, 1 + lane_count> busy{};  // seconds of a step that the computation and each lane of copies take by themselves
   int64_t tokens = 0;  // of one micro-batch
   double step_seconds(const Plan& p) const { return window_seconds * double(p.accumulation / p.window) + rest_seconds + update_seconds; }
   double tokens_per_second(const Plan& p) const { return double(tokens * p.accumulation) / step_seconds(p); }
   int64_t device() const { return peak[size_t(Tier::device)] + page_tables; }
   int64_t ram() const { return peak[size_t(Tier::pinned)] + peak[size_t(Tier::host)]; }
+  int64_t disk() const { return peak[size_t(Tier::disk)]; }
   void set_bytes(const Ledger&, const DeviceSpec&);  // what the ledger took at most
 };
+inline bool fits(const Outcome& o, const Budget& b) { return o.device() <= b.device && o.ram() <= b.ram && o.disk() <= b.disk; }
 struct Candidate {
   Plan plan;
   Outcome outcome;
 };
 
-// Seconds that a ledger's entries take by the spec: each op max(flops / peak, bytes / bandwidth); copies on two lanes of their own, begun
+// Seconds that a ledger's entries take by the spec: each op max(flops / peak, bytes / bandwidth); copies on lanes of their own, begun
 // where they were issued and awaited where the computation waits for them.
 double predicted_seconds(std::span<const Entry>, const DeviceSpec&);
 
@@ -68,6 +72,7 @@ struct Space {
   int layers = 0;
   int64_t batch = 1, accumulation = 1;     // the user's; micro-batches are divisors of batch
   bool can_stream = false;                 // layers may lie in pinned memory
+  bool has_disk = false;                   // frozen ones on disk too
   bool can_window = false;                 // a layer may run several micro-batches: its gradients add up in the same order
   int trained_layers = 0;                  // beside frozen ones they stay on the device; where all are trained, one that is streamed is updated at its turn
   bool all_trained() const { return layers > 0 && trained_layers == layers; }
@@ -94,7 +99,7 @@ struct Choice {
   std::optional<Candidate> best;
   Candidate least;
   std::vector<Candidate> front;  // of all that were tried, fitting or not: those than which none is faster in as little device memory, from the fastest on
-  bool device_suffices = false, ram_suffices = false;  // for some candidate, were there enough of the other
+  bool device_suffices = false, ram_suffices = false;  // for some candidate, were there enough of the others
   int tried = 0;
 };
 Choice choose(const Budget&, const Space&, const DryRun&);

@@ -63,9 +63,11 @@ std::vector<Mix> save_choices(const Space& space) {
 struct Placement {
   int resident, unpacked;
   bool embedding_on_host, paged;
+  int on_disk = 0;
   bool operator==(const Placement&) const = default;
 };
-std::vector<Placement> placements(const Space& space) {
+// Layers on disk come last: for each number of resident ones a list of its own, in which they pass from pinned memory to disk.
+std::vector<std::vector<Placement>> placements(const Space& space) {
   const int staying = space.all_trained() ? 0 : space.trained_layers;
   auto residents = space.resident_layers ? std::vector<int>{*space.resident_layers} : space.can_stream ? shares(space.layers - staying, 4) : std::vector<int>{space.layers};
   if (space.can_stream && !space.resident_layers)
@@ -79,7 +81,17 @@ std::vector<Placement> placements(const Space& space) {
   for (const int resident : residents)
     if (space.can_host_embedding || resident != residents.front()) all.push_back({resident, 0, space.can_host_embedding, space.paged_optimizer});
   if (!space.paged_optimizer) all.push_back({residents.back(), 0, space.can_host_embedding, true});
-  return all;
+  std::vector<std::vector<Placement>> lists{std::move(all)};
+  const auto add_on_disk = [&](int resident, bool paged) {
+    auto& list = lists.emplace_back();
+    for (const int n : shares(space.layers - resident, 8))
+      if (n > 0) list.push_back({resident, 0, space.can_host_embedding, paged, n});
+  };
+  if (!space.has_disk || space.all_trained()) return lists;
+  for (const int resident : residents)
+    if (resident < space.layers) add_on_disk(resident, space.paged_optimizer);
+  if (!space.paged_optimizer && residents.back() < space.layers) add_on_disk(residents.back(), true);
+  return lists;
 }
 
 // More of them save little beside what there is of all tokens, and their dry runs are long.
@@ -107,10 +119,12 @@ struct Group {
   std::vector<int64_t> windows;
   std::vector<Chunks> chunks;
   std::vector<Placement> places;
+  bool on_disk() const { return places.front().on_disk > 0; }
   Plan plan(int64_t window, bool unpack, const Chunks& chunk, const Placement& place) const {
     Plan p = base;
     p.window = window, p.unpack_layer = unpack, p.head_chunk = chunk.head, p.token_chunk = chunk.tokens;
     p.resident_layers = place.resident, p.unpacked_layers = place.unpacked, p.embedding_on_host = place.embedding_on_host, p.paged_optimizer = place.paged;
+    p.disk_layers = place.on_disk;
     return p;
   }
   // One of these takes the least of the device, one the least of RAM: what moves needs a ring, which may be larger than what it moves.
@@ -126,9 +140,8 @@ struct Group {
 constexpr int64_t largest_window = 8;  // what a larger one would hide of the link is little, and its dry run is long
 constexpr int64_t largest_whole_step = 32;  // as one window, after which a trained layer's gradients need not wait in host memory
 
-std::vector<Group> groups(const Space& space) {
+std::vector<Group> groups(const Space& space, const std::vector<Placement>& places) {
   std::vector<Group> all;
-  const auto places = placements(space);
   const auto saves = save_choices(space);
   for (int64_t micro = space.batch; micro >= 1; micro = micro == 1 ? 0 : (micro + 1) / 2) {
     if (space.batch % micro || (space.order && space.order->micro_batch != micro)) continue;
@@ -208,7 +221,7 @@ std::string describe_saves(const Plan& plan) {
 }
 
 void Outcome::set_bytes(const Ledger& ledger, const DeviceSpec& spec) {
-  for (const Tier t : {Tier::device, Tier::pinned, Tier::host}) {
+  for (const Tier t : {Tier::device, Tier::pinned, Tier::host, Tier::disk}) {
     peak[size_t(t)] = ledger.peak(t);
     at_peak[size_t(t)] = ledger.at_peak(t);
   }
@@ -233,11 +246,12 @@ std::vector<Rung> rungs(const Space& space, const Plan& like, const DryRun& dry_
 
 std::vector<Plan> candidates(const Space& space) {
   std::vector<Plan> plans;
-  for (const Group& group : groups(space))
-    for (const int64_t window : group.windows)
-      for (const Chunks& chunk : group.chunks)
-        for (const bool unpack : unpackings(space, group, window, chunk))
-          for (const auto& place : group.places) plans.push_back(group.plan(window, unpack, chunk, place));
+  for (const auto& places : placements(space))
+    for (const Group& group : groups(space, places))
+      for (const int64_t window : group.windows)
+        for (const Chunks& chunk : group.chunks)
+          for (const bool unpack : unpackings(space, group, window, chunk))
+            for (const auto& place : group.places) plans.push_back(group.plan(window, unpack, chunk, place));
   return plans;
 }
 
@@ -250,9 +264,19 @@ constexpr int many_layers = 16;
 // One search. What a dry run said is asked again from here; what cannot be faster than the best, or cannot fit, is left out unrun.
 class Search {
  public:
-  Search(const Budget& budget, const Space& space, const DryRun& dry_run) : budget_(budget), space_(space), dry_run_(dry_run), groups_(groups(space)) {}
+  Search(const Budget& budget, const Space& space, const DryRun& dry_run) : budget_(budget), space_(space), dry_run_(dry_run) {}
 
   Choice run() {
+    for (const auto& places : placements(space_)) {
+      groups_ = groups(space_, places);
+      levels_.clear(), failed_.clear(), enough_.clear(), hints_.clear();
+      search_groups();
+    }
+    return std::move(choice_);
+  }
+
+ private:
+  void search_groups() {
     // First each level by itself, so that there is a best to beat; then mixes of two, those that may be fastest first.
     std::vector<std::pair<double, const Group*>> order;
     for (const Group& g : groups_) order.emplace_back(least_seconds(g, g.windows.back(), fastest_way(g)), &g);
@@ -261,11 +285,9 @@ class Search {
     });
     for (const auto& [least, group] : order)
       if (may_be_faster(least) && !known_not_to_fit(*group)) search(*group);
-    return std::move(choice_);
   }
 
- private:
-  bool fits(const Outcome& o) const { return o.device() <= budget_.device && o.ram() <= budget_.ram; }
+  bool fits(const Outcome& o) const { return plan::fits(o, budget_); }
   bool may_be_faster(double least) const { return least * (1 - rounding) < best_seconds_; }
 
   const Outcome& try_plan(const Plan& plan) {
@@ -283,7 +305,7 @@ class Search {
 
   void keep_in_front(const Candidate& c, double seconds) {
     auto& front = choice_.front;
-    const auto beats = [](double s, const Outcome& o, double other_s, const Outcome& other) { return s <= other_s && o.device() <= other.device() && o.ram() <= other.ram(); };
+    const auto beats = [](double s, const Outcome& o, double other_s, const Outcome& other) { return s <= other_s && o.device() <= other.device() && o.ram() <= other.ram() && o.disk() <= other.disk(); };
     for (const auto& f : front)
       if (beats(f.outcome.step_seconds(f.plan), f.outcome, seconds, c.outcome)) return;
     std::erase_if(front, [&](const auto& f) { return beats(seconds, c.outcome, f.outcome.step_seconds(f.plan), f.outcome); });
@@ -292,7 +314,8 @@ class Search {
 
   // What a level takes by itself, computation and link apart, where all else is as fast as it can be: no mix of two levels takes less than its shares
   // of theirs.
-  struct Level { int64_t micro; size_t level; int64_t window; bool unpack; std::array<double, 3> busy; int64_t device; };
+  using Busy = decltype(Outcome::busy);
+  struct Level { int64_t micro; size_t level; int64_t window; bool unpack; Busy busy; int64_t device; };
   const Level* level(const Group& g, size_t which, int64_t window, bool unpack) {
     if (groups_.size() <= few_groups) return nullptr;
     for (const Level& l : levels_)
@@ -306,12 +329,12 @@ class Search {
     }
     return nullptr;
   }
-  std::array<double, 3> least_busy(const Group& g, int64_t window, bool unpack) {
+  Busy least_busy(const Group& g, int64_t window, bool unpack) {
     const Level *a = level(g, g.mix.first, window, unpack), *b = level(g, g.mix.second, window, unpack);
-    std::array<double, 3> least{};
+    Busy least{};
     if (!a || !b) return least;
     const double share = double(g.mix.count) / double(space_.layers);
-    for (size_t i = 0; i < 3; ++i) least[i] = space_.layers_alike ? (1 - share) * a->busy[i] + share * b->busy[i] : std::min(a->busy[i], b->busy[i]);
+    for (size_t i = 0; i < least.size(); ++i) least[i] = space_.layers_alike ? (1 - share) * a->busy[i] + share * b->busy[i] : std::min(a->busy[i], b->busy[i]);
     return least;
   }
   double least_seconds(const Group& g, int64_t window, bool unpack) {
@@ -351,12 +374,15 @@ class Search {
     }
   }
 
-  // What the link carries in, in seconds of a step, because things lie in this place and not in the fastest: the same whatever is saved.
-  double seconds_of_place(const Group& g, int64_t window, size_t place) {
-    if (groups_.size() <= few_groups || place == 0) return 0;
+  // What the link carries in and the disk gives, in seconds of a step, because things lie in this place and not in the fastest: the same whatever is saved.
+  Busy seconds_of_place(const Group& g, int64_t window, size_t place) {
+    Busy more{};
+    if (groups_.size() <= few_groups || place == 0) return more;
     const Group& like = link_free_like(g);
-    const auto in = [&](size_t i) { return try_plan(like.plan(window, false, like.chunks.back(), like.places[i])).busy[1]; };
-    return in(place) - in(0);
+    const auto busy = [&](size_t i) { return try_plan(like.plan(window, false, like.chunks.back(), like.places[i])).busy; };
+    const Busy there = busy(place), here = busy(0);
+    for (const Lane lane : {Lane::in, Lane::disk}) more[1 + size_t(lane)] = there[1 + size_t(lane)] - here[1 + size_t(lane)];
+    return more;
   }
   // A level that leaves the link to what lies elsewhere, of the same micro-batches.
   const Group& link_free_like(const Group& g) {
@@ -369,12 +395,16 @@ class Search {
   // How many places, from the fastest on, may be faster than the best; each is as slow as the one before or slower.
   size_t places_worth_trying(const Group& g, int64_t window) {
     const auto ways = unpackings(space_, g, window, g.chunks.front());
-    std::array<double, 3> least = least_busy(g, window, ways.front());
+    Busy least = least_busy(g, window, ways.front());
     if (ways.size() > 1) {
       const auto other = least_busy(g, window, ways.back());
       for (size_t i = 0; i < least.size(); ++i) least[i] = std::min(least[i], other[i]);
     }
-    const auto worth = [&](size_t place) { return may_be_faster(std::max({least[0], least[1] + seconds_of_place(g, window, place), least[2]})); };
+    const auto worth = [&](size_t place) {
+      Busy all = seconds_of_place(g, window, place);
+      for (size_t i = 0; i < all.size(); ++i) all[i] += least[i];
+      return may_be_faster(*std::max_element(all.begin(), all.end()));
+    };
     size_t low = 0, high = g.places.size();  // all below low are worth it, none from high on
     while (low < high) {
       const size_t middle = (low + high) / 2;
@@ -405,12 +435,15 @@ class Search {
     return low;
   }
   // The first of so many places, from the fastest on, where a window may fit; else that many. From place to place more lies in RAM and less on the device,
-  // so that halving finds it; but where layers are few a ring may be larger than what moved, and all are asked.
+  // or more on disk and less in RAM, so that halving finds it; but where layers are few a ring may be larger than what moved, and all are asked.
   size_t first_place(const Group& g, int64_t window, size_t places) {
-    const auto device_fits = [&](const Placement& p) { return least(g, window, p).device() <= budget_.device; };
+    const auto relieved = [&](const Placement& p) {
+      const Outcome& o = least(g, window, p);
+      return g.on_disk() ? o.ram() <= budget_.ram : o.device() <= budget_.device;
+    };
     if (space_.layers >= many_layers) {
-      const size_t first = first_that([&](size_t i) { return device_fits(g.places[i]); }, places, hints_[{window, g.mix.first, g.mix.second}]);
-      return first == places || least(g, window, g.places[first]).ram() > budget_.ram ? places : first;
+      const size_t first = first_that([&](size_t i) { return relieved(g.places[i]); }, places, hints_[{window, g.mix.first, g.mix.second}]);
+      return first == places || !fits(least(g, window, g.places[first])) ? places : first;
     }
     const auto end = g.places.begin() + std::ptrdiff_t(places);
     return size_t(std::find_if(g.places.begin(), end, [&](const auto& p) { return fits(least(g, window, p)); }) - g.places.begin());
@@ -442,7 +475,7 @@ class Search {
     for (size_t i = first; i < group.places.size(); ++i) {
       const Plan plan = group.plan(window, unpack, chunk, group.places[i]);
       const Outcome& outcome = try_plan(plan);
-      if (outcome.ram() > budget_.ram && space_.layers >= many_layers) break;  // more of it with every place that follows
+      if ((group.on_disk() ? outcome.disk() > budget_.disk : outcome.ram() > budget_.ram) && space_.layers >= many_layers) break;  // more with every place that follows
       if (!fits(outcome) && outcome.step_seconds(plan) < best_seconds_) continue;
       if (space_.all_trained() && space_.paged_optimizer) continue;  // states that visit at a streamed layer's turn cost less than at the end of the step
       return i == 0 && fastest_way;
@@ -453,7 +486,7 @@ class Search {
   const Budget& budget_;
   const Space& space_;
   const DryRun& dry_run_;
-  const std::vector<Group> groups_;
+  std::vector<Group> groups_;  // of one list of places
   Choice choice_;
   double best_seconds_ = INFINITY;
   std::deque<Candidate> tried_;

@@ -41,7 +41,7 @@ std::string describe(const Plan& p) {
   const auto layers = int(p.save.size());
   return fmt::format("micro-batch {} x {} accumulated{}; {} of {} layers resident{}{}{}; logits of {} tokens at a time{}{}{}\n{}", p.micro_batch, p.accumulation,
                      p.window > 1 ? fmt::format(", each layer runs {} of them before the next", p.window) : "", p.resident_layers, layers,
-                     p.resident_layers < layers ? ", the rest streamed" : "", p.unpacked_layers ? fmt::format(", {} of them unpacked", p.unpacked_layers) : "",
+                     p.resident_layers < layers ? p.disk_layers ? fmt::format(", the rest streamed, {} of these from disk", p.disk_layers) : ", the rest streamed" : "", p.unpacked_layers ? fmt::format(", {} of them unpacked", p.unpacked_layers) : "",
                      p.unpack_layer ? "; a layer's matrices unpacked once each way" : "", p.head_chunk,
                      p.token_chunk ? fmt::format("; layers in chunks of {} tokens", p.token_chunk) : "",
                      p.embedding_on_host ? "; embedding in host memory" : "", p.paged_optimizer ? "; optimizer state paged" : "", describe_saves(p));
@@ -49,18 +49,22 @@ std::string describe(const Plan& p) {
 
 std::string report(const Candidate& c, const Budget& budget, const DeviceSpec& spec, int64_t process_bytes) {
   const auto& o = c.outcome;
-  std::string text = fmt::format("{:<22}{:>12}{:>12}\n", "", "device", "ram");
-  const auto row = [&](std::string_view name, int64_t device, int64_t ram) {
-    if (device || ram) text += fmt::format("{:<22}{:>12}{:>12}\n", name, cell(device), cell(ram));
+  std::string text;
+  const auto line = [&](std::string_view name, std::string_view device, std::string_view ram, std::string_view disk) {
+    text += fmt::format("{:<22}{:>12}{:>12}", name, device, ram) + (budget.disk ? fmt::format("{:>12}\n", disk) : "\n");
   };
-  for (int u = 0; u < use_count; ++u) row(name_of(Use(u)), o.at_peak[size_t(Tier::device)][size_t(u)], host_bytes(o, u));
+  line("", "device", "ram", "disk");
+  const auto row = [&](std::string_view name, int64_t device, int64_t ram, int64_t disk = 0) {
+    if (device || ram || disk) line(name, cell(device), cell(ram), cell(disk));
+  };
+  for (size_t u = 0; u < use_count; ++u) row(name_of(Use(u)), o.at_peak[size_t(Tier::device)][u], host_bytes(o, int(u)), o.at_peak[size_t(Tier::disk)][u]);
   row("page tables", o.page_tables, 0);
   row("the program itself", spec.overhead, process_bytes);
   const int64_t device = o.device() + spec.overhead, ram = o.ram() + process_bytes;
-  text += fmt::format("{:<22}{:>12}{:>12}\n", "in all", human_bytes(device), human_bytes(ram));
-  text += fmt::format("{:<22}{:>12}{:>12}\n", "budget", human_bytes(budget.device + spec.overhead), human_bytes(budget.ram + process_bytes));
-  text += fmt::format("{:<22}{:>12}{:>12}\n\n", "free", human_bytes(budget.device + spec.overhead - device), human_bytes(budget.ram + process_bytes - ram));
-  return text + fmt::format("{}\npredicted on {}: {:.3f} s a step, {:.0f} tokens/s\n", describe(c.plan), spec.name, o.step_seconds(c.plan), o.tokens_per_second(c.plan));
+  line("in all", human_bytes(device), human_bytes(ram), human_bytes(o.disk()));
+  line("budget", human_bytes(budget.device + spec.overhead), human_bytes(budget.ram + process_bytes), human_bytes(budget.disk));
+  line("free", human_bytes(budget.device + spec.overhead - device), human_bytes(budget.ram + process_bytes - ram), human_bytes(budget.disk - o.disk()));
+  return text + fmt::format("\n{}\npredicted on {}: {:.3f} s a step, {:.0f} tokens/s\n", describe(c.plan), spec.name, o.step_seconds(c.plan), o.tokens_per_second(c.plan));
 }
 
 std::string bars(const Story& s) {
@@ -69,6 +73,7 @@ std::string bars(const Story& s) {
   for (int u = 0; u < use_count; ++u) ram[size_t(u)] = host_bytes(o, u);
   std::string text = bar("device", o.at_peak[size_t(Tier::device)], o.page_tables + s.spec.overhead, s.budget.device + s.spec.overhead) +
                      bar("ram", ram, s.process_bytes, s.budget.ram + s.process_bytes);
+  if (s.budget.disk) text += bar("disk", o.at_peak[size_t(Tier::disk)], 0, s.budget.disk);
   std::string legend;
   for (int u = 0; u < use_count; ++u)
     if (o.at_peak[0][size_t(u)] || ram[size_t(u)]) legend += fmt::format("{}{} {}", legend.empty() ? "" : ", ", letters[u], name_of(Use(u)));
@@ -82,9 +87,9 @@ std::string reasons(const Story& s) {
   const auto percent = [&](double x) { return 100 * x / all; };
   std::string text = fmt::format("what binds: {} (matrix products {:.0f}%, memory bandwidth {:.0f}%, other arithmetic {:.0f}%, fixed costs {:.0f}%, waiting for copies {:.0f}%)\n",
                                  name_of(bound_of(t)), percent(t.matrix), percent(t.memory), percent(t.vector), percent(t.fixed), percent(t.waiting));
-  const double tokens = double(outcome.tokens * plan.window), lane = std::max(t.copies_in, t.copies_out), work = all - t.waiting;
+  const double tokens = double(outcome.tokens * plan.window), in = std::max(t.copies_in, t.disk), lane = std::max(in, t.copies_out), work = all - t.waiting;
   if (lane > 0.02 * work) {
-    const double needed = tokens * t.copies_in / work;
+    const double needed = tokens * in / work;
     if (plan.resident_layers < int(plan.save.size()))
       text += t.waiting > 0.02 * all ? fmt::format("copies take {:.0f}% of the time of the computation beside them: of {:.0f} tokens in a pass of the layers, some {:.0f} would hide them\n", 100 * lane / work, tokens, needed)
                                      : fmt::format("copies hide behind the computation: they take {:.0f}% of its time; {:.0f} tokens in a pass of the layers would be enough, there are {:.0f}\n", 100 * lane / work, needed, tokens);
@@ -98,9 +103,9 @@ std::string reasons(const Story& s) {
     break;
   }
   for (const Candidate& c : s.choice.front) {
-    if (c.outcome.step_seconds(c.plan) > seconds * 0.98 || (c.outcome.device() <= s.budget.device && c.outcome.ram() <= s.budget.ram)) continue;
-    text += fmt::format("the fastest that was tried: {} of the device and {} of RAM, {:+.1f}% of time\n", human_bytes(c.outcome.device() + s.spec.overhead),
-                        human_bytes(c.outcome.ram() + s.process_bytes), 100 * (c.outcome.step_seconds(c.plan) / seconds - 1));
+    if (c.outcome.step_seconds(c.plan) > seconds * 0.98 || fits(c.outcome, s.budget)) continue;
+    text += fmt::format("the fastest that was tried: {} of the device and {} of RAM{}, {:+.1f}% of time\n", human_bytes(c.outcome.device() + s.spec.overhead),
+                        human_bytes(c.outcome.ram() + s.process_bytes), c.outcome.disk() ? fmt::format(", {} of disk", human_bytes(c.outcome.disk())) : "", 100 * (c.outcome.step_seconds(c.plan) / seconds - 1));
     break;
   }
   if (s.rows > 0) {
@@ -114,10 +119,10 @@ std::string reasons(const Story& s) {
 std::string explain(const std::vector<Rung>& rungs, const Story& s) {
   std::string text = fmt::format("the ladder, each level for all layers and all else as chosen:\n{:<46}{:>12}{:>12}{:>10}{:>10}\n", "", "device", "ram", "s/step", "tokens/s");
   for (const auto& [name, c] : rungs) {
-    const int64_t over = c.outcome.device() - s.budget.device, over_ram = c.outcome.ram() - s.budget.ram;
+    const int64_t over = c.outcome.device() - s.budget.device, over_ram = c.outcome.ram() - s.budget.ram, over_disk = c.outcome.disk() - s.budget.disk;
     text += fmt::format("{:<46}{:>12}{:>12}{:>10.3f}{:>10.0f}  {}\n", name, human_bytes(c.outcome.device() + s.spec.overhead), human_bytes(c.outcome.ram() + s.process_bytes),
                         c.outcome.step_seconds(c.plan), c.outcome.tokens_per_second(c.plan),
-                        over > 0 ? human_bytes(over) + " of the device short" : over_ram > 0 ? human_bytes(over_ram) + " of RAM short" : "fits");
+                        over > 0 ? human_bytes(over) + " of the device short" : over_ram > 0 ? human_bytes(over_ram) + " of RAM short" : over_disk > 0 ? human_bytes(over_disk) + " of disk short" : "fits");
   }
   return text;
 }

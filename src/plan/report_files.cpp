@@ -33,13 +33,13 @@ Json plan_json(const Plan& p) {
     saves.push_back({{"layers", count}, {"tensors", tensors}});
   }
   return {{"micro_batch", p.micro_batch}, {"accumulation", p.accumulation}, {"window", p.window}, {"unpack_layer", p.unpack_layer}, {"layers", p.save.size()},
-          {"resident_layers", p.resident_layers}, {"unpacked_layers", p.unpacked_layers}, {"head_chunk", p.head_chunk}, {"token_chunk", p.token_chunk}, {"paged_optimizer", p.paged_optimizer}, {"embedding_on_host", p.embedding_on_host},
+          {"resident_layers", p.resident_layers}, {"disk_layers", p.disk_layers}, {"unpacked_layers", p.unpacked_layers}, {"head_chunk", p.head_chunk}, {"token_chunk", p.token_chunk}, {"paged_optimizer", p.paged_optimizer}, {"embedding_on_host", p.embedding_on_host},
           {"saves", saves}, {"words", describe(p)}};
 }
 
 Json candidate_json(const Candidate& c, const Story& s) {
-  return {{"device_bytes", c.outcome.device() + s.spec.overhead}, {"ram_bytes", c.outcome.ram() + s.process_bytes}, {"step_seconds", c.outcome.step_seconds(c.plan)},
-          {"tokens_per_second", c.outcome.tokens_per_second(c.plan)}, {"fits", c.outcome.device() <= s.budget.device && c.outcome.ram() <= s.budget.ram},
+  return {{"device_bytes", c.outcome.device() + s.spec.overhead}, {"ram_bytes", c.outcome.ram() + s.process_bytes}, {"disk_bytes", c.outcome.disk()}, {"step_seconds", c.outcome.step_seconds(c.plan)},
+          {"tokens_per_second", c.outcome.tokens_per_second(c.plan)}, {"fits", fits(c.outcome, s.budget)},
           {"plan", plan_json(c.plan)}};
 }
 
@@ -85,7 +85,7 @@ Json to_json(const Story& s) {
   const auto& [plan, o] = *s.choice.best;
   const TimeShares& t = s.analysis.time;
   Json alive = Json::object(), alternatives = Json::array(), ops = Json::array();
-  for (const Tier tier : {Tier::device, Tier::pinned, Tier::host})
+  for (const Tier tier : {Tier::device, Tier::pinned, Tier::host, Tier::disk})
     for (const auto& a : s.analysis.alive_at_peak[size_t(tier)])
       alive[name_of(tier)].push_back({{"name", a.name}, {"use", name_of(a.use)}, {"bytes", a.bytes}, {"tensors", a.count}});
   for (const auto& c : s.choice.front) alternatives.push_back(candidate_json(c, s));
@@ -93,17 +93,17 @@ Json to_json(const Story& s) {
   const auto tier = [&](Tier which) { return Json{{"bytes", o.peak[size_t(which)]}, {"by_use", uses(o.at_peak[size_t(which)])}}; };
   return {{"model", s.model},
           {"machine", {{"name", s.spec.name}, {"kind", s.spec.kind == DeviceKind::cuda ? "cuda" : "cpu"}, {"flops", s.spec.flops}, {"memory_bandwidth", s.spec.memory_bandwidth},
-                       {"link_bandwidth", s.spec.link_bandwidth}, {"overhead_bytes", s.spec.overhead}}},
-          {"budget", {{"device_bytes", s.budget.device + s.spec.overhead}, {"ram_bytes", s.budget.ram + s.process_bytes}}},
-          {"tiers", {{"device", tier(Tier::device)}, {"pinned", tier(Tier::pinned)}, {"host", tier(Tier::host)}}},
+                       {"link_bandwidth", s.spec.link_bandwidth}, {"disk_bandwidth", s.spec.disk_bandwidth}, {"overhead_bytes", s.spec.overhead}}},
+          {"budget", {{"device_bytes", s.budget.device + s.spec.overhead}, {"ram_bytes", s.budget.ram + s.process_bytes}, {"disk_bytes", s.budget.disk}}},
+          {"tiers", {{"device", tier(Tier::device)}, {"pinned", tier(Tier::pinned)}, {"host", tier(Tier::host)}, {"disk", tier(Tier::disk)}}},
           {"page_tables_bytes", o.page_tables},
           {"process_bytes", s.process_bytes},
-          {"total", {{"device_bytes", o.device() + s.spec.overhead}, {"ram_bytes", o.ram() + s.process_bytes}}},
+          {"total", {{"device_bytes", o.device() + s.spec.overhead}, {"ram_bytes", o.ram() + s.process_bytes}, {"disk_bytes", o.disk()}}},
           {"plan", plan_json(plan)},
           {"predicted", {{"step_seconds", o.step_seconds(plan)}, {"tokens_per_step", o.tokens * plan.accumulation}, {"tokens_per_second", o.tokens_per_second(plan)},
                          {"window_seconds", o.window_seconds}, {"update_seconds", o.update_seconds}}},
           {"time", {{"bound", name_of(bound_of(t))}, {"matrix", t.matrix}, {"memory", t.memory}, {"vector", t.vector}, {"fixed", t.fixed}, {"waiting", t.waiting},
-                    {"copies_in", t.copies_in}, {"copies_out", t.copies_out}}},
+                    {"copies_in", t.copies_in}, {"copies_out", t.copies_out}, {"disk", t.disk}}},
           {"ops", ops}, {"alive_at_peak", alive}, {"alternatives", alternatives}, {"plans_tried", s.choice.tried}};
 }
 
@@ -123,6 +123,7 @@ std::string to_html(const Story& s) {
     return all;
   };
   page += "<h2>Memory</h2>" + bar_svg("device", parts(true), s.budget.device + s.spec.overhead) + bar_svg("RAM", parts(false), s.budget.ram + s.process_bytes);
+  if (s.budget.disk) page += bar_svg("disk", {{"weights", colours[int(Use::weights)], o.disk()}}, s.budget.disk);
   const auto& points = s.analysis.timeline[size_t(Tier::device)];
   const double end = points.empty() ? 0 : points.back().seconds;
   page += fmt::format("<h2>The device's memory through a pass of {} micro-batches and the update ({:.3f} s)</h2>", plan.window, end) + timeline_svg(points, s.budget.device, end);
@@ -133,8 +134,7 @@ std::string to_html(const Story& s) {
   for (const auto& op : s.analysis.ops) page += fmt::format("<tr><td>{}</td><td>{}</td><td>{:.2f}</td></tr>", escaped(op.name), op.calls, op.seconds * 1e3);
   page += "</table><h2>Alternatives considered</h2><p>None is faster in as little memory; grey ones do not fit.</p><table><tr><th>plan</th><th>device</th><th>RAM</th><th>s/step</th><th>tokens/s</th></tr>";
   for (const auto& c : s.choice.front) {
-    const bool fits = c.outcome.device() <= s.budget.device && c.outcome.ram() <= s.budget.ram;
-    page += fmt::format("<tr class='{}'><td>{}</td><td>{}</td><td>{}</td><td>{:.3f}</td><td>{:.0f}</td></tr>", c.plan == plan ? "best" : fits ? "" : "no", escaped(describe(c.plan)),
+    page += fmt::format("<tr class='{}'><td>{}</td><td>{}</td><td>{}</td><td>{:.3f}</td><td>{:.0f}</td></tr>", c.plan == plan ? "best" : fits(c.outcome, s.budget) ? "" : "no", escaped(describe(c.plan)),
                         human_bytes(c.outcome.device() + s.spec.overhead), human_bytes(c.outcome.ram() + s.process_bytes), c.outcome.step_seconds(c.plan), c.outcome.tokens_per_second(c.plan));
   }
   return page + fmt::format("</table><p>{} plans were dry-run.</p></html>\n", s.choice.tried);

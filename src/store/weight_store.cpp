@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "device/disk.h"
+
 namespace thimble::store {
 namespace {
 
@@ -24,16 +26,22 @@ quant::Weight place(const ParamSpec& p, Tensor bytes) {
   return place(p.format, p.shape, p.dtype, base);
 }
 
-std::vector<bool> residents(const ParamTable& table, const Residency& r) {
+// Whether the i-th of `all` is one of `some`, spread evenly over them.
+bool is_one_of(int64_t i, int64_t some, int64_t all) { return (i + 1) * some / all != i * some / all; }
+
+std::vector<Tier> homes_of(const ParamTable& table, const Residency& r) {
   std::vector<bool> resident;
   for (const auto& layer : table.layers) resident.push_back(std::any_of(layer.begin(), layer.end(), [](const ParamSpec& p) { return p.trained; }));
-  if (std::find(resident.begin(), resident.end(), false) == resident.end()) resident.assign(resident.size(), false);
+  const bool all_trained = std::find(resident.begin(), resident.end(), false) == resident.end();
+  if (all_trained) resident.assign(resident.size(), false);
   const int64_t movable = std::count(resident.begin(), resident.end(), false), streamed = r.layers - r.resident;
   check(streamed >= 0 && streamed <= movable, "layers that are trained beside frozen ones are resident");
-  int64_t i = 0;  // of those that may move
+  check(r.on_disk >= 0 && r.on_disk <= (all_trained ? 0 : streamed), "layers on disk are streamed, and not trained");
+  std::vector<Tier> tiers(resident.size(), Tier::device);
+  int64_t i = 0, s = 0;  // of those that may move, of those that do
   for (size_t l = 0; l < resident.size(); ++l)
-    if (!resident[l]) resident[l] = (i + 1) * streamed / movable == i * streamed / movable, ++i;
-  return resident;
+    if (!resident[l] && is_one_of(i++, streamed, movable)) tiers[l] = is_one_of(s++, r.on_disk, streamed) ? Tier::disk : Tier::pinned;
+  return tiers;
 }
 
 }  // namespace
@@ -45,7 +53,7 @@ int64_t slab_bytes(const std::vector<ParamSpec>& specs) {
 }
 
 WeightStore::WeightStore(comm::Rank& rank, std::shared_ptr<const ParamTable> shared_table, const Residency& residency)
-    : rank_(rank), table_(std::move(shared_table)), residency_(residency), resident_(residents(*table_, residency)) {
+    : rank_(rank), table_(std::move(shared_table)), residency_(residency), tiers_(homes_of(*table_, residency)) {
   const ParamTable& table = *table_;
   check(residency.layers == int(table.layers.size()) && residency.resident >= 0, "a residency speaks of the table's layers");
   check(residency.unpacked == 0 || residency.resident == residency.layers, "layers lie unpacked where all are resident");
@@ -57,15 +65,26 @@ WeightStore::WeightStore(comm::Rank& rank, std::shared_ptr<const ParamTable> sha
     outside_.push_back(place(p, arena.take(Use::weights, name_of(p.role), DType::u8, {quant::bytes_of(p.format, p.shape, p.dtype)})));
   }
   views_.resize(table.layers.size());
-  int64_t largest_streamed = 0;
+  int64_t largest_streamed = 0, largest_on_disk = 0;
   for (int l = 0; l < residency.layers; ++l) {
-    const bool resident = resident_[size_t(l)];
+    const int64_t bytes = slab(l);
     rank.ledger.at_layer(l);
-    homes_.push_back((resident ? rank.memory : rank.pinned).take(Use::weights, resident ? "resident layer" : "streamed layer", DType::u8, {slab(l)}));
-    if (resident) views_[size_t(l)] = lay_out(l, static_cast<std::byte*>(homes_.back().data));
-    else largest_streamed = std::max(largest_streamed, homes_.back().bytes());
+    if (is_resident(l)) {
+      homes_.push_back(rank.memory.take(Use::weights, "resident layer", DType::u8, {bytes}));
+      views_[size_t(l)] = lay_out(l, static_cast<std::byte*>(homes_.back().data));
+      continue;
+    }
+    largest_streamed = std::max(largest_streamed, bytes);
+    if (!on_disk(l)) {
+      homes_.push_back(rank.pinned.take(Use::weights, "streamed layer", DType::u8, {bytes}));
+      continue;
+    }
+    largest_on_disk = std::max(largest_on_disk, bytes);
+    const Tensor pages = rank.disk.take(Use::weights, "layer on disk", DType::u8, {(bytes + disk_page - 1) / disk_page * disk_page});
+    homes_.push_back({pages.data, DType::u8, {bytes}});
   }
   rank.ledger.at_layer(-1);
+  if (largest_on_disk > 0) disk_ring_ = std::make_unique<Ring>(rank.stream, rank.pinned, "streamed weights", residency.slots, largest_on_disk);
   if (largest_streamed > 0) ring_ = std::make_unique<Ring>(rank.stream, rank.memory, "streamed weights", residency.slots, largest_streamed);
 }
 
@@ -102,13 +121,18 @@ void WeightStore::load(const WeightSource* source) {
   for (int l = 0; l < residency_.layers; ++l) {
     rank_.ledger.at_layer(l);
     const auto& specs = table_->layers[size_t(l)];
-    const bool resident = resident_[size_t(l)];
-    const Tensor slab = resident ? home_of(l) : ring_->acquire_to_fill(l, home_of(l).bytes());
+    const Tensor slab = is_resident(l) ? home_of(l) : ring_->acquire_to_fill(l, home_of(l).bytes());
     const auto weights = lay_out(l, static_cast<std::byte*>(slab.data));
     for (size_t i = 0; i < specs.size(); ++i) load_one(source, specs[i], weights[i], staging);
-    if (!resident) ring_->release(l, home_of(l));
+    if (on_disk(l)) {
+      const Tensor staged = disk_ring_->acquire_to_fill(l, home_of(l).bytes());
+      disk_ring_->release(l, home_of(l), ring_->release(l, staged));
+    } else if (!is_resident(l)) {
+      ring_->release(l, home_of(l));
+    }
   }
   if (ring_) ring_->drain();
+  if (disk_ring_) disk_ring_->drain();
   rank_.ledger.at_layer(-1);
 }
 
@@ -171,14 +195,34 @@ void WeightStore::load_packed(const WeightSource* source, const ParamSpec& p, co
 
 std::span<const quant::Weight> WeightStore::acquire(int layer, int next) {
   auto& view = views_[size_t(layer)];
-  if (!resident_[size_t(layer)]) view = lay_out(layer, static_cast<std::byte*>(ring_->acquire(layer, home_of(layer)).data));
+  if (!is_resident(layer)) {
+    bring(layer);
+    view = lay_out(layer, static_cast<std::byte*>(ring_->acquire(layer, home_of(layer)).data));
+  }
   const int direction = next > layer ? 1 : -1;
-  for (int l = next; l >= 0 && l < residency_.layers; l += direction)
-    if (!resident_[size_t(l)]) {  // the next one that has to come, however far: it may travel while resident layers compute
-      ring_->prefetch(l, home_of(l));
-      break;
-    }
+  int l = next;
+  while (l >= 0 && l < residency_.layers && is_resident(l)) l += direction;
+  if (l < 0 || l >= residency_.layers) return view;
+  bring(l);  // the next one that has to come, however far: it may travel while resident layers compute
+  if (disk_ring_) read_ahead(l + direction, direction);
   return view;
+}
+
+void WeightStore::bring(int layer) {
+  if (!on_disk(layer) || ring_->has(layer)) return ring_->prefetch(layer, home_of(layer));
+  const auto [staged, ready] = disk_ring_->lend(layer, home_of(layer));
+  ring_->prefetch(layer, staged, ready);
+  if (ring_->has(layer)) disk_ring_->give_back(layer, ring_->arrival(layer));
+}
+
+// One slot is being read by the link, the others fill behind it.
+void WeightStore::read_ahead(int layer, int direction) {
+  int slots = residency_.slots - 1;
+  for (int l = layer; slots > 0 && l >= 0 && l < residency_.layers; l += direction) {
+    if (!on_disk(l) || ring_->has(l)) continue;
+    disk_ring_->prefetch(l, home_of(l));
+    --slots;
+  }
 }
 
 void WeightStore::release(int layer, bool changed) {

@@ -1,5 +1,5 @@
-// Where the weights lie: each layer one slab, resident on the device or streamed from pinned memory through a Ring; the caller sees
-// acquire(layer) and release(layer) and cannot tell which. Quantises while loading, one matrix at a time. Where there is room, a packed layer
+// Where the weights lie: each layer one slab, resident on the device, or streamed through a Ring from pinned memory, or from disk through a second
+// Ring of pinned slots; the caller sees acquire(layer) and release(layer) and cannot tell which. Quantises while loading, one matrix at a time. Where there is room, a packed layer
 // lies unpacked: the numbers that its codes stand for, in the type of the activations, so that no product unpacks them again.
 #pragma once
 #include <memory>
@@ -13,12 +13,13 @@
 namespace thimble::store {
 
 // How many layers stay on the device: those that are trained, and as many others. Streamed layers are spread evenly over the frozen ones, so that
-// each copy hides behind resident layers' work.
+// each copy hides behind resident layers' work; and so are those on disk over the streamed ones.
 struct Residency {
   int layers = 0, resident = 0;
-  int slots = 2;  // of the ring, where anything is streamed
+  int slots = 2;  // of each ring that there is
   bool embedding_on_host = false;  // its rows are gathered straight from pinned memory
   int unpacked = 0;  // packed layers that lie unpacked, the first ones; only where all are resident
+  int on_disk = 0;   // of the streamed layers; none of them is trained
 };
 
 class WeightStore {
@@ -34,7 +35,7 @@ class WeightStore {
   std::span<const quant::Weight> acquire(int layer, int next);
   void release(int layer, bool changed = false);  // changed: its new values go home
 
-  bool is_resident(int layer) const { return resident_[size_t(layer)]; }
+  bool is_resident(int layer) const { return tiers_[size_t(layer)] == Tier::device; }
   // The layer's weights where acquire put them last, and where they live, which is what the host may touch once settled.
   std::span<const quant::Weight> now(int layer) const { return views_[size_t(layer)]; }
   std::vector<quant::Weight> at_home(int layer) const;
@@ -55,15 +56,18 @@ class WeightStore {
   void load_numbers(const WeightSource* source, const ParamSpec&, Tensor to, Tensor staging);
   void load_packed(const WeightSource* source, const ParamSpec&, const quant::Weight& to, Tensor staging);
   Tensor home_of(int layer) const { return homes_[size_t(layer)]; }
+  bool on_disk(int layer) const { return tiers_[size_t(layer)] == Tier::disk; }
+  void bring(int layer);                     // a streamed layer starts on its way to the device
+  void read_ahead(int layer, int direction);  // and so do layers on disk, to pinned memory
 
   comm::Rank& rank_;
   std::shared_ptr<const ParamTable> table_;
   Residency residency_;
-  std::vector<bool> resident_;                        // by layer
+  std::vector<Tier> tiers_;                           // by layer
   std::vector<quant::Weight> outside_;
-  std::vector<Tensor> homes_;                         // a layer's slab: on the device, or in pinned memory
+  std::vector<Tensor> homes_;                         // a layer's slab, in that tier
   std::vector<std::vector<quant::Weight>> views_;     // resident: fixed; streamed: set by acquire
-  std::unique_ptr<Ring> ring_;
+  std::unique_ptr<Ring> disk_ring_, ring_;            // the last one reads from the first, and goes before it
 };
 
 int64_t slab_bytes(const std::vector<ParamSpec>&);

@@ -220,7 +220,7 @@ void validate_plan(const TrainOptions& o) {
   };
   expect_bytes(o.vram, "vram");
   expect_bytes(o.ram, "ram");
-  if (o.disk) expect_at_least(o.disk->count, 0, "disk");
+  if (o.disk) expect(o.disk->size.count > 0, "disk", "a folder and a size above 0, such as /scratch:200GiB", shown(*o.disk).get<std::string>());
   if (o.threads) expect(*o.threads >= 1 && *o.threads <= 1024, "threads", "1 to 1024", fmt::format("{}", *o.threads));
   if (o.resident_layers) expect_at_least(*o.resident_layers, 0, "resident_layers");
   if (o.gpu && !find_gpu(*o.gpu)) {
@@ -275,6 +275,18 @@ bool assign(Resume& r, const Json& v) {
 }
 Json shown(const Resume& r) { return r.newest ? Json(true) : r.folder.empty() ? Json(nullptr) : Json(r.folder); }
 std::string type_name(const Resume&) { return "true | false, or the folder of a checkpoint"; }
+
+bool assign(DiskSpace& d, const Json& v) {
+  std::string text;
+  if (!thimble::assign(text, v)) return false;
+  const size_t colon = text.rfind(':');  // a folder's name may have one
+  DiskSpace space;
+  if (colon == text.npos || colon == 0 || !thimble::assign(space.size, Json(text.substr(colon + 1)))) return false;
+  space.folder = text.substr(0, colon);
+  return d = std::move(space), true;
+}
+Json shown(const DiskSpace& d) { return fmt::format("{}:{}", d.folder, d.size.count); }
+std::string type_name(const DiskSpace&) { return "a folder and a size, such as /scratch:200GiB"; }
 
 Schedule TrainOptions::schedule(int64_t total_steps) const {
   const bool is_share = warmup_steps > 0 && warmup_steps < 1;

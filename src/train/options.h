@@ -44,6 +44,16 @@ bool assign(Resume&, const Json&);  // true, false, or a path
 Json shown(const Resume&);
 std::string type_name(const Resume&);
 
+// Room on a disk, as "/scratch:200GiB".
+struct DiskSpace {
+  std::string folder;
+  Bytes size;
+  bool operator==(const DiskSpace&) const = default;
+};
+bool assign(DiskSpace&, const Json&);
+Json shown(const DiskSpace&);
+std::string type_name(const DiskSpace&);
+
 struct TrainOptions {
   std::string model_name_or_path;
   std::optional<std::string> adapter_name_or_path;
@@ -113,7 +123,8 @@ struct TrainOptions {
   Resume resume_from_checkpoint;
 
   std::optional<std::string> gpu;
-  std::optional<Bytes> vram, ram, disk;
+  std::optional<Bytes> vram, ram;
+  std::optional<DiskSpace> disk;
   std::optional<int64_t> threads;
   std::string device = "auto";
   bool deterministic = false;
@@ -200,7 +211,7 @@ struct TrainOptions {
     visit("gpu", o.gpu, "plan for a card by its name, such as rtx4090, whether it is here or not; null: this machine");
     visit("vram", o.vram, "memory of the device tier; null: what the machine has");
     visit("ram", o.ram, "host memory; null: what the machine has");
-    visit("disk", o.disk, "disk for what fits nowhere else; null: none");
+    visit("disk", o.disk, "room for frozen layers that fit nowhere else: a folder and a size, /scratch:200GiB; null: none");
     visit("device", o.device, "what computes: cpu, cuda, or auto for a GPU where there is one");
     visit("deterministic", o.deterministic, "the same bits in every run, at a price on a GPU");
     visit("threads", o.threads, "CPU threads; null: all");

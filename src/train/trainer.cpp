@@ -36,7 +36,7 @@ Trainer::Trainer(comm::Rank& rank, const Setup& setup, const plan::Plan& plan)
     : rank_(rank), setup_(setup),
       model_(rank, setup.model, setup.method,
              {.layers = int(setup.model.layers.size()), .resident = plan.resident_layers, .embedding_on_host = plan.embedding_on_host,
-              .unpacked = plan.unpacked_layers},
+              .unpacked = plan.unpacked_layers, .on_disk = plan.disk_layers},
              setup.tables),
       decoder_(rank, model_, {.save = plan.save, .head_chunk = plan.head_chunk, .token_chunk = plan.token_chunk, .window = plan.window, .unpack_layer = plan.unpack_layer,
                                .longest_document = setup.tokens_per_row},
@@ -305,13 +305,13 @@ plan::Outcome Trainer::rehearse(const DeviceSpec& spec, const Setup& setup, cons
   plan::Outcome outcome;
   outcome.tokens = plan.micro_batch * setup.tokens_per_row;
   const data::MicroBatch batch = empty_batch(setup, plan);
-  struct Took { double seconds; std::array<double, 3> busy; };
+  struct Took { double seconds; std::array<double, 1 + lane_count> busy; };
   const auto timed = [&](int64_t micro_batches) {
     Timeline timeline(spec);
     rank.ledger.follow(&timeline);
     trainer.step(std::vector<data::MicroBatch>(size_t(micro_batches), batch), 1e-4);
     rank.ledger.follow(nullptr);
-    return Took{timeline.end(), {timeline.busy(), timeline.lane(Lane::in), timeline.lane(Lane::out)}};
+    return Took{timeline.end(), {timeline.busy(), timeline.lane(Lane::in), timeline.lane(Lane::out), timeline.lane(Lane::disk)}};
   };
   timed(0);  // a step finds in the rings what the one before left there
   const Took update = timed(0);

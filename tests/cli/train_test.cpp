@@ -36,6 +36,47 @@ TEST_F(Program, ARunLeavesTheArgumentsThatRepeatIt) {
   EXPECT_EQ(again, args);
 }
 
+// A model that RAM does not hold: the same adapter as where it does, and nothing is left in the disk's folder.
+TEST_F(Program, LayersOnDiskTrainTheSameAdapter) {
+  make_model(), make_data();
+  write("shape/config.json", config(8, 256, 1024, 32, 4, 28).dump());  // 30 MiB of layers
+  ASSERT_EQ(thimble("init shape --out large --seed 3 --std 0.05").code, 0);
+  fs::create_directories(folder / "scratch");
+  const std::string what = "model_name_or_path=large threads=1 cutoff_len=64 vram=24MiB per_device_train_batch_size=2 lora_rank=4 ",
+                    run = "train " + what + "dataset=rows.jsonl max_steps=3 learning_rate=1e-2 ";
+  const auto planned = [&](const std::string& budget) {
+    const Answer a = thimble("plan " + what + budget + " --json");
+    EXPECT_EQ(a.code, 0) << a.text;
+    return parse_json(a.text.substr(a.text.find('{')), "plan");
+  };
+  const Json held = planned("ram=512MiB disk=scratch:1GiB");
+  EXPECT_EQ(held["total"]["disk_bytes"], 0) << "RAM holds it";
+  const int64_t mib = int64_t{1} << 20, ram = held["process_bytes"].get<int64_t>() / mib + 20;  // what the program itself takes, and a little
+  const Answer refused = thimble(fmt::format("{} output_dir=none ram={}MiB", run, ram));
+  EXPECT_EQ(refused.code, 4) << refused.text;
+  EXPECT_TRUE(refused.says("disk: /var/tmp:")) << refused.text;
+  const std::string budget = fmt::format("ram={}MiB disk=scratch:1GiB", ram);
+  const Json plan = planned(budget);
+  EXPECT_GT(plan["plan"]["disk_layers"], 0);
+  EXPECT_EQ(plan["total"]["disk_bytes"], plan["tiers"]["disk"]["by_use"]["weights"]);
+  const Answer from_disk = thimble(run + "output_dir=streamed " + budget), in_memory = thimble(run + "output_dir=held ram=512MiB");
+  ASSERT_EQ(from_disk.code, 0) << from_disk.text;
+  ASSERT_EQ(in_memory.code, 0) << in_memory.text;
+  EXPECT_TRUE(from_disk.says("of these from disk")) << from_disk.text;
+  EXPECT_EQ(read("streamed/adapter_model.safetensors"), read("held/adapter_model.safetensors"));
+  EXPECT_TRUE(fs::is_empty(folder / "scratch"));
+}
+
+TEST_F(Program, ADisksFolderIsLookedAtBeforeAnythingIsRead) {
+  make_model(), make_data();
+  for (const char* disk : {"absent:1GiB", "rows.jsonl:1GiB", "/proc:1GiB"}) {
+    const Answer a = thimble(tuning + "output_dir=out disk=" + disk);
+    EXPECT_EQ(a.code, 3) << a.text;
+    EXPECT_TRUE(a.says("disk: FOLDER:SIZE")) << a.text;
+  }
+  EXPECT_FALSE(fs::exists(folder / "out" / "args.json"));
+}
+
 TEST_F(Program, TheFirstStepIsLoggedWhereWanted) {
   make_model(), make_data();
   for (const bool wanted : {true, false}) {

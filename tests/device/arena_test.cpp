@@ -131,12 +131,5 @@ TEST(Device, SaysSoWhenTheMachineHasNotTheBytes) {
   }
 }
 
-TEST(Device, TheDiskTierHoldsBytes) {
-  const auto device = cpu_device();
-  const Storage s = device->reserve(Tier::disk, 1 << 20);
-  std::memset(s.data(), 7, 1 << 20);
-  EXPECT_EQ(s.data()[(1 << 20) - 1], std::byte{7});
-}
-
 }  // namespace
 }  // namespace thimble

@@ -229,6 +229,47 @@ TEST(Ring, HoldsTheRightBytesInWhateverOrderTheLanesRun) {
     }
 }
 
+// Items at home on disk pass through a ring of pinned slots: one is lent to the ring on the device while the next ones are read.
+TEST(Ring, WhatComesFromDiskIsRightInWhateverOrderTheLanesRun) {
+  for (const int slots : {1, 2, 3})
+    for (uint64_t seed = 0; seed < 60; ++seed) {
+      constexpr int items = 7;
+      LateDevice device(seed);
+      Ledger ledger;
+      Arena arena(device, Tier::device, 8 * words * 4, ledger), pinned(device, Tier::pinned, 8 * words * 4, ledger), disk(device, Tier::disk, items * words * 4, ledger);
+      Stream stream{device, ledger, arena};
+      std::vector<Tensor> homes;
+      for (int i = 0; i < items; ++i) homes.push_back(disk.take(Use::weights, "home", DType::i32, {words}));
+      Ring from_disk(stream, pinned, "test ring", slots, words * 4), ring(stream, arena, "test ring", 2, words * 4);
+      const auto bring = [&](int i) {
+        if (ring.has(i)) return ring.prefetch(i, homes[size_t(i)]);
+        const auto [bytes, ready] = from_disk.lend(i, homes[size_t(i)]);
+        ring.prefetch(i, bytes, ready);
+        if (ring.has(i)) from_disk.give_back(i, ring.arrival(i));
+      };
+      for (int i = 0; i < items; ++i) {  // made on the device, and from there to disk
+        auto* at = static_cast<int32_t*>(ring.acquire_to_fill(i, words * 4).data);
+        device.run([=] { std::fill_n(at, words, 1000 + i); });
+        const Tensor staged = from_disk.acquire_to_fill(i, words * 4);
+        from_disk.release(i, homes[size_t(i)], ring.release(i, staged));
+      }
+      Draws draws{.seed = seed + 500};
+      for (int n = 0; n < 60; ++n) {
+        const int i = int(draws.below(items)), next = int(draws.below(items));
+        bring(i);
+        auto* at = ring.acquire(i, homes[size_t(i)]).get<int32_t>();
+        bring(next);
+        if (const int ahead = int(draws.below(items)); slots > 1 && !ring.has(ahead)) from_disk.prefetch(ahead, homes[size_t(ahead)]);
+        device.run([=] { ASSERT_TRUE(std::all_of(at, at + words, [&](int32_t w) { return w == 1000 + i; })) << at[0] << " for " << i << ", seed " << seed; });
+        ring.release(i);
+      }
+      ring.drain(), from_disk.drain();
+      device.synchronize();
+      for (int i = 0; i < items; ++i) EXPECT_EQ(homes[size_t(i)].get<int32_t>()[words - 1], 1000 + i);
+      if (testing::Test::HasFailure()) return;
+    }
+}
+
 TEST(Ring, ThePhantomMakesTheSameLedger) {
   for (const int slots : {1, 2, 3})
     for (uint64_t seed = 0; seed < 5; ++seed) {

@@ -65,8 +65,8 @@ World random_world(uint64_t seed) {
 
 // Two plans are the same exactly when their texts are.
 std::string text(const Plan& p) {
-  std::string s = fmt::format("micro {} x {} window {} unpacked {} resident {} unpacked {} chunk {} layers in chunks of {} paged {} embedding on host {}:", p.micro_batch, p.accumulation, p.window,
-                              p.unpack_layer, p.resident_layers, p.unpacked_layers, p.head_chunk, p.token_chunk, p.paged_optimizer, p.embedding_on_host);
+  std::string s = fmt::format("micro {} x {} window {} unpacked {} resident {} disk {} unpacked {} chunk {} layers in chunks of {} paged {} embedding on host {}:", p.micro_batch, p.accumulation, p.window,
+                              p.unpack_layer, p.resident_layers, p.disk_layers, p.unpacked_layers, p.head_chunk, p.token_chunk, p.paged_optimizer, p.embedding_on_host);
   for (const auto& layer : p.save) {
     s += ' ';
     for (const Save how : layer) s += char('0' + int(how));
@@ -95,74 +95,133 @@ class Memory {
   std::map<std::string, Outcome> known_;
 };
 
-bool fits(const Candidate& c, const Budget& b) { return c.outcome.peak[size_t(Tier::device)] <= b.device && c.outcome.ram() <= b.ram; }
+bool fits(const Candidate& c, const Budget& b) { return c.outcome.peak[size_t(Tier::device)] <= b.device && c.outcome.ram() <= b.ram && c.outcome.disk() <= b.disk; }
+
+std::vector<std::pair<int64_t, int64_t>> pairs(const std::vector<int64_t>& a, const std::vector<int64_t>& b) {
+  std::vector<std::pair<int64_t, int64_t>> all;
+  for (const int64_t x : a)
+    for (const int64_t y : b) all.emplace_back(x, y);
+  return all;
+}
+
+struct Tally { int refused = 0, chosen = 0, on_disk = 0; };
+
+void chooses_the_fastest_that_fits(const World& w, uint64_t seed, Tally& tally) {
+  Memory memory(w.setup);
+  const auto search = [&](const Budget& b) {
+    memory.asked.clear();
+    return choose(b, w.space, std::ref(memory));
+  };
+  std::set<std::string> possible;
+  for (const Plan& p : candidates(w.space)) {
+    memory(p);
+    EXPECT_TRUE(possible.insert(text(p)).second) << "twice: " << text(p);
+  }
+  const Choice nothing = search({-1, -1});
+  ASSERT_FALSE(nothing.best.has_value());
+  int64_t device[2] = {INT64_MAX, 0}, ram[2] = {INT64_MAX, 0};
+  for (const auto& c : memory.all) {
+    const int64_t d = c.outcome.peak[size_t(Tier::device)], r = c.outcome.ram();
+    device[0] = std::min(device[0], d), device[1] = std::max(device[1], d);
+    ram[0] = std::min(ram[0], r), ram[1] = std::max(ram[1], r);
+  }
+  EXPECT_EQ(nothing.least.outcome.peak[size_t(Tier::device)], device[0]);
+  // Budgets from below the least to above the most, the candidates' own peaks and one byte less among them.
+  std::vector<int64_t> devices{device[0] - 1, device[0], device[1]}, rams{ram[0] - 1, ram[0], ram[1]}, disks{0};
+  int64_t most_on_disk = 0;
+  for (const auto& c : memory.all) most_on_disk = std::max(most_on_disk, c.outcome.disk());
+  if (most_on_disk > 0) disks.insert(disks.end(), {most_on_disk / 2, most_on_disk - 1, most_on_disk});
+  Draws draws{seed, 12};
+  for (int i = 0; i < 4; ++i) {
+    const auto& c = memory.all[draws.below(memory.all.size())].outcome;
+    devices.push_back(c.peak[size_t(Tier::device)] - int64_t(draws.below(2)));
+    rams.push_back(c.ram() - int64_t(draws.below(2)));
+  }
+  struct Found { Budget budget; std::optional<double> seconds; };
+  std::vector<Found> all_found;
+  for (const int64_t d : devices)
+    for (const auto& [r, k] : pairs(rams, disks)) {
+      const Budget budget{d, r, k};
+      const Choice choice = search(budget);
+      for (const auto& asked : memory.asked) EXPECT_TRUE(possible.contains(asked)) << asked;
+      EXPECT_EQ(size_t(choice.tried), std::set<std::string>(memory.asked.begin(), memory.asked.end()).size()) << "a candidate was tried twice";
+      std::optional<double> fastest;
+      bool device_suffices = false, ram_suffices = false;
+      for (const auto& c : memory.all) {
+        device_suffices |= c.outcome.peak[size_t(Tier::device)] <= d;
+        ram_suffices |= c.outcome.ram() <= r;
+        if (fits(c, budget)) fastest = std::min(fastest.value_or(INFINITY), c.outcome.step_seconds(c.plan));
+      }
+      ASSERT_EQ(choice.best.has_value(), fastest.has_value());
+      EXPECT_EQ(choice.device_suffices, device_suffices);
+      EXPECT_EQ(choice.ram_suffices, ram_suffices);
+      choice.best ? ++tally.chosen : ++tally.refused;
+      if (choice.best) {
+        tally.on_disk += choice.best->plan.disk_layers > 0;
+        EXPECT_TRUE(fits(*choice.best, budget)) << text(choice.best->plan);
+        EXPECT_EQ(choice.best->outcome.step_seconds(choice.best->plan), *fastest);
+      }
+      all_found.push_back({budget, fastest});
+    }
+  for (const auto& less : all_found)
+    for (const auto& more : all_found)
+      if (less.seconds && more.budget.device >= less.budget.device && more.budget.ram >= less.budget.ram && more.budget.disk >= less.budget.disk) {
+        ASSERT_TRUE(more.seconds.has_value());
+        EXPECT_LE(*more.seconds, *less.seconds);
+      }
+}
 
 TEST(Planner, ChoosesTheFastestThatFitsAndMoreBudgetIsNeverSlower) {
-  int refused = 0, chosen = 0;
+  Tally tally;
   for (uint64_t seed = 0; seed < 15; ++seed) {
     SCOPED_TRACE(fmt::format("seed {}", seed));
-    const World w = random_world(seed);
-    Memory memory(w.setup);
-    const auto search = [&](const Budget& b) {
-      memory.asked.clear();
-      return choose(b, w.space, std::ref(memory));
-    };
-    std::set<std::string> possible;
-    for (const Plan& p : candidates(w.space)) {
-      memory(p);
-      EXPECT_TRUE(possible.insert(text(p)).second) << "twice: " << text(p);
-    }
-    const Choice nothing = search({-1, -1});
-    ASSERT_FALSE(nothing.best.has_value());
-    int64_t device[2] = {INT64_MAX, 0}, ram[2] = {INT64_MAX, 0};
-    for (const auto& c : memory.all) {
-      const int64_t d = c.outcome.peak[size_t(Tier::device)], r = c.outcome.ram();
-      device[0] = std::min(device[0], d), device[1] = std::max(device[1], d);
-      ram[0] = std::min(ram[0], r), ram[1] = std::max(ram[1], r);
-    }
-    EXPECT_EQ(nothing.least.outcome.peak[size_t(Tier::device)], device[0]);
-    // Budgets from below the least to above the most, the candidates' own peaks and one byte less among them.
-    std::vector<int64_t> devices{device[0] - 1, device[0], device[1]}, rams{ram[0] - 1, ram[0], ram[1]};
-    Draws draws{seed, 12};
-    for (int i = 0; i < 4; ++i) {
-      const auto& c = memory.all[draws.below(memory.all.size())].outcome;
-      devices.push_back(c.peak[size_t(Tier::device)] - int64_t(draws.below(2)));
-      rams.push_back(c.ram() - int64_t(draws.below(2)));
-    }
-    struct Found { Budget budget; std::optional<double> seconds; };
-    std::vector<Found> all_found;
-    for (const int64_t d : devices)
-      for (const int64_t r : rams) {
-        const Budget budget{d, r};
-        const Choice choice = search(budget);
-        for (const auto& asked : memory.asked) EXPECT_TRUE(possible.contains(asked)) << asked;
-        EXPECT_EQ(size_t(choice.tried), std::set<std::string>(memory.asked.begin(), memory.asked.end()).size()) << "a candidate was tried twice";
-        std::optional<double> fastest;
-        bool device_suffices = false, ram_suffices = false;
-        for (const auto& c : memory.all) {
-          device_suffices |= c.outcome.peak[size_t(Tier::device)] <= d;
-          ram_suffices |= c.outcome.ram() <= r;
-          if (fits(c, budget)) fastest = std::min(fastest.value_or(INFINITY), c.outcome.step_seconds(c.plan));
-        }
-        ASSERT_EQ(choice.best.has_value(), fastest.has_value());
-        EXPECT_EQ(choice.device_suffices, device_suffices);
-        EXPECT_EQ(choice.ram_suffices, ram_suffices);
-        choice.best ? ++chosen : ++refused;
-        if (choice.best) {
-          EXPECT_TRUE(fits(*choice.best, budget)) << text(choice.best->plan);
-          EXPECT_EQ(choice.best->outcome.step_seconds(choice.best->plan), *fastest);
-        }
-        all_found.push_back({budget, fastest});
-      }
-    for (const auto& less : all_found)
-      for (const auto& more : all_found)
-        if (less.seconds && more.budget.device >= less.budget.device && more.budget.ram >= less.budget.ram) {
-          ASSERT_TRUE(more.seconds.has_value());
-          EXPECT_LE(*more.seconds, *less.seconds);
-        }
+    chooses_the_fastest_that_fits(random_world(seed), seed, tally);
   }
-  EXPECT_GT(refused, 100);
-  EXPECT_GT(chosen, 100);
+  EXPECT_GT(tally.refused, 100);
+  EXPECT_GT(tally.chosen, 100);
+  EXPECT_EQ(tally.on_disk, 0);  // none was offered
+}
+
+TEST(Planner, WithADiskToo) {
+  Tally tally;
+  int worlds = 0;
+  for (uint64_t seed = 300; worlds < 2; ++seed) {
+    World w = random_world(seed);
+    if (w.setup.method.trains_weights() || w.space.layers < 2) continue;
+    SCOPED_TRACE(fmt::format("seed {}", seed));
+    w.space.has_disk = true;
+    w.space.batch = 2, w.space.accumulation = 1, w.space.recompute_all = true, w.space.token_chunks.clear();  // few candidates, as there are many places
+    w.setup.model.layers.resize(std::min<size_t>(w.setup.model.layers.size(), 3));
+    w.space.layers = int(w.setup.model.layers.size());
+    chooses_the_fastest_that_fits(w, seed, tally);
+    ++worlds;
+  }
+  EXPECT_GT(tally.on_disk, 0);
+}
+
+// What RAM does not hold a disk does; without it, or with one that is too small, nothing fits. Trained layers never lie there.
+TEST(Planner, AModelThatRamDoesNotHoldComesFromDisk) {
+  nn::ModelSpec m{.family = "llama", .vocab = 128256, .hidden = 8192, .max_positions = 131072, .dtype = "bfloat16"};
+  m.layers.assign(80, {.heads = 64, .kv_heads = 8, .head_dim = 128, .ffn = 28672});
+  const train::Setup setup{.model = m, .method = {.lora = nn::lora_on(16, 2), .format = quant::FormatId::nf4_dq}, .optimizer = optim::OptimizerId::adamw_8bit, .tokens_per_row = 2048};
+  const DeviceSpec spec = spec_of(*find_gpu("rtx4090"));
+  Space space{.layers = 80, .can_stream = true, .can_window = true, .layers_alike = true, .packed = true, .can_host_embedding = true, .tokens_per_row = 2048, .vocab = m.vocab, .recompute_all = true};
+  const auto search = [&](int64_t ram_gib, int64_t disk_gib) {
+    space.has_disk = disk_gib > 0;
+    return choose({(int64_t{12} << 30) - spec.overhead, ram_gib << 30, disk_gib << 30}, space, [&](const Plan& p) { return train::Trainer::rehearse(spec, setup, p); });
+  };
+  EXPECT_FALSE(search(16, 0).best.has_value());
+  EXPECT_FALSE(search(16, 4).best.has_value());
+  const Choice some = search(16, 100);
+  ASSERT_TRUE(some.best.has_value());
+  EXPECT_GT(some.best->plan.disk_layers, 0);
+  EXPECT_LT(some.best->plan.disk_layers + some.best->plan.resident_layers, 80) << "RAM is used first";
+  EXPECT_LE(some.best->outcome.ram(), int64_t{16} << 30);
+  const Choice held = search(64, 100);
+  ASSERT_TRUE(held.best.has_value());
+  EXPECT_EQ(held.best->plan.disk_layers, 0);
+  space.trained_layers = 80;
+  for (const Plan& p : candidates(space)) ASSERT_EQ(p.disk_layers, 0);
 }
 
 // The plan is then run, in arenas of exactly the bytes it named: a phantom that is bounded refuses one byte more.
@@ -194,7 +253,7 @@ TEST(Planner, WhatTheUserFixedStaysFixed) {
     SCOPED_TRACE(fmt::format("seed {}", seed));
     Draws draws{seed, 13};
     Space space{.layers = 1 + int(draws.below(9)), .batch = 1 + int64_t(draws.below(12)), .accumulation = 1 + int64_t(draws.below(4)),
-                .can_stream = draws.below(2) == 1, .can_window = draws.below(2) == 1, .packed = draws.below(2) == 1, .can_host_embedding = draws.below(2) == 1, .paged_optimizer = draws.below(2) == 1,
+                .can_stream = draws.below(2) == 1, .has_disk = draws.below(2) == 1, .can_window = draws.below(2) == 1, .packed = draws.below(2) == 1, .can_host_embedding = draws.below(2) == 1, .paged_optimizer = draws.below(2) == 1,
                 .tokens_per_row = 1 + int64_t(draws.below(4000)), .vocab = 100};
     if (draws.below(2)) space.save = Save(draws.below(3));
     if (draws.below(2)) space.resident_layers = int(draws.below(uint64_t(space.layers + 1)));
@@ -215,7 +274,8 @@ TEST(Planner, WhatTheUserFixedStaysFixed) {
       EXPECT_TRUE(p.unpacked_layers == 0 || (space.packed && p.resident_layers == space.layers));
       EXPECT_EQ(int(p.save.size()), space.layers);
       EXPECT_GE(p.resident_layers, 0);
-      EXPECT_LE(p.resident_layers, space.layers);
+      EXPECT_LE(p.resident_layers + p.disk_layers, space.layers);
+      EXPECT_TRUE(p.disk_layers == 0 || space.has_disk);
       if (space.resident_layers || !space.can_stream) {
         EXPECT_EQ(p.resident_layers, space.resident_layers.value_or(space.layers));
       }
@@ -264,7 +324,7 @@ TEST(Planner, ALadderGoesDown) {
 // Times by hand: ops at their floor, copies beside them, waits where they are.
 TEST(PredictedSeconds, ByHand) {
   DeviceSpec spec;
-  spec.flops = 4e9, spec.vector_flops = 1e9, spec.memory_bandwidth = 1e9, spec.link_bandwidth = 1e8, spec.op_seconds = 1;
+  spec.flops = 4e9, spec.vector_flops = 1e9, spec.memory_bandwidth = 1e9, spec.link_bandwidth = 1e8, spec.disk_bandwidth = 2.5e7, spec.op_seconds = 1;
   Ledger ledger;
   const auto seconds = [&] { return predicted_seconds(ledger.entries(), spec); };
   EXPECT_EQ(seconds(), 0);
@@ -281,6 +341,12 @@ TEST(PredictedSeconds, ByHand) {
   ledger.waited("ring", 5);
   ledger.ran({.name = "after", .bytes = 1e9});
   EXPECT_DOUBLE_EQ(seconds(), 19);  // 17 + 1 + 1
+  // From disk, then over the link, one after the other; the next one is read meanwhile.
+  ledger.copied(Tier::disk, Tier::pinned, "ring", 1, int64_t(1e8));
+  ledger.copied(Tier::pinned, Tier::device, "ring", 1, int64_t(1e8));
+  ledger.copied(Tier::disk, Tier::pinned, "ring", 2, int64_t(1e8));
+  ledger.copied(Tier::pinned, Tier::device, "ring", 2, int64_t(1e8));
+  EXPECT_DOUBLE_EQ(seconds(), 28);  // 19 + 4 + 4 + 1
 }
 
 }  // namespace

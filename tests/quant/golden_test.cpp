@@ -26,7 +26,7 @@ Tensor copy_of(Rig& rig, const Tensor& t) {
 std::set<std::string> cases_of(const store::SafetensorsFile& file) {
   std::set<std::string> names;
   for (const auto& t : file.tensors())
-    if (t.name.ends_with(".weight")) names.insert(t.name.substr(0, t.name.size() - 7));
+    if (t.name.ends_with(".weight")) names.emplace(t.name.substr(0, t.name.size() - 7));
   return names;
 }
 

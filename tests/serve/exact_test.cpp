@@ -111,10 +111,10 @@ TEST(Exact, AFolderOfFloatsIn8Bits) {
   for (const auto& t : reference.tensors()) {  // to the bit, read in two pieces
     if (!t.name.starts_with("weight.")) continue;
     std::vector<bf16> numbers(size_t(t.shape.count()));
-    const Tensor all{numbers.data(), DType::bf16, t.shape}, expected = reference.tensor(t.name);
+    const Tensor all{numbers.data(), DType::bf16, t.shape}, expected = reference.tensor(std::string(t.name));
     const auto source = store::open_weights(folder);
-    source->read(t.name.substr(7), 0, all.rows(0, 11));
-    source->read(t.name.substr(7), 11, all.rows(11, t.shape[0] - 11));
+    source->read(std::string(t.name.substr(7)), 0, all.rows(0, 11));
+    source->read(std::string(t.name.substr(7)), 11, all.rows(11, t.shape[0] - 11));
     EXPECT_EQ(std::memcmp(numbers.data(), expected.data, size_t(all.bytes())), 0) << t.name;
   }
 }

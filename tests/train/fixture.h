@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "device_under_test.h"
+#include "folder_on_disk.h"
 #include "base/philox.h"
 #include "models/registry.h"
 #include "store/weight_source.h"
@@ -14,6 +15,14 @@ inline DeviceSpec f32_cpu() {
   DeviceSpec spec = this_cpu();
   spec.compute = DType::f32;
   return spec_under_test(spec);
+}
+
+// Of a run whose plan has layers on disk: its device's file lies in this process's own folder.
+inline DeviceSpec f32_cpu_with_disk() {
+  static const FolderOnDisk folder;
+  DeviceSpec spec = f32_cpu();
+  spec.disk = folder.path;
+  return spec;
 }
 
 inline nn::ModelSpec tiny_model(int layers = 3, bool tied = true) {
@@ -99,6 +108,11 @@ inline plan::Plan in_windows(plan::Plan p, int64_t window, bool unpack_layer) {
   return p;
 }
 
+inline plan::Plan on_disk(plan::Plan p, int layers) {
+  p.disk_layers = layers;
+  return p;
+}
+
 inline plan::Plan in_chunks(plan::Plan p, int64_t tokens) {
   p.token_chunk = tokens;
   return p;
@@ -117,9 +131,10 @@ struct Trace {
 };
 
 inline Trace run(const Setup& setup, const plan::Plan& plan, int64_t tokens, int steps) {
-  const auto outcome = Trainer::rehearse(f32_cpu(), setup, plan);
-  const auto device = device_under_test(f32_cpu());
-  comm::Rank rank(*device, {outcome.peak[0], outcome.peak[1], outcome.peak[2]});
+  const DeviceSpec spec = plan.disk_layers ? f32_cpu_with_disk() : f32_cpu();
+  const auto outcome = Trainer::rehearse(spec, setup, plan);
+  const auto device = device_under_test(spec);
+  comm::Rank rank(*device, {outcome.peak[0], outcome.peak[1], outcome.peak[2], outcome.peak[3]});
   Trainer trainer(rank, setup, plan);
   trainer.load(store::random_weights(trainer.model().weights().table(), 5, 0.2f).get());
   // B starts at zero, which would hide A's gradients: give both some values.

@@ -141,6 +141,12 @@ TEST_F(TrainOptionsTest, TheRecordReadsBackAsTheSameRun) {
   EXPECT_EQ(to_json(read_options(put("args.json", record), {}).options).dump(2), record);
   EXPECT_EQ(o.optim, Optim::adamw_8bit);
   EXPECT_EQ(o.vram->count, int64_t{24} << 30);
+  EXPECT_FALSE(o.disk.has_value());
+  const auto disk = read(their_file, {"disk=/a:b/scratch:1.5GiB"}).options.disk;
+  ASSERT_TRUE(disk.has_value());
+  EXPECT_EQ(disk->folder, "/a:b/scratch");
+  EXPECT_EQ(disk->size.count, int64_t{3} << 29);
+  EXPECT_EQ(read(their_file, {"disk=" + shown(*disk).get<std::string>()}).options.disk, disk);
   EXPECT_EQ(o.save, SavePin::offload);
 }
 
@@ -260,7 +266,7 @@ TEST_F(TrainOptionsTest, ValuesOutOfRangeNameTheirLine) {
                           "warmup_steps: 1.5", "warmup_steps: .nan", "logging_steps: 0", "eval_steps: 0", "seed: -1", "data_seed: -1", "mix_strategy: shake", "interleave_probs: often", "cutoff_len: 0", "cutoff_len: 1e12", "max_samples: 0",
                           "val_size: -0.1", "val_size: 1.5", "val_size: .nan", "lora_rank: 0", "lora_rank: 100000", "lora_alpha: .nan", "lora_alpha: 0", "lora_dropout: 1", "lora_dropout: .nan", "loraplus_lr_ratio: 0",
                           "freeze_trainable_layers: 0", "neftune_noise_alpha: -1", "report_to: paper", "optim_args: momentum=2", "lr_scheduler_kwargs: 3",
-                          "lora_target: query", "lora_target: all, q_proj", "lora_target: []", "quantization_bit: 3", "quantization_bit: 5", "vram: 0", "vram: 3 parsecs",
+                          "lora_target: query", "lora_target: all, q_proj", "lora_target: []", "quantization_bit: 3", "quantization_bit: 5", "vram: 0", "vram: 3 parsecs", "disk: 200GiB", "disk: 200", "disk: /scratch", "disk: '/scratch:much'", "disk: ':1GiB'", "disk: '/scratch:0'",
                           "ram: -1", "threads: 0", "resident_layers: -1", "save_steps: 0", "save_steps: -5", "save_steps: many", "save_steps: 1.5", "save_steps: .inf", "save_total_limit: 0",
                           "save_strategy: often", "metric_for_best_model: rouge", "greater_is_better: true", "resume_from_checkpoint: 3"}) {
     const auto key = std::string_view(bad).substr(0, std::string_view(bad).find(':'));

@@ -19,6 +19,7 @@ struct Case {
   int64_t token_chunk = 0;
   float max_grad_norm = 1;
   bool untied = false;
+  int on_disk = 0;  // of those that are not resident
 };
 
 std::vector<Case> cases() {
@@ -66,6 +67,14 @@ std::vector<Case> cases() {
         for (const auto& [window, unpack] : {std::pair{int64_t{1}, false}, {2, true}})
           if (may_stay(m.method, resident) && (window == 1 || !m.method.weights.embedding))
             all.push_back({m.name, m.method, save, resident, optim::OptimizerId::adamw_8bit, resident == 1, 37, window, unpack});
+  for (const auto& m : methods)
+    for (const auto save : {nn::Save::keep, nn::Save::recompute, nn::Save::offload})
+      for (const auto& [resident, disk] : {std::pair{0, 3}, {0, 1}, {1, 1}})
+        for (const auto& [window, unpack, optimizer, paged, tokens] : {std::tuple{int64_t{1}, false, optim::OptimizerId::adamw, false, int64_t{37}},
+                                                                     {2, true, optim::OptimizerId::adamw_8bit, true, 64}})
+          if (!m.method.trains_weights())
+            all.push_back({.name = m.name, .method = m.method, .save = save, .resident = resident, .optimizer = optimizer, .paged = paged, .tokens = tokens, .window = window,
+                           .unpack_layer = unpack, .on_disk = disk});
   return all;
 }
 
@@ -86,27 +95,31 @@ void rehearse_all(comm::Rank& rank, const Setup& setup, const plan::Plan& plan, 
 int ledgers_are_equal_and_arenas_exact(const nn::ModelSpec& model, const std::vector<Case>& all) {
   int count = 0;
   for (const Case& c : all) {
-    SCOPED_TRACE(fmt::format("{} save {} resident {} optimizer {} paged {} tokens {} window {} unpack {} embedding on host {} unpacked {} chunk {} clipped {}", c.name, int(c.save), c.resident, int(c.optimizer),
-                             c.paged, c.tokens, c.window, c.unpack_layer, c.embedding_on_host, c.unpacked, c.token_chunk, c.max_grad_norm));
+    SCOPED_TRACE(fmt::format("{} save {} resident {} optimizer {} paged {} tokens {} window {} unpack {} embedding on host {} unpacked {} chunk {} clipped {} on disk {}", c.name, int(c.save), c.resident, int(c.optimizer),
+                             c.paged, c.tokens, c.window, c.unpack_layer, c.embedding_on_host, c.unpacked, c.token_chunk, c.max_grad_norm, c.on_disk));
     const train::Setup setup{.model = c.embedding_on_host || (c.untied && model == tiny_model()) ? tiny_model(3, false) : model, .method = c.method, .optimizer = c.optimizer,
                              .max_grad_norm = c.max_grad_norm, .tokens_per_row = c.tokens};
     auto plan = in_windows(plan_of(setup.model, nn::all(c.save), c.resident, c.paged), c.window, c.unpack_layer);
     plan.embedding_on_host = c.embedding_on_host;
     plan.unpacked_layers = c.unpacked;
+    plan.disk_layers = c.on_disk;
     plan.token_chunk = c.token_chunk;
-    const auto phantom = phantom_device(f32_cpu());
+    const DeviceSpec spec = c.on_disk ? f32_cpu_with_disk() : f32_cpu();
+    const auto phantom = phantom_device(spec);
     comm::Rank dry(*phantom, comm::boundless);
     rehearse_all(dry, setup, plan, c.tokens);
-    const comm::Capacity exact{dry.ledger.peak(Tier::device), dry.ledger.peak(Tier::pinned), dry.ledger.peak(Tier::host)};
-    const auto cpu = device_under_test(f32_cpu());
+    const comm::Capacity exact{dry.ledger.peak(Tier::device), dry.ledger.peak(Tier::pinned), dry.ledger.peak(Tier::host), dry.ledger.peak(Tier::disk)};
+    EXPECT_EQ(exact.disk > 0, c.on_disk > 0);
+    const auto cpu = device_under_test(spec);
     {
       comm::Rank real(*cpu, exact);
       EXPECT_NO_THROW(rehearse_all(real, setup, plan, c.tokens));
       EXPECT_EQ(difference(dry.ledger, real.ledger), "");
     }
-    for (const bool device : {true, false}) {
+    for (int64_t comm::Capacity::*tier : {&comm::Capacity::device, &comm::Capacity::pinned, &comm::Capacity::disk}) {
       auto less = exact;
-      (device ? less.device : less.pinned) -= alignment;
+      if (exact.*tier == 0) continue;
+      less.*tier -= alignment;
       comm::Rank tight(*cpu, less);
       try {
         rehearse_all(tight, setup, plan, c.tokens);
@@ -121,12 +134,12 @@ int ledgers_are_equal_and_arenas_exact(const nn::ModelSpec& model, const std::ve
   return count;
 }
 
-TEST(PlanEqualsRun, LedgersAreEqualAndArenasExact) { EXPECT_EQ(ledgers_are_equal_and_arenas_exact(tiny_model(), cases()), 18 + 4 * (54 + 36 + 36) + 2 * 8 + 3 + 4 * 18 + 36 + 18 + 18 + 18 + 9 + 12); }
+TEST(PlanEqualsRun, LedgersAreEqualAndArenasExact) { EXPECT_EQ(ledgers_are_equal_and_arenas_exact(tiny_model(), cases()), 18 + 4 * (54 + 36 + 36) + 2 * 8 + 3 + 4 * 18 + 36 + 18 + 18 + 18 + 9 + 12 + 4 * 18); }
 
 TEST(PlanEqualsRun, OfAModelWithAllThatFamiliesHave) {
   std::vector<Case> some = cases();
   std::erase_if(some, [](const Case& c) { return c.tokens != 37 || c.resident == 1 || (c.optimizer != optim::OptimizerId::adamw && !c.untied) || c.window > 1; });
-  EXPECT_EQ(ledgers_are_equal_and_arenas_exact(ornate_model(), some), 3 + 4 * (6 + 6 + 6) + 6);
+  EXPECT_EQ(ledgers_are_equal_and_arenas_exact(ornate_model(), some), 3 + 4 * (6 + 6 + 6 + 6) + 6);
 }
 
 // Examples of lengths 1 to `cutoff`, most of them short: rows of several documents where they are packed, ragged ones where not.

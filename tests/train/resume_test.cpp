@@ -22,7 +22,7 @@ struct Kept {
 class Run {
  public:
   Run(const Setup& setup, const plan::Plan& plan)
-      : setup_(setup), device_(device_under_test(f32_cpu())), rank_(*device_, capacity(setup, plan)), trainer_(rank_, setup, plan) {
+      : setup_(setup), device_(device_under_test(spec_of(plan))), rank_(*device_, capacity(setup, plan)), trainer_(rank_, setup, plan) {
     trainer_.load(store::random_weights(trainer_.model().weights().table(), 5, 0.2f).get());
   }
   void step(int64_t s, std::vector<double>& numbers) {
@@ -51,9 +51,10 @@ class Run {
   }
 
  private:
+  static DeviceSpec spec_of(const plan::Plan& plan) { return plan.disk_layers ? f32_cpu_with_disk() : f32_cpu(); }
   static comm::Capacity capacity(const Setup& setup, const plan::Plan& plan) {
-    const auto o = Trainer::rehearse(f32_cpu(), setup, plan);
-    return {o.peak[0], o.peak[1], o.peak[2]};
+    const auto o = Trainer::rehearse(spec_of(plan), setup, plan);
+    return {o.peak[0], o.peak[1], o.peak[2], o.peak[3]};
   }
   Setup setup_;
   std::unique_ptr<Device> device_;
@@ -61,13 +62,14 @@ class Run {
   Trainer trainer_;
 };
 
-// resident: layers that are, before and after.
-void resumes(const nn::Method& method, optim::OptimizerId optimizer, nn::ModelSpec model, std::array<int, 2> resident = {99, 99}, float clip = 1) {
+// resident, on_disk: layers that are, before and after.
+void resumes(const nn::Method& method, optim::OptimizerId optimizer, nn::ModelSpec model, std::array<int, 2> resident = {99, 99}, float clip = 1, std::array<int, 2> on_disk = {}) {
   const Setup setup{.model = model, .method = method, .optimizer = optimizer, .weight_decay = 0.01f, .max_grad_norm = clip, .tokens_per_row = 64};
   for (const bool paged_before : {false, true})
     for (const bool paged_after : {false, true}) {
       const auto plan = [&](bool paged, nn::Save save) {
-        return plan_of(setup.model, nn::all(save), std::min(int(model.layers.size()), resident[save == nn::Save::keep ? 0 : 1]), paged);
+        const size_t when = save == nn::Save::keep ? 0 : 1;
+        return train::on_disk(plan_of(setup.model, nn::all(save), std::min(int(model.layers.size()), resident[when]), paged), on_disk[when]);
       };
       std::vector<double> whole, parted;
       Run through(setup, plan(paged_before, nn::Save::keep));
@@ -100,6 +102,10 @@ TEST(Resume, EightBitStates) {
   resumes(lora(quant::FormatId::nf4_dq), optim::OptimizerId::adamw_8bit, tiny_model());
 }
 
+TEST(Resume, WhereLayersAreOnDisk) {
+  resumes(lora(quant::FormatId::nf4_dq), optim::OptimizerId::adamw, tiny_model(), {0, 1}, 1, {3, 1});
+  resumes(lora(quant::FormatId::nf4_dq), optim::OptimizerId::adamw, tiny_model(), {3, 0}, 1, {0, 2});
+}
 TEST(Resume, WhatStepsDraw) { resumes(noisy(quant::FormatId::dense), optim::OptimizerId::lion, tiny_model()); }
 TEST(Resume, DoraByMomentum) { resumes(dora(quant::FormatId::nf4), optim::OptimizerId::sgd_momentum, tiny_model()); }
 TEST(Resume, ModulesByAdafactor) { resumes(with_modules(), optim::OptimizerId::adafactor, tiny_model(3, false)); }

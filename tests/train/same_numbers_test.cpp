@@ -100,6 +100,60 @@ TEST(SameNumbers, MasksFollowTheSeed) {
   EXPECT_NE(a.values, b.values);
 }
 
+// Layers that come from disk, alone or beside others that come from pinned memory, of as many layers as make the rings turn.
+TEST(SameNumbers, LayersOnDisk) {
+  for (const auto& method : {lora(quant::FormatId::nf4_dq), lora(quant::FormatId::dense), lora(quant::FormatId::int8), noisy(quant::FormatId::nf4)}) {
+    const train::Setup setup{.model = tiny_model(6, false), .method = method, .optimizer = optim::OptimizerId::adamw_8bit, .tokens_per_row = 64};
+    const Trace kept = run(setup, plan_of(setup.model, nn::all(nn::Save::keep), 6, false), 61, 4);
+    for (const auto save : {nn::Save::keep, nn::Save::recompute, nn::Save::offload})
+      for (const auto& [resident, disk] : {std::pair{0, 6}, {0, 3}, {0, 1}, {2, 4}, {3, 2}, {5, 1}})
+        for (const int64_t window : {1, 3}) {
+          if (method.format != quant::FormatId::nf4_dq && (disk != 3 || save == nn::Save::keep)) continue;  // of the other formats some
+          EXPECT_TRUE(run(setup, on_disk(in_windows(plan_of(setup.model, nn::all(save), resident, resident == 0), window, window > 1), disk), 61, 4) == kept)
+              << int(save) << ": " << resident << " resident, " << disk << " on disk, window " << window;
+        }
+  }
+}
+
+TEST(SameNumbers, FrozenLayersOnDiskBesideATrainedOne) {
+  const train::Setup setup{.model = tiny_model(), .method = freeze(quant::FormatId::nf4), .optimizer = optim::OptimizerId::adamw_8bit, .tokens_per_row = 64};
+  const Trace kept = run(setup, plan_of(setup.model, nn::all(nn::Save::keep), 3, false), 61, 4);
+  for (const int disk : {1, 2}) EXPECT_TRUE(run(setup, on_disk(plan_of(setup.model, nn::all(nn::Save::recompute), 1, false), disk), 61, 4) == kept) << disk;
+}
+
+// Slabs larger than what is copied at once in the calling thread, so that reading, the link and the computation do overlap.
+TEST(SameNumbers, LargerLayersOnDisk) {
+  nn::ModelSpec m{.family = "llama", .vocab = 101, .hidden = 192, .max_positions = 128, .dtype = "float32"};
+  m.layers.assign(8, {.heads = 6, .kv_heads = 3, .head_dim = 32, .ffn = 400});
+  const train::Setup setup{.model = m, .method = lora(quant::FormatId::nf4), .tokens_per_row = 32};
+  ASSERT_GT(store::slab_bytes(nn::parameters(m, quant::FormatId::nf4).layers[0]), int64_t{64} << 10);
+  const Trace kept = run(setup, plan_of(m, nn::all(nn::Save::keep), 8, false), 24, 6);
+  for (const int disk : {8, 5, 3}) EXPECT_TRUE(run(setup, on_disk(plan_of(m, nn::all(nn::Save::recompute), 0, false), disk), 24, 6) == kept) << disk;
+}
+
+TEST(SameNumbers, ADiskThatFailsEndsTheStepWithOneError) {
+  const train::Setup setup{.model = tiny_model(6), .method = lora(quant::FormatId::nf4), .tokens_per_row = 37};
+  const FolderOnDisk folder;
+  DeviceSpec spec = f32_cpu();
+  spec.disk = folder.path;
+  const auto plan = on_disk(plan_of(setup.model, nn::all(nn::Save::keep), 0, false), 6);
+  const auto outcome = Trainer::rehearse(spec, setup, plan);
+  const auto device = device_under_test(spec);
+  comm::Rank rank(*device, {outcome.peak[0], outcome.peak[1], outcome.peak[2], outcome.peak[3]});
+  Trainer trainer(rank, setup, plan);
+  trainer.load(store::random_weights(trainer.model().weights().table(), 5, 0.2f).get());
+  trainer.step(three_batches(setup.model, 37, 1), 1e-3);
+  EXPECT_TRUE(std::filesystem::is_empty(folder.path));
+  folder.cut_short(100);
+  try {
+    trainer.step(three_batches(setup.model, 37, 2), 1e-3);
+    ADD_FAILURE() << "a step went on without its layers";
+  } catch (const Error& e) {
+    EXPECT_EQ(e.fault(), Fault::bad_input) << e.what();
+    EXPECT_EQ(e.problem().where, folder.path.string());
+  }
+}
+
 TEST(SameNumbers, AnEmbeddingGatheredFromTheHost) {
   const train::Setup setup{.model = tiny_model(3, false), .method = lora(quant::FormatId::nf4_dq), .optimizer = optim::OptimizerId::adamw_8bit, .tokens_per_row = 64};
   const Trace kept = run(setup, plan_of(setup.model, nn::all(nn::Save::keep), 3, false), 61, 4);
