@@ -54,7 +54,7 @@ TEST_F(File, PiecesOfAFile) {
   const auto all = [&](int64_t begin, int64_t bytes) {
     FilePieces file(path, begin, bytes);
     std::string joined;
-    for (std::string_view piece; !(piece = file.next()).empty();) EXPECT_LE(piece.size(), 1u << 20), joined += piece;
+    for (std::string_view piece; !(piece = file.next()).empty(); joined += piece) EXPECT_LE(piece.size(), 1u << 20);
     EXPECT_EQ(int64_t(joined.size()), file.bytes());
     EXPECT_TRUE(file.next().empty());
     return joined;
