@@ -93,7 +93,9 @@ std::string damage_of(const fs::path& folder) {
     }
   } catch (const Error& e) {
     const Problem& p = e.problem();
-    return fmt::format("{}: {}", fs::path(p.where).filename().string(), p.found.empty() ? p.what : p.found);
+    const std::string file = fs::path(p.where).filename().string();
+    return p.found.empty() || p.expected.empty() ? fmt::format("{}: {}", file, p.found.empty() ? p.what : p.found)
+                                                 : fmt::format("{}: {}: {}, expected {}", file, p.what, p.found, p.expected);
   } catch (const fs::filesystem_error& e) {
     return fmt::format("{}: {}", e.path1().filename().string(), e.code().message());
   }

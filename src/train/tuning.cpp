@@ -25,10 +25,10 @@ std::string module_of(const nn::ModelSpec& m, int layer, int param) {
 
 class Expression {
  public:
-  Expression(const std::string& text, std::string_view where, bool of_the_end = false) try
+  Expression(const std::string& text, Fault fault, std::string_view where, bool of_the_end = false) try
       : pattern_(data::Pattern::regex((of_the_end ? "\\A(?:.*\\.)?(?:" : "\\A(?:") + text + ")\\z", where)) {
   } catch (const Error& e) {
-    throw Error(Fault::usage, {.what = "a name of modules is no regular expression", .where = std::string(where), .expected = e.problem().expected, .found = text.substr(0, 200)});
+    throw Error(fault, {.what = "a name of modules is no regular expression", .where = std::string(where), .expected = e.problem().expected, .found = text.substr(0, 200)});
   }
   bool fits(const std::string& module) const { return !pattern_.find_all(module).empty(); }
 
@@ -39,8 +39,8 @@ class Expression {
 // The first number whose expression fits the module, else `otherwise`.
 class Pattern {
  public:
-  Pattern(const std::vector<std::pair<std::string, double>>& list, std::string_view where) {
-    for (const auto& [text, number] : list) list_.emplace_back(Expression(text, where, true), number);
+  Pattern(const std::vector<std::pair<std::string, double>>& list, Fault fault, std::string_view where) {
+    for (const auto& [text, number] : list) list_.emplace_back(Expression(text, fault, where, true), number);
   }
   double of(const std::string& module, double otherwise) const {
     for (const auto& [expression, number] : list_)
@@ -59,14 +59,14 @@ Error no_such(Fault fault, std::string what, std::string where, const std::strin
 
 // Adapters on every matrix that an entry fits; `entries` then names them: by their ends where all layers have one, else each by its whole name.
 nn::ByLayer<nn::LayerLora> lora_layers(const nn::ModelSpec& m, store::AdapterConfig& a, Fault fault, const std::string& where) {
-  const Pattern ranks(a.rank_pattern, where), alphas(a.alpha_pattern, where);
+  const Pattern ranks(a.rank_pattern, fault, where), alphas(a.alpha_pattern, fault, where);
   std::vector<Expression> expressions;
   const bool all = a.target_pattern == "all-linear";
-  if (!a.target_pattern.empty() && !all) expressions.emplace_back(a.target_pattern, where);
+  if (!a.target_pattern.empty() && !all) expressions.emplace_back(a.target_pattern, fault, where);
   std::vector<std::string> names;
   for (const auto& t : a.targets)
     if (is_name(t)) names.push_back(t);
-    else expressions.emplace_back(t, where);
+    else expressions.emplace_back(t, fault, where);
   std::vector<bool> used(names.size() + expressions.size());
   nn::ByLayer<nn::LayerLora> layers;
   std::array<int, nn::layer_param_count> counts{};
