@@ -68,7 +68,7 @@ class TreeBuilder {
   };
 
   static Json::object_t::Container& members(Json& object) { return object.get_ref<Json::object_t&>(); }
-  static int64_t heap_of(const std::string& s) { return s.capacity() > 15 ? int64_t(s.capacity()) + 16 : 0; }
+  static int64_t heap_of(const std::string& s) { return s.size() > 15 ? int64_t(s.size()) + 16 : 0; }
   void grow(int64_t bytes) {
     taken_ += bytes;
     if (taken_ > most_)
@@ -164,7 +164,7 @@ Json parse(std::string_view text, TreeBuilder& tree) {
 }  // namespace
 
 Json parse_json(std::string_view text, std::string_view where, int max_depth, int64_t tree_bytes) {
-  TreeBuilder tree(where, max_depth, std::max(tree_bytes, int64_t(text.size())));
+  TreeBuilder tree(where, max_depth, std::max(tree_bytes, int64_t(text.size()) + 4096));
   return parse(text, tree);
 }
 

@@ -57,6 +57,9 @@ Session::Session(const SessionOptions& o) {
   device_ = open_device(spec);
   rank_ = std::make_unique<comm::Rank>(*device_, comm::Capacity{outcome_.peak[0], outcome_.peak[1], outcome_.peak[2]});
   engine_ = std::make_unique<serve::Engine>(*rank_, shape_);
+  std::tie(tokenizer_, chat_) = texts.get();
+  for (const auto& id : {tokenizer_->eos(), chat_->end_of_turn()})
+    if (id && std::find(ends_.begin(), ends_.end(), *id) == ends_.end()) ends_.push_back(*id);
   const auto base = store::open_weights(o.model);
   const auto& table = engine_->model().weights().table();
   std::optional<store::AdapterFile> adapter;
@@ -66,9 +69,6 @@ Session::Session(const SessionOptions& o) {
   engine_->load(source.get());
   if (adapter) engine_->load_adapters([&](const store::ParamSpec& p, Tensor to) { adapter->read(p, to); });
   rank_->ledger.record(false);
-  std::tie(tokenizer_, chat_) = texts.get();
-  for (const auto& id : {tokenizer_->eos(), chat_->end_of_turn()})
-    if (id && std::find(ends_.begin(), ends_.end(), *id) == ends_.end()) ends_.push_back(*id);
 }
 
 }  // namespace thimble::cli

@@ -10,7 +10,7 @@
 namespace thimble::data::jinja {
 namespace {
 
-constexpr size_t longest_source = 1 << 20;
+constexpr size_t longest_source = 128 << 10;  // a model's is 10 KiB or so
 
 struct Loop {
   const List& items;
@@ -440,7 +440,7 @@ Value Runtime::called(const Value& function, const Arguments& a) {
 
 Template::Template(std::string_view source) {
   if (source.size() > longest_source)
-    throw Error(Fault::bad_input, {.what = "a chat template is too long", .where = "chat template", .expected = "at most 1 MiB", .found = fmt::format("{} bytes", source.size())});
+    throw Error(Fault::bad_input, {.what = "a chat template is too long", .where = "chat template", .expected = "at most 128 KiB", .found = fmt::format("{} bytes", source.size())});
   if (const size_t bad = first_invalid_utf8(source); bad != source.npos)
     throw Error(Fault::bad_input, {.what = "a chat template is not valid UTF-8", .where = fmt::format("chat template, byte {}", bad), .expected = "UTF-8"});
   body_ = parse(source);

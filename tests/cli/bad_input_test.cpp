@@ -318,7 +318,7 @@ TEST_F(BadInput, TokenizersThatLie) {
       {46, "chat_template.jinja", times("{% for i in range(99999) %}", 3) + times("{% endfor %}", 3), {"steps"}},
       {46, "chat_template.jinja", "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", {"nests deeper"}},
       {46, "chat_template.jinja", "{{ 'a' * 10**9 }}", {"grows beyond"}},
-      {46, "chat_template.jinja", "{{ " + times("(", 100'000) + "1" + times(")", 100'000) + " }}", {"nesting"}},
+      {46, "chat_template.jinja", "{{ " + times("(", 50'000) + "1" + times(")", 50'000) + " }}", {"nesting"}},
       {46, "chat_template.jinja", "{{ ''.__class__ }}", {"not for templates"}},
       {46, "chat_template.jinja", "{{ nothing.x }}", {"line 1"}},
       {46, "chat_template.jinja", "{{ raise_exception('only users speak') }}", {"only users speak"}},

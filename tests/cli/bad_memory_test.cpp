@@ -104,9 +104,9 @@ TEST_F(BadMemory, OfSmallFilesIsBounded) {
       {"tokenizer_config.json", R"({"a":[)", "[[]],", "0]}", 4 << 20, "small parts"},
       {"tokenizer.model", "", "\x0a\x05\x0a\x03" "abc", "", (16 << 20) - 16, "pieces"},
       {"tokenizer.model", "", "YQ== 1\n", "", (16 << 20) - 16, "tokenizer.model"},
-      {"chat_template.jinja", "", "{{a}}", "{{ b.c }}", (1 << 20) - 16, "line"},
-      {"chat_template.jinja", "{{ [", "1,", "1] }}", (1 << 20) - 16, ""},
-      {"chat_template.jinja", "", "{% if a %}{% endif %}", "{{ b.c }}", (1 << 20) - 32, "line"},
+      {"chat_template.jinja", "", "{{a}}", "{{ b.c }}", (128 << 10) - 16, "line"},
+      {"chat_template.jinja", "{{ [", "1,", "1] }}", (128 << 10) - 16, ""},
+      {"chat_template.jinja", "", "{% if a %}{% endif %}", "{{ b.c }}", (128 << 10) - 32, "line"},
   };
   for (const auto& c : cases) {
     fresh();
@@ -119,7 +119,7 @@ TEST_F(BadMemory, OfSmallFilesIsBounded) {
   }
 }
 
-// A row of data has a limit of its own, 64 MiB.
+// A row of data has a limit of its own, 64 MiB. Beside it there may be the tree that it is read into, of 16 MiB.
 TEST_F(BadMemory, OfARowIsUnderTwiceTheFile) {
   const int64_t usual = run("data check rows.jsonl --model model --threads 1").peak;
   const auto each = [](const char* text) { return [=](int64_t) { return std::string(text); }; };
@@ -135,7 +135,7 @@ TEST_F(BadMemory, OfARowIsUnderTwiceTheFile) {
     EXPECT_EQ(e.code, 3) << e.text.substr(0, 500);
     EXPECT_NE(e.text.find(word), e.text.npos) << file << "\n" << e.text.substr(0, 500);
     std::printf("%s: %.1f x\n", file, double(e.peak - usual) / double(large));
-    EXPECT_LE(e.peak - usual, 2 * large) << file;
+    EXPECT_LE(e.peak - usual, 2 * large + (16 << 20)) << file;  // and a tree
   }
 }
 

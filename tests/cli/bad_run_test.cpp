@@ -110,7 +110,6 @@ TEST_F(BadRun, Data) {
       {66, "a.jsonl", R"({"instruction":"a","output":{"b":1}})", {"a.jsonl:1", "'output'"}},
       {66, "a.jsonl", R"({"messages":[{"role":"user","content":null}]})", {"a.jsonl:1", "content"}},
       {66, "a.jsonl", R"({"messages":[{"role":"wizard","content":"a"}]})", {"a.jsonl:1", "wizard"}},
-      {66, "a.jsonl", R"({"messages":[]})", {"no messages"}},
       {69, "a.csv", "a,b\n1,\"2\n", {"a.csv:2", "never closed"}},
       {69, "a.csv", std::string(100'000, ','), {"a.csv:1", "too many columns"}},
       {70, "a.parquet", "PAR1PAR1", {"a.parquet", "12 bytes"}},
