@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # All that a change must pass: sizes, a build without warnings, every test, the computing rooms' tests again on a GPU where one answers,
-# the fast tests again under the sanitizers, a minute of fuzzing for each reader of files, and the CUDA halves compiled where there is an nvcc
-# alone. ctest's closing lines are repeated at the end, where one looks.
+# the fast tests again under the sanitizers, and the CUDA halves compiled where there is an nvcc alone. ctest's closing lines are repeated
+# at the end, where one looks.
 # usage: check.sh     (JOBS=n: parallel compilations; PRESET=cpu: as without a GPU; SANITIZE="base_tests ...": what runs under the sanitizers;
-#                      SECONDS_EACH=60: of fuzzing)
+#                      FUZZ=1: a minute of fuzzing for each reader of files too)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 jobs=${JOBS:-$(nproc)}
@@ -64,11 +64,9 @@ for program in "${targets[@]}"; do
   OMP_NUM_THREADS=2 "build/asan/tests/$program" --gtest_brief=1 --gtest_filter='-*A70BOn24GiB*:Planner.Chooses*'  # thousands of dry runs, the same ones as others'
 done
 
-part "readers of files under libFuzzer"
-if command -v clang++-16 >/dev/null || tools/setup.sh clang-16 libclang-rt-16-dev libomp-16-dev; then
+if [ -n "${FUZZ:-}" ]; then
+  part "readers of files under libFuzzer"
   JOBS=$jobs tools/fuzz.sh
-else
-  echo "skipped: clang-16 is not there, and could not be installed"
 fi
 
 part "CUDA halves"
