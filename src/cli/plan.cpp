@@ -66,17 +66,17 @@ int plan_matrix(train::TrainOptions o) {
   for (const int64_t n : lengths) text += fmt::format("{:>22}", fmt::format("{} tokens", n));
   text += "\n";
   o.per_device_train_batch_size = 1;
+  Planned p;
   for (const Method& m : methods) {
     text += fmt::format("{:<20}", m.name);
     for (const int64_t n : lengths) {
       o.finetuning_type = m.tuning, o.quantization_bit = m.bits, o.optim = m.optim, o.cutoff_len = n;
-      const Planned p = make_plan(o);
+      p = make_plan(o);
       text += p.choice.best ? fmt::format("{:>22}", fmt::format("{:.0f}, {}", p.choice.best->outcome.tokens_per_second(p.choice.best->plan), human_bytes(p.choice.best->outcome.device() + p.spec.overhead)))
                             : fmt::format("{:>22}", "does not fit");
     }
     text += "\n";
   }
-  const Planned p = make_plan(o);
   std::printf("%s on %s, %s of the device and %s of RAM; one sequence a step, LoRA of rank %lld on all matrices\n\n%s", o.model_name_or_path.c_str(), p.spec.name.c_str(),
               human_bytes(p.budget.device + p.spec.overhead).c_str(), human_bytes(p.budget.ram + p.process_bytes).c_str(), static_cast<long long>(o.lora_rank), text.c_str());
   return 0;

@@ -36,7 +36,7 @@ Session::Session(const SessionOptions& o) {
     saved = std::move(tuning.adapter.modules_to_save);
   }
   shape_.method.head = quant::format(o.head).id;
-  auto texts = std::async(std::launch::async, [&] {  // while weights are read
+  auto texts = std::async(std::launch::async, [&] {  // while the plan is made
     auto tokenizer = data::Tokenizer::open(o.model);
     auto chat = data::Chat::open(o.model, *tokenizer);
     return std::pair(std::move(tokenizer), std::move(chat));

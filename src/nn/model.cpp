@@ -1,4 +1,4 @@
-// What is trained is in the table's order for full tuning, in the adapters' order otherwise.
+// What is trained is listed layer by layer, weights as in the table, then adapters; gradients and optimizer states lie in that order.
 #include "nn/model.h"
 
 #include <algorithm>

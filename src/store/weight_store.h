@@ -1,6 +1,6 @@
 // Where the weights lie: each layer one slab, resident on the device, or streamed through a Ring from pinned memory, or from disk through a second
-// Ring of pinned slots; the caller sees acquire(layer) and release(layer) and cannot tell which. Quantises while loading, one matrix at a time. Where there is room, a packed layer
-// lies unpacked: the numbers that its codes stand for, in the type of the activations, so that no product unpacks them again.
+// Ring of pinned slots; the caller sees acquire(layer) and release(layer) and cannot tell which. Quantises while loading, one matrix at a time.
+// Where there is room, a packed layer lies unpacked: the numbers that its codes stand for, in the type of the activations, so that no product unpacks them again.
 #pragma once
 #include <memory>
 #include <span>
@@ -12,8 +12,8 @@
 
 namespace thimble::store {
 
-// How many layers stay on the device: those that are trained, and as many others. Streamed layers are spread evenly over the frozen ones, so that
-// each copy hides behind resident layers' work; and so are those on disk over the streamed ones.
+// How many layers stay on the device. Streamed ones are spread evenly, so that each copy hides behind resident layers' work: over the frozen layers,
+// where some are, else over the trained ones, which are updated at their turns; and so are those on disk over the streamed ones.
 struct Residency {
   int layers = 0, resident = 0;
   int slots = 2;  // of each ring that there is
