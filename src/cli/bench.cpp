@@ -67,10 +67,12 @@ double matrix_rate(comm::Rank& rank, int64_t tokens, const nn::ModelSpec& m) {
   return 2.0 * double(tokens) * double(f) * double(m.hidden) / best_of(rank, 6, [&] { ops::matmul(rank.stream, {.y = y, .a = x, .b = w, .tb = ops::Trans::yes}); });
 }
 
-constexpr int64_t read_bytes = int64_t{256} << 20;
-double read_rate(comm::Rank& rank) {
+// Enough that launches do not count.
+int64_t read_bytes(const DeviceSpec& spec) { return int64_t{spec.kind == DeviceKind::cuda ? 2048 : 256} << 20; }
+double read_rate(comm::Rank& rank, const DeviceSpec& spec) {
   const Scope scope(rank.memory);
-  const Tensor x = random_tensor(rank, DType::f32, {read_bytes / 4}), sum = rank.memory.take(Use::scratch, "bench", DType::f32, {1});
+  const Tensor x = rank.memory.take(Use::scratch, "bench", DType::f32, {read_bytes(spec) / 4}), sum = rank.memory.take(Use::scratch, "bench", DType::f32, {1});
+  ops::zero(rank.stream, x);
   return double(x.bytes()) / best_of(rank, 5, [&] { ops::sum_of_squares(rank.stream, sum, x); });
 }
 
@@ -115,14 +117,14 @@ class CardLoss {
 // What the bench itself takes beside the plan: the operands of its two measurements, one at a time.
 int64_t bench_bytes(int64_t tokens, const nn::ModelSpec& m, const DeviceSpec& spec) {
   const int64_t f = m.layers.front().ffn;
-  return std::max(read_bytes + (1 << 20), 4 * (tokens * m.hidden + f * m.hidden + tokens * f) + spec.matmul_workspace + 4096);
+  return std::max(read_bytes(spec) + (1 << 20), 4 * (tokens * m.hidden + f * m.hidden + tokens * f) + spec.matmul_workspace + 4096);
 }
 
 void print_rates(const nn::ModelSpec& model, const DeviceSpec& spec, int64_t tokens, double& matrix, double& read) {
   const auto device = open_device(spec);
   comm::Rank rank(*device, {bench_bytes(tokens, model, spec), 0, 0});
   matrix = matrix_rate(rank, tokens, model);
-  read = read_rate(rank);
+  read = read_rate(rank, spec);
   std::printf("%s: matrix products %.1f TFLOP/s on the gate's shape, reads %.1f GB/s\n", spec.name.c_str(), matrix / 1e12, read / 1e9);
 }
 

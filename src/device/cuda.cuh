@@ -38,6 +38,7 @@ class CudaContext {
       return value;
     };
     processors = attribute(cudaDevAttrMultiProcessorCount);
+    shared_bytes = size_t(attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin));
     capability = attribute(cudaDevAttrComputeCapabilityMajor) * 10 + attribute(cudaDevAttrComputeCapabilityMinor);
   }
   ~CudaContext() {
@@ -51,6 +52,7 @@ class CudaContext {
 
   const bool deterministic;
   int processors = 0, capability = 0;  // multiprocessors; 90: compute capability 9.0
+  size_t shared_bytes = 0;             // of shared memory that a block may have
   cudaStream_t stream = nullptr;     // what computes
   cudaStream_t lanes[2] = {};        // by Lane
   cublasLtHandle_t cublas = nullptr;

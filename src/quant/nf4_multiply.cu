@@ -9,7 +9,9 @@ namespace thimble::quant {
 namespace {
 
 constexpr int most_tokens = 8;
-constexpr int tile_rows = 16, split = 8, each = 4, stages = 3;  // rows of a tile; warps that share its columns; blocks of 64 weights of a warp's step; steps under way
+constexpr int tile_rows = 16, split = 8, stages = 2;  // rows of a tile; warps that share its columns; units of a warp that are under way
+constexpr int unit_blocks = 8, unit_columns = unit_blocks * nf4_block, each = 4;  // what a warp multiplies at a time; neighbouring blocks whose scales a lane loads
+constexpr int tokens_together = 4;                    // of several
 constexpr int row_threads = 256;
 
 // Products that share their tokens, as one list of tiles. c: null, or what is added.
@@ -24,6 +26,11 @@ struct Products {
       of[count++] = {at<Y>(y), at<const Y>(c), Bytes4(*w), w->shape[0], tiles};
       tiles += int(blocks_of(w->shape[0], rows_of_tile));
     }
+  }
+  Products from_token(int64_t token) const {
+    Products later = *this;
+    for (auto& p : later.of) p.y += token * p.rows, p.c += p.c ? token * p.rows : 0;
+    return later;
   }
   __device__ __forceinline__ const Product& with_tile(int tile) const {
     int p = 0;
@@ -60,81 +67,91 @@ struct Scales<nested, false> {
   __device__ float at(int u, const float*, float) const { return all[u]; }
 };
 
-// What a block keeps in shared memory.
+// What a block keeps in shared memory, and after it the sums of a few tiles.
 struct TileMemory {
-  uint32_t pairs[256 * 32];                               // the two weights of each byte, 32 times: a copy to a bank, so that no lane waits for another
-  unsigned char codes[split][stages][tile_rows * each * nf4_block / 2];
-  float sums[2][split][tile_rows][most_tokens], map[256];
+  uint32_t pairs[256 * 32];  // the two weights of each byte, 32 times: a copy to a bank, so that no lane waits for another
+  unsigned char codes[split][stages][tile_rows * unit_columns / 2];
+  float map[256];
 };
-// Where a row's chunk of 16 bytes lies among a stage's codes: no two of the chunks that half a warp reads lie in the same banks.
-__device__ __forceinline__ int place_of(int row, int chunk) { return row * (each * nf4_block / 2) + (chunk ^ (row & 3) << 1) * 16; }
+constexpr int tile_sums(bool several) { return split * tile_rows * (several ? tokens_together : 1); }
+// Where a row's chunk of 16 bytes lies among a stage's codes: no two of the chunks that a quarter of a warp reads lie in the same banks.
+__device__ __forceinline__ int place_of(int row, int chunk) { return row * (unit_columns / 2) + (chunk ^ (row & 1) << 2) * 16; }
 
-// Up to eight tokens, where rows are whole blocks. Codes come to shared memory while earlier ones are multiplied, each warp for itself. A byte is
-// looked up as the two weights that it stands for; a block's scale is applied to its sum of 64 products.
-template <bool nested, bool quads, class Y>
-__global__ void __launch_bounds__(split * 32, 2) multiply_tiles(const __grid_constant__ Products<Y> products, const __nv_bfloat16* x, int tokens, int columns) {
+// One token, or up to four. Codes come to shared memory while earlier ones are multiplied, each warp for itself. A byte is looked up as the two weights
+// that it stands for. Lane (g, t) = (lane / 4, lane % 4) reads chunk 4j + t of rows g and g + 8, half a block, in the j-th of a unit's four steps: its
+// weights meet the tensor cores as they lie, and what keeps the blocks' sums apart, for a scale each, are the product's eight columns.
+// One token: column c is block c of the unit, its x elsewhere 0. Several: column 2i + e is token i in the step's block of that parity.
+template <bool nested, bool quads, bool several, class Y>
+__global__ void __launch_bounds__(split * 32, 2) multiply_tiles(const __grid_constant__ Products<Y> products, const __nv_bfloat16* x, int tokens, int columns, int together) {
   extern __shared__ __align__(128) unsigned char shared[];
   auto& memory = *reinterpret_cast<TileMemory*>(shared);
+  auto* sums = reinterpret_cast<float*>(shared + sizeof(TileMemory));  // by tile, warp, row and token
   static_assert(split * 32 == 256);  // a thread to each byte
   let_later_begin();
   const int lane = int(threadIdx.x) % 32, part = int(threadIdx.x) / 32, g = lane / 4, t = lane % 4;
-  const int blocks = columns / nf4_block, steps = (blocks + split * each - 1) / (split * each);
+  const int blocks = columns / nf4_block, units = (blocks + unit_blocks - 1) / unit_blocks, row_bytes = columns / 2;
 
-  // Where a walk over steps and tiles stands. A tile's first row is found once for it, a step's place by adding to that.
+  // Where a walk over this warp's units of the block's tiles stands.
   struct Walk {
-    int tile, step = 0, row = 0, rows = 0;  // of the tile's first row in its matrix, and the rows there
+    int tile, unit;
+    int row = 0, rows = 0;  // of the tile's first row in its matrix, and the rows from there
     const Bytes4* w = nullptr;
   };
   const auto enter = [&](Walk& at) {
+    at.unit = part;
     if (at.tile >= products.tiles) return;
     const auto& p = products.with_tile(at.tile);
     at.row = (at.tile - p.first) * tile_rows, at.rows = int(p.rows) - at.row, at.w = &p.w;
   };
+  const auto is_over = [&](const Walk& at) { return at.tile >= products.tiles || at.unit >= units; };  // the latter: tiles have none for this warp
   const auto advance = [&](Walk& at) {
-    if (++at.step < steps) return false;
-    at.step = 0, at.tile += int(gridDim.x);
+    if ((at.unit += split) < units) return false;
+    at.tile += int(gridDim.x);
     enter(at);
     return true;
   };
-  const auto first_of = [&](const Walk& at) { return (at.step * split + part) * each; };
 
-  const int copied_row = lane / 8, chunk = lane % 8, row_bytes = blocks * (nf4_block / 2);
+  const int copied_row = lane / 8, chunk = lane % 8;
   const uint32_t to = shared_address(memory.codes[part][0]) + place_of(copied_row, chunk);
   Walk fetched{int(blockIdx.x)};
-  enter(fetched);
   const uint8_t* from = nullptr;
   const auto begin_tile = [&] {
-    if (fetched.tile < products.tiles) from = fetched.w->codes + int64_t{fetched.row + copied_row} * row_bytes + part * each * (nf4_block / 2) + chunk * 16;
+    if (!is_over(fetched)) from = fetched.w->codes + int64_t{fetched.row + copied_row} * row_bytes + part * (unit_columns / 2) + chunk * 16;
   };
+  enter(fetched);
   begin_tile();
   const auto fetch = [&](int slot) {
-    const int first = first_of(fetched);
-    if (fetched.tile < products.tiles && first < blocks) {
-      const bool there = quads || first + chunk / 2 < blocks;
+    if (!is_over(fetched)) {
+      const int there = blocks - fetched.unit * unit_blocks;
+      const uint8_t* row = from;
 #pragma unroll
-      for (int i = 0; i < tile_rows / 4; ++i)  // four rows on, a chunk lies in the same bank
-        copy_16(to + slot * int(sizeof memory.codes[0][0]) + i * 4 * each * (nf4_block / 2), from + i * 4 * row_bytes, there && copied_row + 4 * i < fetched.rows);
+      for (int i = 0; i < tile_rows; i += 4, row += 4 * row_bytes) {  // what is not there meets an x of 0, or makes a sum that nobody reads
+        const uint32_t at = to + slot * int(sizeof memory.codes[0][0]) + i * (unit_columns / 2);
+        if (copied_row + i < fetched.rows && chunk / 2 < there) copy_16(at, row, true);
+        if (copied_row + i < fetched.rows && chunk / 2 + 4 < there) copy_16(at ^ 128, row + 128, true);
+      }
+      from += split * unit_columns / 2;
+      if (advance(fetched)) begin_tile();
     }
     commit_copies();
-    from += split * each * (nf4_block / 2);
-    if (advance(fetched)) begin_tile();
   };
 
-  struct Steps { Scales<nested, quads> scales[2]; float offset; };
-  const auto load_scales = [&](const Walk& at) {
-    Steps s{};
-    const int first = first_of(at);
-    if (at.tile >= products.tiles || first >= blocks) return s;
-#pragma unroll
-    for (int h = 0; h < 2; ++h) s.scales[h].load(*at.w, (at.row + min(g + 8 * h, at.rows - 1)) * blocks + first, blocks - first);
-    s.offset = nested && quads ? *at.w->offset : 0.0f;
+  // A lane loads the scales of four blocks of row lane / 2, and gets those that it needs from others.
+  struct Loaded { Scales<nested, quads> scales; float offset; };
+  Walk scaled{int(blockIdx.x)};
+  enter(scaled);
+  const auto load_scales = [&] {
+    Loaded s{};
+    if (is_over(scaled)) return s;
+    const int first = min(scaled.unit * unit_blocks + lane % 2 * each, blocks - (quads ? each : 1));
+    s.scales.load(*scaled.w, (scaled.row + min(lane / 2, scaled.rows - 1)) * blocks + first, blocks - first);
+    s.offset = nested && quads ? *scaled.w->offset : 0.0f;
+    advance(scaled);
     return s;
   };
 
   for (int i = 0; i + 1 < stages; ++i) fetch(i);
-  Walk now{int(blockIdx.x)};
-  enter(now);
-  Steps next = load_scales(now);
+  Loaded next = load_scales();
   const uint32_t pair = pack_bf16(book[threadIdx.x >> 4], book[threadIdx.x & 15]);
 #pragma unroll
   for (int i = 0; i < 8; ++i) store_pack(memory.pairs + threadIdx.x * 32 + (i + threadIdx.x) % 8 * 4, Pack<uint32_t, 4>{pair, pair, pair, pair});
@@ -142,67 +159,104 @@ __global__ void __launch_bounds__(split * 32, 2) multiply_tiles(const __grid_con
   __syncthreads();
   wait_for_earlier();  // weights are nobody's result, x is
 
-  const uint32_t own = uint32_t(lane) * 4, byte_mask = 255 * 128;
-  // The weights of a byte of `word`: the byte times 128, and this lane's bank.
-  const auto weights = [&](uint32_t word, int byte) {
-    const uint32_t offset = ((byte == 0 ? word << 7 : word >> (8 * byte - 7)) & byte_mask) | own;
-    return *reinterpret_cast<const uint32_t*>(reinterpret_cast<const char*>(memory.pairs) + offset);
-  };
-  float total[4] = {};
-  for (int slot = 0, turn = 0; now.tile < products.tiles; slot = slot + 1 == stages ? 0 : slot + 1) {
-    wait_for_copies_but<stages - 2>();
-    __syncwarp();  // the codes have come to all lanes, and all have read those before
-    fetch(slot == 0 ? stages - 1 : slot - 1);
-    const Walk here = now;
-    const Steps scales = next;
-    const bool ends = advance(now);
-    next = load_scales(now);
-    if (const int first = first_of(here); first < blocks) {
-      const auto* tokens_at = reinterpret_cast<const uint32_t*>(x + g * columns + first * nf4_block + t * 16);
-      const unsigned char* codes = memory.codes[part][slot] + t % 2 * 8;
-      Pack<uint32_t, 2> words[each][2];
+  // This lane's chunk of x in a step: of the token and half of its column; what it has none of is 0.
+  using XChunk = Pack<uint32_t, 4>[4];
+  const bool has_x = t / 2 == g % 2 && (!several || g / 2 < tokens);
+  const auto load_x = [&](XChunk& b, int unit, int j) {
+    const int first = unit * unit_columns + (4 * j + t) * (nf4_block / 2);
 #pragma unroll
-      for (int u = 0; u < each; ++u)
-#pragma unroll
-        for (int h = 0; h < 2; ++h) words[u][h] = load_pack<2>(reinterpret_cast<const uint32_t*>(codes + place_of(g + 8 * h, 2 * u + t / 2)));
-      float c[each][4] = {};  // of all blocks together, half of each after the other: their sums do not wait for each other
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        Pack<uint32_t, 4> b[each] = {};
-#pragma unroll
-        for (int u = 0; u < each; ++u)
-          if (g < tokens && (quads || first + u < blocks)) b[u] = load_pack<4>(tokens_at + u * (nf4_block / 2) + half * 4);
-#pragma unroll
-        for (int j = 0; j < 2; ++j)
-#pragma unroll
-          for (int u = 0; u < each; ++u) {
-            const uint32_t top = words[u][0].at[half], bottom = words[u][1].at[half];
-            const uint32_t a[4] = {weights(top, 2 * j), weights(bottom, 2 * j), weights(top, 2 * j + 1), weights(bottom, 2 * j + 1)};
-            multiply_add(c[u], a, b[u].at[2 * j], b[u].at[2 * j + 1]);
-          }
-      }
-#pragma unroll
-      for (int u = 0; u < each; ++u)
-#pragma unroll
-        for (int h = 0; h < 2; ++h) {
-          const float scale = scales.scales[h].at(u, memory.map, scales.offset);
-          total[2 * h] = fmaf(scale, c[u][2 * h], total[2 * h]);
-          total[2 * h + 1] = fmaf(scale, c[u][2 * h + 1], total[2 * h + 1]);
-        }
+    for (int i = 0; i < 4; ++i) {
+      b[i] = {};
+      if (has_x && first < columns) b[i] = load_pack<4>(reinterpret_cast<const uint32_t*>(x + (several ? g / 2 * columns : 0) + first) + i * 4);
     }
-    if (!ends) continue;
-    auto& mine = memory.sums[turn ^= 1];
+  };
+  // The weights of a byte of `word`: the byte times 128, and this lane's bank.
+  const uint32_t own = uint32_t(lane) * 4;
+  const auto weights = [&](uint32_t word, int byte) {
+    return *reinterpret_cast<const uint32_t*>(reinterpret_cast<const char*>(memory.pairs) + __dp4a(word, 128u << 8 * byte, own));
+  };
+
+  XChunk own_x;  // one token's: that of the step in which this lane has some
+  if (!several) load_x(own_x, part, g / 2);
+  constexpr int slots = several ? unit_blocks : 2;
+  int local = 0, round = int(blockIdx.x), slot = 0;  // tiles whose sums wait; the first of them
+  for (int tile = round; tile < products.tiles; tile += int(gridDim.x)) {
+    float total[slots][2] = {};  // by block of a unit and row
+    for (int unit = part; unit < units; unit += split) {
+      wait_for_copies_but<stages - 2>();
+      __syncwarp();  // the codes have come to all lanes, and all have read those before
+      fetch((slot + stages - 1) % stages);
+      float scale[each];
 #pragma unroll
-    for (int i = 0; i < 4; ++i) mine[part][g + i / 2 * 8][t * 2 + i % 2] = total[i], total[i] = 0;
+      for (int u = 0; u < each; ++u) scale[u] = next.scales.at(u, memory.map, next.offset);
+      next = load_scales();
+      const auto scale_of = [&](int row, int u, int quad) { return __shfl_sync(~0u, scale[u], row * 2 + quad); };
+      const unsigned char* codes = memory.codes[part][slot];
+      float c[2][4] = {};  // two that do not wait for each other
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        XChunk b;
+        if (several) load_x(b, unit, j);
+        const auto top = load_pack<4>(reinterpret_cast<const uint32_t*>(codes + place_of(g, 4 * j + t)));
+        const auto bottom = load_pack<4>(reinterpret_cast<const uint32_t*>(codes + place_of(g + 8, 4 * j + t)));
+#pragma unroll
+        for (int i = 0; i < 4; ++i)
+#pragma unroll
+          for (int half = 0; half < 2; ++half) {
+            const uint32_t a[4] = {weights(top.at[i], 2 * half), weights(bottom.at[i], 2 * half), weights(top.at[i], 2 * half + 1), weights(bottom.at[i], 2 * half + 1)};
+            const auto x_of = [&](int k) { return several ? b[i].at[k] : g / 2 == j ? own_x[i].at[k] : 0; };
+            multiply_add(c[half], a, x_of(2 * half), x_of(2 * half + 1));
+          }
+        if constexpr (several) {
+#pragma unroll
+          for (int e = 0; e < 2; ++e)
+#pragma unroll
+            for (int h = 0; h < 2; ++h) {
+              float& sum = total[2 * j + e][h];
+              sum = fmaf(scale_of(g + 8 * h, j % 2 * 2 + e, j / 2), c[0][2 * h + e] + c[1][2 * h + e], sum);
+              c[0][2 * h + e] = c[1][2 * h + e] = 0;
+            }
+        }
+      }
+      slot = (slot + 1) % stages;
+      if constexpr (!several) {
+#pragma unroll
+        for (int e = 0; e < 2; ++e)
+#pragma unroll
+          for (int h = 0; h < 2; ++h) {
+            const float even = scale_of(g + 8 * h, e, t / 2), odd = scale_of(g + 8 * h, 2 + e, t / 2);
+            total[e][h] = fmaf(t % 2 ? odd : even, c[0][2 * h + e] + c[1][2 * h + e], total[e][h]);
+          }
+        if (units > split) load_x(own_x, unit + split < units ? unit + split : part, g / 2);
+      }
+    }
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      float sum = total[0][h] + total[1][h];
+      if constexpr (several) sum = (sum + (total[2][h] + total[3][h])) + ((total[4][h] + total[5][h]) + (total[6][h] + total[7][h]));
+      else {
+        sum += shuffle_xor(sum, 1);
+        sum += shuffle_xor(sum, 2);
+      }
+      const int place = (local * split + part) * tile_rows + g + 8 * h;
+      if (several) sums[place * tokens_together + t] = sum;
+      else if (t == 0) sums[place] = sum;
+    }
+    if (++local < together && tile + int(gridDim.x) < products.tiles) continue;
     __syncthreads();
-    const int r = int(threadIdx.x) % tile_rows, token = int(threadIdx.x) / tile_rows;
-    if (token >= tokens) continue;
-    float sum = 0;
+    constexpr int n = several ? tokens_together : 1;
+    for (int i = int(threadIdx.x); i < local * tile_rows * n; i += split * 32) {
+      const int of = i / (tile_rows * n), r = i % tile_rows, token = i / tile_rows % n, at_tile = round + of * int(gridDim.x);
+      const auto& p = products.with_tile(at_tile);
+      const int64_t row = int64_t{at_tile - p.first} * tile_rows + r;
+      if (token >= tokens || row >= p.rows) continue;
+      float sum = 0;
 #pragma unroll
-    for (int i = 0; i < split; ++i) sum += mine[i][r][token];
-    const auto& p = products.with_tile(here.tile);
-    const int64_t row = int64_t{here.tile - p.first} * tile_rows + r;
-    if (row < p.rows) p.y[token * p.rows + row] = Y(sum + (p.c ? float(p.c[token * p.rows + row]) : 0.0f));
+      for (int k = 0; k < split; ++k) sum += sums[((of * split + k) * tile_rows + r) * n + token];
+      p.y[token * p.rows + row] = Y(sum + (p.c ? float(p.c[token * p.rows + row]) : 0.0f));
+    }
+    __syncthreads();
+    local = 0, round = tile + int(gridDim.x);
   }
 }
 
@@ -251,10 +305,21 @@ void nf4_multiply_few_cuda(CudaContext& cuda, Tensor x, std::span<const FewProdu
         launch_early(cuda, "nf4 multiply", unsigned(products.tiles), row_threads, 0, multiply_rows<Y, X>, products, at<const X>(x), tokens, columns);
       });
     const int grid = std::min(products.tiles, 2 * cuda.processors);  // two blocks fit a multiprocessor
-    const auto run = [&](auto kernel) { launch_early(cuda, "nf4 multiply", unsigned(grid), split * 32, sizeof(TileMemory), kernel, products, at<const __nv_bfloat16>(x), tokens, int(columns)); };
-    const bool nested = given.front().w->format == FormatId::nf4_dq, quads = columns % (each * nf4_block) == 0;
-    if (nested) quads ? run(multiply_tiles<true, true, Y>) : run(multiply_tiles<true, false, Y>);
-    else quads ? run(multiply_tiles<false, true, Y>) : run(multiply_tiles<false, false, Y>);
+    for (int first = 0, at_once = tokens == 1 ? 1 : tokens_together; first < tokens; first += at_once) {
+      const auto run = [&](auto kernel, bool several) {
+        const int room = std::min(8 << 10, int(cuda.shared_bytes - sizeof(TileMemory))), each_tile = tile_sums(several) * int(sizeof(float));
+        const int together = std::clamp(room / each_tile, 1, (products.tiles + grid - 1) / grid);
+        launch_early(cuda, "nf4 multiply", unsigned(grid), split * 32, sizeof(TileMemory) + size_t(together) * each_tile, kernel, products.from_token(first),
+                     at<const __nv_bfloat16>(x) + first * columns, std::min(at_once, tokens - first), int(columns), together);
+      };
+      const auto go = [&]<bool several>(std::bool_constant<several>) {
+        const bool nested = given.front().w->format == FormatId::nf4_dq, quads = columns % (each * nf4_block) == 0;
+        if (nested) quads ? run(multiply_tiles<true, true, several, Y>, several) : run(multiply_tiles<true, false, several, Y>, several);
+        else quads ? run(multiply_tiles<false, true, several, Y>, several) : run(multiply_tiles<false, false, several, Y>, several);
+      };
+      if (at_once == 1) go(std::false_type{});
+      else go(std::true_type{});
+    }
   });
 }
 

@@ -6,6 +6,8 @@
 #include <cstring>
 #include <utility>
 
+#include "ops/argmax.h"
+
 namespace thimble::serve {
 namespace {
 
@@ -24,8 +26,10 @@ Engine::Engine(comm::Rank& rank, const EngineShape& shape)
   const int64_t tokens = std::max(shape.prefill_chunk, shape.sequences), rows = shape.all_logits ? tokens : shape.sequences;
   tokens_ = rank.memory.take(Use::batch, "tokens", DType::i32, {token_rows, tokens});
   logits_ = rank.memory.take(Use::batch, "logits", DType::f32, {rows, shape.model.vocab});
+  likeliest_ = rank.memory.take(Use::batch, "likeliest tokens", DType::i32, {shape.sequences});
   host_tokens_ = rank.pinned.take(Use::batch, "tokens", DType::i32, {token_rows, tokens});
   host_logits_ = rank.pinned.take(Use::batch, "logits", DType::f32, {rows, shape.model.vocab});
+  host_likeliest_ = rank.pinned.take(Use::batch, "likeliest tokens", DType::i32, {shape.sequences});
 }
 
 void Engine::load(const store::WeightSource* source) {
@@ -78,7 +82,6 @@ void Engine::append(Slot& slot, std::span<const int32_t> ids, int64_t row) {
     slot.held.insert(slot.held.end(), piece.begin(), piece.end());
   }
   slot.turned_for = length;
-  rank_.download("logits", host_logits_.rows(row, 1), logits_.rows(row, 1));
 }
 
 void Engine::decode(std::span<const Next> next) {
@@ -97,7 +100,18 @@ void Engine::decode(std::span<const Next> next) {
   }
   decoder_.infer(upload(ids, [&](int64_t i) { return caches[size_t(i)]->length(); }, longest), caches, logits_.rows(0, n));
   for (const auto& [slot, id] : next) slot->held.push_back(id);
-  rank_.download("logits", host_logits_.rows(0, n), logits_.rows(0, n));
+}
+
+void Engine::bring(int64_t rows, bool likeliest) {
+  brought_likeliest_ = likeliest;
+  if (!likeliest) return rank_.download("logits", host_logits_.rows(0, rows), logits_.rows(0, rows));
+  const auto ids = [&](const Tensor& t) { return Tensor{t.data, DType::i32, {rows}}; };
+  ops::argmax(rank_.stream, ids(likeliest_), logits_.rows(0, rows));
+  rank_.download("likeliest tokens", ids(host_likeliest_), ids(likeliest_));
+}
+
+void Engine::bring(std::span<const Active> active) {
+  bring(std::ssize(active), std::all_of(active.begin(), active.end(), [](const Active& a) { return a.request.sampler->takes_likeliest(); }));
 }
 
 void Engine::prefill(Slot& slot, const std::vector<int32_t>& prompt, int64_t limit) {
@@ -116,7 +130,9 @@ void Engine::prefill(Slot& slot, const std::vector<int32_t>& prompt, int64_t lim
 }
 
 bool Engine::goes_on(Active& a, int64_t row, const std::vector<int32_t>& ends) {
-  const int32_t id = a.request.sampler->next({host_logits_.get<float>() + row * shape_.model.vocab, size_t(shape_.model.vocab)});
+  Sampler& sampler = *a.request.sampler;
+  const int32_t id = brought_likeliest_ ? sampler.take(host_likeliest_.get<int32_t>()[row])
+                                        : sampler.next({host_logits_.get<float>() + row * shape_.model.vocab, size_t(shape_.model.vocab)});
   if (std::find(ends.begin(), ends.end(), id) != ends.end()) {
     a.out.stopped = true;
     return false;
@@ -141,6 +157,7 @@ void Engine::generate(const std::function<std::optional<Request>()>& next, const
         Active a{&slot, std::move(*request), {}};
         prefill(slot, a.request.prompt, a.request.limit);
         a.request.sampler->begin(a.request.prompt);
+        bring(std::span(&a, 1));
         if (a.request.limit < 1 || !goes_on(a, 0, ends)) end(a);
         else slot.free = false, active.push_back(std::move(a));
       }
@@ -149,6 +166,7 @@ void Engine::generate(const std::function<std::optional<Request>()>& next, const
     std::vector<Next> tokens;
     for (const Active& a : active) tokens.push_back({a.slot, a.out.ids.back()});
     decode(tokens);
+    bring(active);
     std::vector<Active> rest;
     for (size_t i = 0; i < active.size(); ++i) {
       if (goes_on(active[i], int64_t(i), ends)) rest.push_back(std::move(active[i]));
@@ -236,9 +254,11 @@ plan::Outcome Engine::rehearse(const DeviceSpec& spec, const EngineShape& shape)
   std::vector<Next> one_each;
   for (Slot& each : engine.slots_) again_at(each, shape.context - 1), one_each.push_back({&each, 0});
   engine.decode(one_each);
+  engine.bring(shape.sequences, false);
   for (Slot& each : engine.slots_) again_at(each, 0);
   const size_t begin = rank.ledger.entries().size();
   engine.decode(one_each);
+  engine.bring(shape.sequences, true);
   const auto& all = rank.ledger.entries();
   outcome.tokens = shape.sequences;
   outcome.window_seconds = plan::predicted_seconds(std::span(all).subspan(begin), spec);

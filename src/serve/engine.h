@@ -74,10 +74,12 @@ class Engine {
   };
   struct Active { Slot* slot; Request request; Generated out; };
   struct Next { Slot* slot; int32_t id; };
-  void append(Slot&, std::span<const int32_t> ids, int64_t row = 0);  // the logits of the last token land in that row of host_logits_
+  void append(Slot&, std::span<const int32_t> ids, int64_t row = 0);  // the logits of the last token land in that row of logits_
   void decode(std::span<const Next>);                                 // a token of each; logits likewise, a row each
   void prefill(Slot&, const std::vector<int32_t>& prompt, int64_t limit);
-  bool goes_on(Active&, int64_t row, const std::vector<int32_t>& ends);  // draws a token from that row of host_logits_
+  void bring(int64_t rows, bool likeliest);  // of logits_ to the host: each row's likeliest token alone, or all
+  void bring(std::span<const Active>);       // as their samplers ask
+  bool goes_on(Active&, int64_t row, const std::vector<int32_t>& ends);  // draws a token from what was brought of that row
   void forget();  // what the first slot holds
   // Of at most prefill_chunk tokens of a sequence of `length`; the logits of all, on the host.
   Tensor append_chunk(std::span<const int32_t> ids, int64_t length);
@@ -88,8 +90,9 @@ class Engine {
   nn::Model model_;
   nn::Decoder decoder_;
   std::vector<Slot> slots_;
-  Tensor tokens_, logits_;             // device
-  Tensor host_tokens_, host_logits_;   // pinned
+  Tensor tokens_, logits_, likeliest_;                  // device
+  Tensor host_tokens_, host_logits_, host_likeliest_;   // pinned
+  bool brought_likeliest_ = false;
 };
 
 }  // namespace thimble::serve

@@ -36,10 +36,28 @@ void Sampler::begin(std::span<const int32_t> prompt) {
   for (const int32_t id : prompt) seen_[id].in_prompt = true;
 }
 
-std::vector<std::pair<int32_t, double>> Sampler::candidates(std::span<const float> logits) const {
-  if (!std::all_of(logits.begin(), logits.end(), [](float x) { return std::isfinite(x); }))
+namespace {
+
+void check_finite(bool finite) {
+  if (!finite)
     throw Error(Fault::bad_input, {.what = "the model's logits are not numbers", .where = "the token after the text so far", .expected = "finite logits", .found = "NaN or infinity",
                                    .fix = "thimble inspect MODEL --check-tensors says whether the weights are damaged"});
+}
+
+}  // namespace
+
+bool Sampler::takes_likeliest() const {
+  return how_.temperature <= 0 && how_.repetition_penalty == 1 && how_.presence_penalty == 0 && how_.frequency_penalty == 0;
+}
+
+int32_t Sampler::take(int32_t likeliest) {
+  check_finite(likeliest >= 0);
+  ++seen_[likeliest].in_answer;
+  return likeliest;
+}
+
+std::vector<std::pair<int32_t, double>> Sampler::candidates(std::span<const float> logits) const {
+  check_finite(std::all_of(logits.begin(), logits.end(), [](float x) { return std::isfinite(x); }));
   std::vector<double> score(logits.begin(), logits.end());
   for (const auto& [id, seen] : seen_) {
     if (id < 0 || size_t(id) >= score.size()) continue;

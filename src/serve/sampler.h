@@ -30,6 +30,10 @@ class Sampler {
   explicit Sampler(const Sampling& how) : how_(how), draws_{how.seed, 0x5a3b1e, 0} {}
   void begin(std::span<const int32_t> prompt);     // a new answer
   int32_t next(std::span<const float> logits);     // and remembers it
+  // Does next() give the likeliest token of the logits as they are? Then take() does as well: it remembers `likeliest`, ops::argmax of the logits.
+  // Throws Error (bad_input) where that is -1, of logits that are not finite.
+  bool takes_likeliest() const;
+  int32_t take(int32_t likeliest);
   // What next() would draw from, likeliest first, with probabilities; one entry where it is greedy. Throws Error (bad_input) on logits that are not finite.
   std::vector<std::pair<int32_t, double>> candidates(std::span<const float> logits) const;
 
