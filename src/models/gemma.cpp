@@ -1,7 +1,8 @@
+// Gemma2ForCausalLM and Gemma3ForCausalLM (text): norms about 1 + w before and after, GELU gates, windows in some layers, scaled embeddings;
+// Gemma 2 caps scores and logits, Gemma 3 norms heads and turns local layers by a base of their own (transformers, modeling_gemma2, _gemma3).
 // What both have, and then each its own.
-#include "models/gemma.h"
-
 #include "models/config.h"
+#include "models/registry.h"
 
 namespace thimble::models {
 namespace {
@@ -46,8 +47,6 @@ void write_gemma(Json& c, const nn::ModelSpec& m) {
   c["layer_types"] = layer_types(m);
 }
 
-}  // namespace
-
 nn::ModelSpec read_gemma2(const Json& c, const std::string& where) {
   nn::ModelSpec m = read_gemma(c, "gemma2", where, {.max_positions = 8192});
   m.attention_cap = cap(c, "attn_logit_softcapping", where, 50);
@@ -72,5 +71,10 @@ void write_gemma3(Json& c, const nn::ModelSpec& m) {
   write_gemma(c, m);
   c["rope_local_base_freq"] = m.local_rope.theta;
 }
+
+}  // namespace
+
+Family gemma2() { return {"Gemma2ForCausalLM", "gemma2", read_gemma2, write_gemma2}; }
+Family gemma3() { return {"Gemma3ForCausalLM", "gemma3_text", read_gemma3, write_gemma3}; }
 
 }  // namespace thimble::models

@@ -1,15 +1,20 @@
+// LlamaForCausalLM: Llama 2 and 3.x, TinyLlama and whatever shares their config (transformers, modeling_llama).
 // The core that the others add to.
-#include "models/llama.h"
-
 #include "models/config.h"
+#include "models/registry.h"
 
 namespace thimble::models {
+namespace {
 
-nn::ModelSpec read_llama(const Json& c, const std::string& where) { return read_decoder(c, "llama", where, {}); }
+nn::ModelSpec read(const Json& c, const std::string& where) { return read_decoder(c, "llama", where, {}); }
 
-void write_llama(Json& c, const nn::ModelSpec& m) {
+void write(Json& c, const nn::ModelSpec& m) {
   c["attention_bias"] = m.layers.front().qkv_bias;
   c["mlp_bias"] = m.layers.front().mlp_bias;
 }
+
+}  // namespace
+
+Family llama() { return {"LlamaForCausalLM", "llama", read, write}; }
 
 }  // namespace thimble::models

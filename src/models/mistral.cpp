@@ -1,11 +1,12 @@
+// MistralForCausalLM: Mistral 7B, Nemo, Small, Large: a Llama whose tokens may see a window of keys only (transformers, modeling_mistral).
 // sliding_window is 4096 where the config does not name it, and none where it names null.
-#include "models/mistral.h"
-
 #include "models/config.h"
+#include "models/registry.h"
 
 namespace thimble::models {
+namespace {
 
-nn::ModelSpec read_mistral(const Json& c, const std::string& where) {
+nn::ModelSpec read(const Json& c, const std::string& where) {
   refuse_unless(c, "attention_bias", false, where);
   refuse_unless(c, "mlp_bias", false, where);
   nn::ModelSpec m = read_decoder(c, "mistral", where, {.max_positions = 131072, .kv_heads = 8});
@@ -14,6 +15,10 @@ nn::ModelSpec read_mistral(const Json& c, const std::string& where) {
   return m;
 }
 
-void write_mistral(Json& c, const nn::ModelSpec& m) { c["sliding_window"] = largest_window(m); }
+void write(Json& c, const nn::ModelSpec& m) { c["sliding_window"] = largest_window(m); }
+
+}  // namespace
+
+Family mistral() { return {"MistralForCausalLM", "mistral", read, write}; }
 
 }  // namespace thimble::models

@@ -1,11 +1,12 @@
+// Phi3ForCausalLM: Phi-3, Phi-3.5 and Phi-4 (text), a Llama whose files hold q k v in one tensor and gate and up in another (modeling_phi3).
 // LongRoPE's original length stands outside rope_scaling, and is 4096 where it does not.
-#include "models/phi3.h"
-
 #include "models/config.h"
+#include "models/registry.h"
 
 namespace thimble::models {
+namespace {
 
-nn::ModelSpec read_phi3(const Json& c, const std::string& where) {
+nn::ModelSpec read(const Json& c, const std::string& where) {
   refuse_unless(c, "attention_bias", false, where);
   refuse_unless(c, "mlp_bias", false, where);
   Json known = c;
@@ -16,10 +17,14 @@ nn::ModelSpec read_phi3(const Json& c, const std::string& where) {
   return m;
 }
 
-void write_phi3(Json& c, const nn::ModelSpec& m) {
+void write(Json& c, const nn::ModelSpec& m) {
   c["sliding_window"] = largest_window(m);
   c["partial_rotary_factor"] = m.rope.share;
   if (m.rope.kind == nn::RopeSpec::Kind::longrope) c["original_max_position_embeddings"] = m.rope.original_positions;
 }
+
+}  // namespace
+
+Family phi3() { return {"Phi3ForCausalLM", "phi3", read, write}; }
 
 }  // namespace thimble::models

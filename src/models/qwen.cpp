@@ -1,7 +1,7 @@
+// Qwen2ForCausalLM (Qwen 2 and 2.5: biases on q, k and v) and Qwen3ForCausalLM (norms of heads before RoPE): transformers, modeling_qwen2, _qwen3.
 // A window counts where use_sliding_window says so, and then in the layers from max_window_layers on.
-#include "models/qwen.h"
-
 #include "models/config.h"
+#include "models/registry.h"
 
 namespace thimble::models {
 namespace {
@@ -19,8 +19,6 @@ void write_windows(Json& c, const nn::ModelSpec& m) {
   c["use_sliding_window"] = !c["sliding_window"].is_null();
   c["layer_types"] = layer_types(m);
 }
-
-}  // namespace
 
 nn::ModelSpec read_qwen2(const Json& c, const std::string& where) {
   refuse_unless(c, "mlp_bias", false, where);
@@ -46,5 +44,10 @@ void write_qwen3(Json& c, const nn::ModelSpec& m) {
   c["attention_bias"] = m.layers.front().o_bias;
   write_windows(c, m);
 }
+
+}  // namespace
+
+Family qwen2() { return {"Qwen2ForCausalLM", "qwen2", read_qwen2, write_qwen2}; }
+Family qwen3() { return {"Qwen3ForCausalLM", "qwen3", read_qwen3, write_qwen3}; }
 
 }  // namespace thimble::models

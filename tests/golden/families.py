@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 import torch
+import transformers as hf
 from peft import get_peft_model
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, Gemma2Config, Gemma3TextConfig, LlamaConfig, MistralConfig, Phi3Config, Qwen2Config, Qwen3Config
 
 import llama_odd
 from golden_io import generator, int32, save_json, save_tensors, scalar
@@ -30,36 +30,36 @@ PLAIN = rope("default")
 LOCAL = {**PLAIN, "rope_theta": 100.0}
 # name: (seed, architecture, config, spelled as transformers 4 did)
 MODELS = {
-    "llama_bias": (31, "LlamaForCausalLM", lambda: LlamaConfig(**sizes(
+    "llama_bias": (31, "LlamaForCausalLM", lambda: hf.LlamaConfig(**sizes(
         3, 1, 6, False, attention_bias=True, mlp_bias=True, rope_parameters=rope("linear", factor=2.5))), True),
-    "mistral_window": (32, "MistralForCausalLM", lambda: MistralConfig(**sizes(
+    "mistral_window": (32, "MistralForCausalLM", lambda: hf.MistralConfig(**sizes(
         6, 3, 10, True, sliding_window=7, rope_parameters=dict(PLAIN))), True),
-    "mistral_full": (33, "MistralForCausalLM", lambda: MistralConfig(**sizes(
+    "mistral_full": (33, "MistralForCausalLM", lambda: hf.MistralConfig(**sizes(
         3, 1, 6, False, sliding_window=None,
         rope_parameters=YARN | {"mscale": 0.7, "mscale_all_dim": 0.3, "beta_fast": 4.0, "beta_slow": 1.5, "truncate": False})), False),
-    "qwen2": (34, "Qwen2ForCausalLM", lambda: Qwen2Config(**sizes(5, 1, None, True, use_sliding_window=False, rope_parameters=dict(YARN))), True),
-    "qwen2_window": (35, "Qwen2ForCausalLM", lambda: Qwen2Config(**sizes(
+    "qwen2": (34, "Qwen2ForCausalLM", lambda: hf.Qwen2Config(**sizes(5, 1, None, True, use_sliding_window=False, rope_parameters=dict(YARN))), True),
+    "qwen2_window": (35, "Qwen2ForCausalLM", lambda: hf.Qwen2Config(**sizes(
         5, 1, None, False, use_sliding_window=True, sliding_window=5, max_window_layers=1,
         rope_parameters=YARN | {"attention_factor": 1.25})), False),
-    "qwen3": (36, "Qwen3ForCausalLM", lambda: Qwen3Config(**sizes(6, 3, 10, True, rope_parameters=dict(PLAIN))), True),
-    "qwen3_dynamic": (37, "Qwen3ForCausalLM", lambda: Qwen3Config(**sizes(
+    "qwen3": (36, "Qwen3ForCausalLM", lambda: hf.Qwen3Config(**sizes(6, 3, 10, True, rope_parameters=dict(PLAIN))), True),
+    "qwen3_dynamic": (37, "Qwen3ForCausalLM", lambda: hf.Qwen3Config(**sizes(
         3, 1, 6, False, attention_bias=True, rope_parameters=rope("dynamic", factor=2.0)) | {"max_position_embeddings": 16}), False),
-    "gemma2": (38, "Gemma2ForCausalLM", lambda: Gemma2Config(**sizes(
+    "gemma2": (38, "Gemma2ForCausalLM", lambda: hf.Gemma2Config(**sizes(
         6, 3, 10, True, sliding_window=7, query_pre_attn_scalar=17, attn_logit_softcapping=1.5, final_logit_softcapping=3.0,
         hidden_activation="gelu_pytorch_tanh", rope_parameters=dict(PLAIN))), True),
-    "gemma2_untied": (39, "Gemma2ForCausalLM", lambda: Gemma2Config(**sizes(
+    "gemma2_untied": (39, "Gemma2ForCausalLM", lambda: hf.Gemma2Config(**sizes(
         3, 1, 6, False, sliding_window=7, query_pre_attn_scalar=6, attn_logit_softcapping=None, final_logit_softcapping=None,
         attention_bias=True, rope_parameters=dict(PLAIN))), False),
-    "gemma3": (40, "Gemma3ForCausalLM", lambda: Gemma3TextConfig(**sizes(
+    "gemma3": (40, "Gemma3ForCausalLM", lambda: hf.Gemma3TextConfig(**sizes(
         6, 3, 10, True, sliding_window=7, sliding_window_pattern=2, query_pre_attn_scalar=17,
         rope_parameters={"full_attention": rope("linear", factor=8.0), "sliding_attention": dict(LOCAL)})), True),
     # attn_logit_softcapping is there to show that modeling_gemma3 does not use it
-    "gemma3_capped": (41, "Gemma3ForCausalLM", lambda: Gemma3TextConfig(**sizes(
+    "gemma3_capped": (41, "Gemma3ForCausalLM", lambda: hf.Gemma3TextConfig(**sizes(
         3, 1, 6, False, sliding_window=5, layer_types=["full_attention", "sliding_attention"], query_pre_attn_scalar=5,
         attn_logit_softcapping=2.0, final_logit_softcapping=4.0,
         rope_parameters={"full_attention": dict(PLAIN), "sliding_attention": dict(LOCAL)})), False),
-    "phi3": (42, "Phi3ForCausalLM", lambda: Phi3Config(**sizes(5, 1, None, False, sliding_window=7, rope_parameters=dict(PLAIN))), True),
-    "phi3_longrope": (43, "Phi3ForCausalLM", lambda: Phi3Config(**sizes(
+    "phi3": (42, "Phi3ForCausalLM", lambda: hf.Phi3Config(**sizes(5, 1, None, False, sliding_window=7, rope_parameters=dict(PLAIN))), True),
+    "phi3_longrope": (43, "Phi3ForCausalLM", lambda: hf.Phi3Config(**sizes(
         3, 3, None, True, sliding_window=None, original_max_position_embeddings=32,
         rope_parameters=rope("longrope", short_factor=[1.0, 1.1, 1.3, 1.7], long_factor=[1.0, 2.0, 3.5, 6.0], partial_rotary_factor=0.8))), True),
 }
@@ -70,7 +70,7 @@ def random_model(name: str):
     seed, architecture, make, _ = MODELS[name]
     config = make()
     config.architectures = [architecture]
-    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").float().eval()
+    model = hf.AutoModelForCausalLM.from_config(config, attn_implementation="eager").float().eval()
     draw, about = generator(seed), 0.0 if "Gemma" in architecture else 1.0
     with torch.no_grad():
         for key, weight in model.named_parameters():
@@ -80,7 +80,7 @@ def random_model(name: str):
 
 
 def load_model(folder: Path):
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    return hf.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
 
 
 @torch.no_grad()

@@ -28,7 +28,7 @@ GOLDENS = {                                       # in an order in which each fi
     "quantised": lambda a: quantised.make_quantised(a.out),
     "methods": lambda a: methods.make_methods(a.out),
     "optim": lambda a: optim.make_optim(a.out),
-    "families": lambda a: families.make_families(a.out),
+    "families": lambda a: families.make_families(a.out, a.only),
     "stories": lambda a: stories.make_stories(a.out, a.stories),
     "peft-stories": lambda a: stories.make_peft_stories(a.out, a.stories),
     "sampling": lambda a: sampling.make_sampling(a.out),
@@ -43,6 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("golden", choices=[*GOLDENS, "all"])
     parser.add_argument("--out", type=Path, default=HERE, help="folder to write to")
+    parser.add_argument("--only", help="one model: for families")
     parser.add_argument("--stories", type=Path, help="the stories260K folder: for stories, peft-stories, tokens")
     parser.add_argument("--trl", type=Path, help="trl/chat_templates of TRL's package: for templates")
     parser.add_argument("--llama-cpp", type=Path, help="vendor/llama.cpp/models/templates of llama-cpp-python's source package: for templates")

@@ -37,6 +37,27 @@ void same_as_transformers(const char* name, bool embedding_on_host = false) {
 
 class ExactFamilies : public testing::TestWithParam<std::string> {};
 TEST_P(ExactFamilies, LogitsAndGreedyText) { same_as_transformers(("families/" + GetParam()).c_str()); }
+
+// Load, prefill in chunks and then, a chunk being one token, decode: a phantom writes what the device does, entry by entry, and its bytes suffice.
+TEST_P(ExactFamilies, LedgerOfPrefillAndDecode) {
+  const fs::path folder = golden / "families" / GetParam();
+  const auto source = store::open_weights(folder);
+  for (const auto format : {quant::FormatId::dense, quant::FormatId::nf4_dq, quant::FormatId::int8})
+    for (const int64_t chunk : {5, 1}) {
+      const EngineShape shape{.model = models::read_model(folder), .method = {.format = format}, .context = 24, .prefill_chunk = chunk};
+      const auto rehearse = [&](comm::Rank& rank) {
+        Engine engine(rank, shape);
+        engine.load(rank.is_phantom() ? nullptr : source.get());
+        engine.score(std::vector<int32_t>(24, 7), std::vector<int32_t>(24, -1));
+      };
+      const auto phantom = phantom_device(nn::f32_spec()), device = device_under_test(nn::f32_spec());
+      comm::Rank dry(*phantom, comm::boundless);
+      rehearse(dry);
+      comm::Rank real(*device, {dry.ledger.peak(Tier::device), dry.ledger.peak(Tier::pinned), dry.ledger.peak(Tier::host)});
+      EXPECT_NO_THROW(rehearse(real));
+      EXPECT_EQ(difference(dry.ledger, real.ledger), "") << quant::format(format).name << " by " << chunk;
+    }
+}
 INSTANTIATE_TEST_SUITE_P(All, ExactFamilies, testing::ValuesIn(nn::golden_families()), [](const auto& info) { return info.param; });
 
 TEST(Exact, OddTied) { same_as_transformers("llama_odd_tied"); }

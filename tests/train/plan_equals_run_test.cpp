@@ -1,4 +1,5 @@
 // The one law: the ledger of a phantom's step equals the real one's, entry by entry; arenas of the planned bytes suffice, and less does not.
+#include "golden_folder.h"
 #include "train/fixture.h"
 
 namespace thimble::train {
@@ -140,6 +141,18 @@ TEST(PlanEqualsRun, OfAModelWithAllThatFamiliesHave) {
   std::vector<Case> some = cases();
   std::erase_if(some, [](const Case& c) { return c.tokens != 37 || c.resident == 1 || (c.optimizer != optim::OptimizerId::adamw && !c.untied) || c.window > 1; });
   EXPECT_EQ(ledgers_are_equal_and_arenas_exact(ornate_model(), some), 3 + 4 * (6 + 6 + 6 + 6) + 6);
+}
+
+TEST(PlanEqualsRun, OfEachFamily) {
+  const auto folders = golden_folder() / "families";
+  for (const auto& entry : fs::directory_iterator(folders)) {
+    SCOPED_TRACE(entry.path().filename().string());
+    std::vector<Case> some;
+    for (const auto save : {nn::Save::keep, nn::Save::recompute, nn::Save::offload})
+      for (const auto& [name, method, resident] : {std::tuple{"full", full(), 2}, {"qlora", lora(quant::FormatId::nf4_dq), 0}})
+        some.push_back({name, method, save, resident, optim::OptimizerId::adamw_8bit, false, 37});
+    EXPECT_EQ(ledgers_are_equal_and_arenas_exact(models::read_model(entry.path()), some), 6);
+  }
 }
 
 // Examples of lengths 1 to `cutoff`, most of them short: rows of several documents where they are packed, ragged ones where not.
