@@ -16,7 +16,8 @@ namespace thimble::models {
   ROW(qwen3)                  \
   ROW(gemma2)                 \
   ROW(gemma3)                 \
-  ROW(phi3)
+  ROW(phi3)                   \
+  ROW(seed_oss)
 #define THIMBLE_DECLARE(name) Family name();
 THIMBLE_FAMILIES(THIMBLE_DECLARE)
 #undef THIMBLE_DECLARE

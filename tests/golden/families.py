@@ -62,6 +62,8 @@ MODELS = {
     "phi3_longrope": (43, "Phi3ForCausalLM", lambda: hf.Phi3Config(**sizes(
         3, 3, None, True, sliding_window=None, original_max_position_embeddings=32,
         rope_parameters=rope("longrope", short_factor=[1.0, 1.1, 1.3, 1.7], long_factor=[1.0, 2.0, 3.5, 6.0], partial_rotary_factor=0.8))), True),
+    "seed_oss": (44, "SeedOssForCausalLM", lambda: hf.SeedOssConfig(**sizes(
+        6, 3, 10, False, attention_bias=True, attention_out_bias=False, attention_dropout=0.1, residual_dropout=0.1, rope_parameters=dict(PLAIN))), True),
 }
 
 
