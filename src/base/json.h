@@ -1,4 +1,4 @@
-// JSON in and out. nlohmann-json does the parsing; here stand the limits and the typed reads with an error that names the key.
+// JSON in and out. Values are nlohmann-json's; here stand the limits of reading them and the typed reads with an error that names the key.
 #pragma once
 #include <functional>
 #include <nlohmann/json.hpp>
