@@ -2,6 +2,7 @@
 #include "cli/session.h"
 
 #include <algorithm>
+#include <chrono>
 #include <future>
 #include <tuple>
 
@@ -9,6 +10,22 @@
 #include "train/tuning.h"
 
 namespace thimble::cli {
+namespace {
+
+// Weights that are read beside other work, which is looked at before each tensor, so that its fault does not wait for all of them.
+class ReadBeside final : public store::WeightSource {
+ public:
+  ReadBeside(const store::WeightSource& of, std::function<void()> look) : of_(of), look_(std::move(look)) {}
+  bool has(const std::string& name) const override { return of_.has(name); }
+  void read(const std::string& name, int64_t row, Tensor to) const override { look_(), of_.read(name, row, to); }
+  void read_part(const std::string& name, int part, int64_t first, Tensor to) const override { look_(), of_.read_part(name, part, first, to); }
+
+ private:
+  const store::WeightSource& of_;
+  std::function<void()> look_;
+};
+
+}  // namespace
 
 void add_session_options(CLI::App& c, SessionOptions& o) {
   c.add_option("--model", o.model, "folder of the base model")->required();
@@ -36,7 +53,7 @@ Session::Session(const SessionOptions& o) {
     saved = std::move(tuning.adapter.modules_to_save);
   }
   shape_.method.head = quant::format(o.head).id;
-  auto texts = std::async(std::launch::async, [&] {  // while the plan is made
+  auto texts = std::async(std::launch::async, [&] {  // while the plan is made and weights are read
     auto tokenizer = data::Tokenizer::open(o.model);
     auto chat = data::Chat::open(o.model, *tokenizer);
     return std::pair(std::move(tokenizer), std::move(chat));
@@ -57,16 +74,22 @@ Session::Session(const SessionOptions& o) {
   device_ = open_device(spec);
   rank_ = std::make_unique<comm::Rank>(*device_, comm::Capacity{outcome_.peak[0], outcome_.peak[1], outcome_.peak[2]});
   engine_ = std::make_unique<serve::Engine>(*rank_, shape_);
-  std::tie(tokenizer_, chat_) = texts.get();
-  for (const auto& id : {tokenizer_->eos(), chat_->end_of_turn()})
-    if (id && std::find(ends_.begin(), ends_.end(), *id) == ends_.end()) ends_.push_back(*id);
   const auto base = store::open_weights(o.model);
   const auto& table = engine_->model().weights().table();
   std::optional<store::AdapterFile> adapter;
   if (!o.adapter.empty()) adapter.emplace(o.adapter, store::tensors_of_adapter(engine_->model().adapters(), table, saved));
   const auto source = store::adapted_weights(*base, adapter ? &*adapter : nullptr);
   source->check_table(table);
-  engine_->load(source.get());
+  const auto take_texts = [&] {
+    std::tie(tokenizer_, chat_) = texts.get();
+    for (const auto& id : {tokenizer_->eos(), chat_->end_of_turn()})
+      if (id && std::find(ends_.begin(), ends_.end(), *id) == ends_.end()) ends_.push_back(*id);
+  };
+  const ReadBeside beside(*source, [&] {
+    if (texts.valid() && texts.wait_for(std::chrono::seconds(0)) == std::future_status::ready) take_texts();
+  });
+  engine_->load(&beside);
+  if (texts.valid()) take_texts();
   if (adapter) engine_->load_adapters([&](const store::ParamSpec& p, Tensor to) { adapter->read(p, to); });
   rank_->ledger.record(false);
 }
