@@ -76,12 +76,11 @@ inline float sum_of(Floats x) {
 }
 
 // How far ahead of a row's bytes those are fetched that the same place of a later row needs: rows lie one after the other, and R of them are
-// read side by side, which the processor's own prefetching does not see through. Long rows it follows by itself.
+// read side by side, which the processor's own prefetching does not see through. Very long rows it follows by itself.
 inline int64_t fetch_distance(int64_t row_bytes, int rows) {
-  constexpr int64_t enough = 4096;
-  int64_t distance = std::min(row_bytes * rows, enough);
-  while (distance < enough) distance += std::min(row_bytes * rows, enough);
-  return distance;
+  constexpr int64_t enough = 4096, most = 65536;
+  const int64_t tile = row_bytes * rows;
+  return tile > most ? enough : (enough + tile - 1) / tile * tile;
 }
 
 // The tokens as the products read them: f32 (T, row).
