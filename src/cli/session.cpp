@@ -74,23 +74,29 @@ Session::Session(const SessionOptions& o) {
   device_ = open_device(spec);
   rank_ = std::make_unique<comm::Rank>(*device_, comm::Capacity{outcome_.peak[0], outcome_.peak[1], outcome_.peak[2]});
   engine_ = std::make_unique<serve::Engine>(*rank_, shape_);
-  const auto base = store::open_weights(o.model);
-  const auto& table = engine_->model().weights().table();
-  std::optional<store::AdapterFile> adapter;
-  if (!o.adapter.empty()) adapter.emplace(o.adapter, store::tensors_of_adapter(engine_->model().adapters(), table, saved));
-  const auto source = store::adapted_weights(*base, adapter ? &*adapter : nullptr);
-  source->check_table(table);
   const auto take_texts = [&] {
+    if (!texts.valid()) return;
     std::tie(tokenizer_, chat_) = texts.get();
     for (const auto& id : {tokenizer_->eos(), chat_->end_of_turn()})
       if (id && std::find(ends_.begin(), ends_.end(), *id) == ends_.end()) ends_.push_back(*id);
   };
-  const ReadBeside beside(*source, [&] {
-    if (texts.valid() && texts.wait_for(std::chrono::seconds(0)) == std::future_status::ready) take_texts();
-  });
-  engine_->load(&beside);
-  if (texts.valid()) take_texts();
-  if (adapter) engine_->load_adapters([&](const store::ParamSpec& p, Tensor to) { adapter->read(p, to); });
+  try {
+    const auto base = store::open_weights(o.model);
+    const auto& table = engine_->model().weights().table();
+    std::optional<store::AdapterFile> adapter;
+    if (!o.adapter.empty()) adapter.emplace(o.adapter, store::tensors_of_adapter(engine_->model().adapters(), table, saved));
+    const auto source = store::adapted_weights(*base, adapter ? &*adapter : nullptr);
+    source->check_table(table);
+    const ReadBeside beside(*source, [&] {
+      if (texts.valid() && texts.wait_for(std::chrono::seconds(0)) == std::future_status::ready) take_texts();
+    });
+    engine_->load(&beside);
+    if (adapter) engine_->load_adapters([&](const store::ParamSpec& p, Tensor to) { adapter->read(p, to); });
+  } catch (const Error&) {
+    take_texts();  // a fault there is told first, whichever was found first
+    throw;
+  }
+  take_texts();
   rank_->ledger.record(false);
 }
 

@@ -29,11 +29,13 @@ void find_outliers(const Int8Product& p) {
     std::fill(most + begin, most + end, 0.0f);
     for (int64_t row = 0; row < rows; ++row) {
       const T* x = p.x.get<T>() + row * columns;
+#pragma omp simd
       for (int64_t k = begin; k < end; ++k) {
-        const float v = std::abs(quant::as_f16(float(x[k])));
+        const float v = std::abs(float(x[k]));
         most[k] = v > most[k] ? v : most[k];
       }
     }
+    for (int64_t k = begin; k < end; ++k) most[k] = quant::as_f16(most[k]);  // which keeps their order
   });
   float threshold = outlier_threshold;
   while (std::count_if(most, most + columns, [&](float v) { return v >= threshold; }) > cap) threshold *= 2;
@@ -54,12 +56,14 @@ void round_rows(const Int8Product& p) {
       const T* x = p.x.get<T>() + row * columns;
       T* codes = p.codes.get<T>() + row * columns;
       float most = 0;
+#pragma omp simd reduction(max : most)
       for (int64_t k = 0; k < columns; ++k) {
         const float v = std::abs(quant::as_f16(float(x[k])));
-        most = v < threshold && v > most ? v : most;
+        most = std::max(most, v < threshold ? v : 0.0f);
       }
       p.row_scales.get<float>()[row] = most;
       const float scale = most > 0 ? quant::int8_top / most : 0.0f;
+#pragma omp simd
       for (int64_t k = 0; k < columns; ++k) codes[k] = T(std::nearbyint(quant::as_f16(float(x[k])) * scale));
       for (int64_t j = 0; j < cap; ++j) {
         p.x_outliers.get<T>()[row * cap + j] = outliers[j] < 0 ? T(0.0f) : x[outliers[j]];
@@ -78,6 +82,7 @@ void widen_codes(const Int8Product& p) {
       const int8_t* from = p.w.parts[0].get<int8_t>() + row * columns;
       T* to = p.w_codes.get<T>() + row * columns;
       const float scale = p.w.parts[1].get<float>()[row] * quant::int8_step;
+#pragma omp simd
       for (int64_t k = 0; k < columns; ++k) to[k] = T(float(from[k]));
       for (int64_t j = 0; j < cap; ++j) p.w_outliers.get<T>()[row * cap + j] = T(outliers[j] < 0 ? 0.0f : float(from[outliers[j]]) * scale);
     }
@@ -90,9 +95,14 @@ void scale_sums(Tensor y, Tensor sums, Tensor row_scales, Tensor absmax, Tensor 
     parallel_for(y.shape[0], 4, [&](int64_t begin, int64_t end) {
       for (int64_t row = begin; row < end; ++row) {
         const float scale = row_scales.get<float>()[row] * sum_step;
-        for (int64_t i = 0; i < n; ++i) {
-          const float sum = sums.get<float>()[row * n + i] * (scale * absmax.get<float>()[i]);
-          y.get<Y>()[row * n + i] = Y(c ? sum + float(c.get<Y>()[row * n + i]) : sum);
+        const float *sum = sums.get<float>() + row * n, *of_row = absmax.get<float>();
+        Y* to = y.get<Y>() + row * n;
+        if (const Y* plus = c ? c.get<Y>() + row * n : nullptr) {
+#pragma omp simd
+          for (int64_t i = 0; i < n; ++i) to[i] = Y(sum[i] * (scale * of_row[i]) + float(plus[i]));
+        } else {
+#pragma omp simd
+          for (int64_t i = 0; i < n; ++i) to[i] = Y(sum[i] * (scale * of_row[i]));
         }
       }
     });

@@ -1,6 +1,10 @@
 // INT8 weights in the bytes of bitsandbytes' LLM.int8 (Dettmers et al., "LLM.int8()", 2022): 8-bit codes, each row scaled by its largest
 // magnitude. The product of many tokens, with its outlier columns, is ops/llm_int8.h.
 #pragma once
+#include <algorithm>
+#include <bit>
+#include <cmath>
+
 #include "quant/weight.h"
 
 namespace thimble::quant {
@@ -16,10 +20,14 @@ void int8_unpack(Stream&, Tensor dense, const Weight&);
 void int8_multiply_few(Stream&, Tensor x, std::span<const FewProduct>);
 void int8_decode(float* out, const Weight&, int64_t first, int64_t n);
 
-// x through f16, without infinities.
+// x through f16, without infinities: to the nearest of ten bits of mantissa, or of steps of 2^-24 where f16 has no normal numbers. Loops over it are
+// made of vectors, which GCC does not make of conversions.
 inline float as_f16(float x) {
-  constexpr float most = 65504;
-  return float(f16(x > most ? most : x < -most ? -most : x));
+  constexpr float most = 65504, least_normal = 0x1p-14f;
+  const float a = std::min(std::abs(x), most);
+  const auto bits = std::bit_cast<uint32_t>(a);
+  const auto normal = std::bit_cast<float>((bits + 0xfff + (bits >> 13 & 1)) & ~uint32_t{0x1fff});
+  return std::copysign(a < least_normal ? (a + 0.5f) - 0.5f : normal, x);
 }
 
 }  // namespace thimble::quant

@@ -5,6 +5,7 @@
 
 #include <cmath>
 
+#include "quant/int8.h"
 #include "quant/nf4.h"
 #include "quant/rig.h"
 
@@ -29,6 +30,17 @@ int64_t raw_bytes(FormatId id, Shape matrix, DType dense) {
 }
 
 }  // namespace
+
+// Every number of 16 bits, those between two of them, and ties: as the processor's own conversion.
+TEST(Formats, ThroughF16AsTheProcessorDoes) {
+  for (uint32_t high = 0; high < 0x10000; ++high)
+    for (const uint32_t low : {0x0000u, 0x0fffu, 0x1000u, 0x1001u, 0x2fffu, 0x3000u, 0x3001u, 0x8000u, 0xffffu}) {
+      const auto x = std::bit_cast<float>(high << 16 | low);
+      if (std::isnan(x)) continue;
+      const auto want = float(f16(std::clamp(x, -65504.0f, 65504.0f)));
+      ASSERT_EQ(std::bit_cast<uint32_t>(as_f16(x)), std::bit_cast<uint32_t>(want)) << x;
+    }
+}
 
 TEST(Formats, ByName) {
   for (const Format& f : formats()) {
