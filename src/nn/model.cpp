@@ -13,7 +13,18 @@ std::shared_ptr<const Tables> tables_of(const ModelSpec& spec, const Method& met
   auto tables = std::make_shared<Tables>();
   tables->weights = parameters(spec, method.format, method.weights, method.head);
   tables->adapters = adapter_parameters(spec, method.lora);
-  for (int l = 0; l < int(spec.layers.size()); ++l) tables->present.push_back(layer_params(spec.layers[size_t(l)]));
+  tables->adapter_layout = store::FlatLayout(tables->adapters);
+  for (int l = 0; l < int(spec.layers.size()); ++l) {
+    tables->present.push_back(layer_params(spec.layers[size_t(l)]));
+    int first = 0;
+    const auto same = [&](const store::ParamSpec& a, const store::ParamSpec& b) { return a.shape == b.shape && a.format == b.format && a.dtype == b.dtype; };
+    const auto alike = [&](int other) {
+      return spec.layers[size_t(other)] == spec.layers[size_t(l)] && method.weights.layers[other] == method.weights.layers[l] && method.lora.layers[other] == method.lora.layers[l] &&
+             std::ranges::equal(tables->weights.layers[size_t(other)], tables->weights.layers[size_t(l)], same);
+    };
+    while (!alike(first)) ++first;
+    tables->alike.push_back(first);
+  }
   auto next = tables->adapters.begin();
   for (int l = 0; l <= int(spec.layers.size()); ++l) {
     next = std::find_if(next, tables->adapters.end(), [&](const auto& p) { return p.layer >= l; });
@@ -27,7 +38,7 @@ Model::Model(comm::Rank& rank, const ModelSpec& spec, const Method& method, cons
       weights_(rank, std::shared_ptr<const store::ParamTable>(tables_, &tables_->weights), residency) {
   check(!residency.embedding_on_host || (!spec.tied_head && !method.weights.embedding), "an embedding that lies on the host is frozen, and no head");
   if (tables_->adapters.empty()) return;
-  adapters_.emplace(rank, Use::adapters, "adapters", store::FlatLayout(tables_->adapters));
+  adapters_.emplace(rank, Use::adapters, "adapters", tables_->adapter_layout);
   if (!method.lora.dora) return;
   store::FlatLayout squares;
   for (const auto& p : tables_->adapters)
@@ -62,7 +73,15 @@ void Model::start_magnitudes() {
 
 void Model::take_gradients(comm::Rank& rank, bool homes) {
   std::vector<const store::ParamSpec*> specs;
-  for (const Trained& t : trained()) specs.push_back(t.spec);
+  const auto add_trained = [&](const std::vector<store::ParamSpec>& of) {
+    for (const auto& p : of)
+      if (p.trained) specs.push_back(&p);
+  };
+  add_trained(weights_.table().outside);
+  for (int l = 0; l < int(spec_.layers.size()); ++l) {
+    if (method_.weights.layers[l].any()) add_trained(weights_.table().layers[size_t(l)]);
+    for (size_t i = first_adapter(l); i < first_adapter(l + 1); ++i) specs.push_back(&tables_->adapters[i]);
+  }
   gradients_.emplace(rank, specs, [&](int layer) { return travels(layer); }, homes);
 }
 
@@ -165,32 +184,40 @@ Tensor Model::outside_gradient(size_t i) const {
   return gradients_->at(-1, size_t(std::count_if(specs.begin(), specs.begin() + std::ptrdiff_t(i), [](const auto& p) { return p.trained; })));
 }
 
-std::vector<Model::Trained> Model::trained(int layer, std::span<const quant::Weight> weights) const {
-  std::vector<Trained> all;
+void Model::add_trained(std::vector<Trained>& all, int layer, std::span<const quant::Weight> weights) const {
   const bool has_gradients = gradients_ && gradients_->is_open(layer);
-  const auto add = [&](const store::ParamSpec& spec, Tensor value) { all.push_back({&spec, value, has_gradients ? gradients_->at(layer, all.size()) : Tensor{}}); };
+  size_t at = 0;
+  const auto add = [&](const store::ParamSpec& spec, Tensor value) { all.push_back({&spec, value, has_gradients ? gradients_->at(layer, at++) : Tensor{}}); };
   const auto& specs = layer < 0 ? weights_.table().outside : weights_.table().layers[size_t(layer)];
   const bool any = layer < 0 || method_.weights.layers[layer].any();
   for (size_t i = 0; any && i < specs.size(); ++i)
     if (specs[i].trained) add(specs[i], layer < 0 ? weights_.outside(i).dense() : weights[i].dense());
-  if (layer < 0 || !has_adapters(layer)) return all;
-  all.reserve(all.size() + first_adapter(layer + 1) - first_adapter(layer));
+  if (layer < 0) return;
   for (size_t i = first_adapter(layer); i < first_adapter(layer + 1); ++i) add(tables_->adapters[i], (*adapters_)[i]);
+}
+
+std::vector<Model::Trained> Model::trained(int layer) const {
+  std::vector<Trained> all;
+  all.reserve(layer_param_count);
+  add_trained(all, layer, layer < 0 ? std::span<const quant::Weight>{} : weights_.now(layer));
   return all;
 }
 
-std::vector<Model::Trained> Model::trained(int layer) const { return trained(layer, layer < 0 ? std::span<const quant::Weight>{} : weights_.now(layer)); }
-
 std::vector<Model::Trained> Model::trained() const {
   std::vector<Trained> all;
-  for (int l = -1; l < int(spec_.layers.size()); ++l) {
-    const bool at_home = l >= 0 && travels(l);
-    auto of = at_home ? trained(l, weights_.at_home(l)) : trained(l);
-    for (Trained& t : of) {
-      t.on_host = at_home && !is_adapter(t.spec->role);
-      if (at_home) t.gradient = {};
+  all.reserve(spec_.layers.size() + tables_->adapters.size());
+  add_trained(all, -1, {});
+  for (int l = 0; l < int(spec_.layers.size()); ++l) {
+    if (!travels(l)) {
+      add_trained(all, l, weights_.now(l));
+      continue;
     }
-    all.insert(all.end(), of.begin(), of.end());
+    const size_t first = all.size();
+    add_trained(all, l, weights_.at_home(l));
+    for (Trained& t : std::span(all).subspan(first)) {
+      t.on_host = !is_adapter(t.spec->role);
+      t.gradient = {};
+    }
   }
   return all;
 }
