@@ -112,7 +112,7 @@ class Search {
   const Floor& moved(const Group& g, int64_t window, bool unpack, size_t place) {
     const auto [it, is_new] = moved_.try_emplace({g.base.micro_batch, g.windows.front(), window, unpack, place});
     if (is_new) {
-      const Group& first = *std::find_if(groups_.begin(), groups_.end(), [&](const Group& u) { return u.base.micro_batch == g.base.micro_batch && u.windows == g.windows; });
+      const Group& first = *level(g, 0);
       const Outcome &there = fastest(first, window, unpack, place), &here = fastest(first, window, unpack, 0);
       for (size_t i = 0; i < here.busy.size(); ++i) it->second.busy[i] = there.busy[i] - here.busy[i];
       it->second.ram = double(there.ram() - here.ram());
@@ -124,13 +124,14 @@ class Search {
     const Alone &a = alone(g, g.mix.first, window, unpack), &b = alone(g, g.mix.second, window, unpack);
     const Floor& more = moved(g, window, unpack, place);
     const double share = double(g.mix.count) / double(space_.layers);
-    const auto mixed = [&](double x, double y, double least) { return space_.layers_alike ? (1 - share) * x + share * y : least; };
+    const auto mixed = [&](double x, double y, double otherwise) { return space_.layers_alike ? (1 - share) * x + share * y : otherwise; };
     Floor f;
     for (size_t i = 0; i < f.busy.size(); ++i) f.busy[i] = mixed(a.busy[i], b.busy[i], std::min(a.busy[i], b.busy[i])) + more.busy[i];
     f.ram = mixed(a.ram, b.ram, 0) + more.ram;
     return f;
   }
-  // How many places, from the fastest on, may be faster than the best and lie in RAM; each is as slow as the one before or slower, and takes as much of RAM or more.
+  // How many places, from the fastest on, may be faster than the best and find RAM enough; each is as slow as the one before or slower, and takes as much
+  // of RAM or more.
   size_t places_worth_trying(const Group& g, int64_t window) {
     const auto ways = unpackings(space_, g, window, g.chunks.front());
     const auto worth = [&](size_t place) {
@@ -157,14 +158,15 @@ class Search {
   // found of one is known of others.
   struct Found { int64_t window, demand; size_t place; };
   struct Known { std::vector<Found> enough, too_little; };
-  Known& known_of_kin(const Group& g) { return known_[{g.base.micro_batch, g.windows.front(), g.mix.first, g.mix.second}]; }
+  using Kin = std::tuple<int64_t, int64_t, size_t, size_t>;  // micro-batch, smallest window, the two levels
+  static Kin kin_of(const Group& g) { return {g.base.micro_batch, g.windows.front(), g.mix.first, g.mix.second}; }
   int64_t demand(const Group& g) {
     if (groups_.size() <= few_groups || g.mix.uniform()) return 0;
     const auto device = [&](size_t which) { return alone(g, which, g.windows.back(), fastest_way(g)).device; };
     return device(g.mix.first) >= device(g.mix.second) ? space_.layers - g.mix.count : g.mix.count;
   }
   std::optional<bool> known(const Group& g, int64_t window, size_t place) {
-    const Known& of = known_of_kin(g);
+    const Known& of = known_[kin_of(g)];
     const int64_t d = demand(g);
     for (const Found& f : of.enough)
       if (f.window >= window && f.demand >= d && f.place <= place) return true;
@@ -172,11 +174,15 @@ class Search {
       if (f.window <= window && f.demand <= d && f.place >= place) return false;
     return {};
   }
+  void found(const Group& g, bool enough, int64_t window, size_t place) {
+    Known& of = known_[kin_of(g)];
+    (enough ? of.enough : of.too_little).push_back({window, demand(g), place});
+  }
   // Is there enough of the device?
   bool device_holds(const Group& g, int64_t window, size_t place) {
     if (const auto already = known(g, window, place)) return *already;
     const bool holds = least(g, window, place).device() <= budget_.device;
-    (holds ? known_of_kin(g).enough : known_of_kin(g).too_little).push_back({window, demand(g), place});
+    found(g, holds, window, place);
     return holds;
   }
   // In some place, which counts as the last one.
@@ -186,7 +192,7 @@ class Search {
     if (const auto already = known(g, window, last)) return *already;
     const auto extremes = g.extremes();
     const bool holds = std::any_of(extremes.begin(), extremes.end(), [&](size_t place) { return least(g, window, place).device() <= budget_.device; });
-    (holds ? known_of_kin(g).enough : known_of_kin(g).too_little).push_back({window, demand(g), last});
+    found(g, holds, window, last);
     return holds;
   }
   // There is not: by halves, the mixes of these two levels for which there is neither.
@@ -196,9 +202,7 @@ class Search {
     for (;;) {
       std::vector<const Group*> open;  // from the largest to the smallest
       for (const Group& kin : groups_)
-        if (kin.mix.first == g.mix.first && kin.mix.second == g.mix.second && kin.base.micro_batch == g.base.micro_batch && kin.windows == g.windows && !known(kin, window, place) &&
-            places_worth_trying(kin, window) > 0)
-          open.push_back(&kin);
+        if (kin_of(kin) == kin_of(g) && !known(kin, window, place) && places_worth_trying(kin, window) > 0) open.push_back(&kin);
       if (open.empty()) return;
       std::sort(open.begin(), open.end(), [&](const Group* a, const Group* b) { return demand(*a) > demand(*b); });
       holds(*open[open.size() / 2]);
@@ -275,9 +279,9 @@ class Search {
   Choice choice_;
   double best_seconds_ = INFINITY;
   std::unordered_map<Plan, Outcome, Hash> tried_;
-  std::map<std::tuple<int64_t, int64_t, size_t, int64_t, bool>, Alone> alone_;  // of a micro-batch, the smallest window, a level, a window, unpacked once or not
-  std::map<std::tuple<int64_t, int64_t, int64_t, bool, size_t>, Floor> moved_;  // the same, but a place instead of the level
-  std::map<std::tuple<int64_t, int64_t, size_t, size_t>, Known> known_;         // of a micro-batch, the smallest window, two levels
+  std::map<std::tuple<int64_t, int64_t, size_t, int64_t, bool>, Alone> alone_;  // of a micro-batch, the smallest window, a level; a window, unpacked once?
+  std::map<std::tuple<int64_t, int64_t, int64_t, bool, size_t>, Floor> moved_;  // of a micro-batch, the smallest window; a window, unpacked once?, a place
+  std::map<Kin, Known> known_;
   std::map<std::tuple<int64_t, size_t, size_t>, std::optional<size_t>> hints_;  // of a window and two levels: where the mix before it began to fit
 };
 
