@@ -49,13 +49,12 @@ Model::Model(comm::Rank& rank, const ModelSpec& spec, const Method& method, cons
 void Model::load(const store::WeightSource* source) {
   weights_.load(source);
   if (!squares_) return;
-  size_t next = 0;
   for (int l = 0; l < int(spec_.layers.size()); ++l) {
     rank_.ledger.at_layer(l);
     const LayerWeights weights{weights_.acquire(l, l + 1), present(l)};
-    for (const auto& members : members_of)
-      for (int p = members.first; p < members.first + members.count; ++p)
-        if (method_.lora.layers[l].on(p)) ops::row_squares(rank_.stream, (*squares_)[next++], weights[p], rank_.compute());
+    const auto squares = squares_of(l);
+    for (size_t p = 0; p < squares.size(); ++p)
+      if (squares[p]) ops::row_squares(rank_.stream, squares[p], weights[int(p)], rank_.compute());
     weights_.release(l);
   }
   rank_.ledger.at_layer(-1);
@@ -107,6 +106,21 @@ void Model::embed(comm::Rank& rank, Tensor y, Tensor ids) const {
   ops::embedding(rank.stream, y, ids, table);
 }
 
+template <class F>
+void Model::each_adapted(int layer, LayerGroup group, F&& f) const {
+  const LayerLora& lora = method_.lora.layers[layer];
+  const auto [first, count] = members_of[group];
+  size_t module = 0;
+  int64_t row = 0;
+  for (int p = first; p < first + count; ++p) {
+    if (!lora.on(p)) continue;
+    const int64_t rows = layer_param_shape(spec_, spec_.layers[size_t(layer)], p)[0];
+    f(size_t(p), module, row, rows);
+    if (lora.shares_a(group)) row += rows;
+    else ++module;
+  }
+}
+
 // `used`: the layer's adapters as they are computed with, or their gradients, from the first one on. Magnitudes are f32: as they lie, where A and B are not.
 LayerAdapters Model::of_layer(int layer, Tensor used) const {
   LayerAdapters of;
@@ -114,18 +128,22 @@ LayerAdapters Model::of_layer(int layer, Tensor used) const {
   const LayerLora& lora = method_.lora.layers[layer];
   size_t i = first_adapter(layer);
   const float* begin = all[i].get<float>();
-  const auto in_use = [&](const Shape& shape) { return Tensor{static_cast<std::byte*>(used.data) + (all[i].get<float>() - begin) * size_of(used.dtype), used.dtype, shape}; };
+  const auto in_use = [&](const Tensor& t, const Shape& shape) { return Tensor{static_cast<std::byte*>(used.data) + (t.get<float>() - begin) * size_of(used.dtype), used.dtype, shape}; };
   for (int g = 0; g < layer_group_count; ++g) {
     const int64_t rows = lora.rows(LayerGroup(g));
     if (rows == 0) continue;
-    const auto each = [&](auto&& next) {
-      for (int p = members_of[g].first; p < members_of[g].first + members_of[g].count; ++p)
-        if (lora.on(p)) next(size_t(p)), ++i;
-    };
-    of.a[size_t(g)] = in_use({rows, all[i].shape[1]});
-    each([](size_t) {});
-    each([&](size_t p) { of.b[p] = in_use(all[i].shape); });
-    if (method_.lora.dora) each([&](size_t p) { of.magnitude[p] = used.dtype == DType::f32 ? in_use(all[i].shape) : all[i]; });
+    size_t modules = 0;
+    each_adapted(layer, LayerGroup(g), [&](size_t, size_t module, int64_t, int64_t) { modules = module + 1; });
+    of.a[size_t(g)] = in_use(all[i], {rows, all[i].shape[1]});
+    i += modules;
+    each_adapted(layer, LayerGroup(g), [&](size_t p, size_t module, int64_t row, int64_t n) { of.b[p] = in_use(all[i + module], all[i + module].shape).rows(row, n); });
+    i += modules;
+    if (!method_.lora.dora) continue;
+    each_adapted(layer, LayerGroup(g), [&](size_t p, size_t module, int64_t row, int64_t n) {
+      const Tensor& magnitude = all[i + module];
+      of.magnitude[p] = (used.dtype == DType::f32 ? in_use(magnitude, magnitude.shape) : magnitude).rows(row, n);
+    });
+    i += modules;
   }
   return of;
 }
@@ -151,16 +169,30 @@ LayerParams Model::acquire(comm::Rank& rank, int layer, int next, bool unpack) {
   return p;
 }
 
+std::array<Tensor, layer_param_count> Model::squares_of(int layer) const {
+  std::array<Tensor, layer_param_count> of{};
+  size_t at = first_adapter(layer) / 3;  // an adapter has an A, a B and a magnitude
+  for (int g = 0; g < layer_group_count; ++g) {
+    size_t modules = 0;
+    each_adapted(layer, LayerGroup(g), [&](size_t p, size_t module, int64_t row, int64_t n) {
+      of[p] = (*squares_)[at + module].rows(row, n);
+      modules = module + 1;
+    });
+    at += modules;
+  }
+  return of;
+}
+
 void Model::measure_norms(comm::Rank& rank, int layer, LayerParams& p) const {
-  size_t at = first_adapter(layer) / 3;  // in squares_: an adapter has an A, a B and a magnitude
+  const auto squares = squares_of(layer);
   for (int g = 0; g < layer_group_count; ++g) {
     int64_t row = 0;
     for (int m = members_of[g].first; m < members_of[g].first + members_of[g].count; ++m) {
       const Tensor b = p.lora.b[size_t(m)];
       if (!b) continue;
       p.norm[size_t(m)] = rank.memory.take(Use::scratch, "norms of rows", DType::f32, {b.shape[0]});
-      ops::dora_norm(rank.stream, p.norm[size_t(m)], (*squares_)[at++], p.weight[m], p.lora.a[size_t(g)].rows(row, b.shape[1]), b, p.scale(m));
-      row += b.shape[1];
+      ops::dora_norm(rank.stream, p.norm[size_t(m)], squares[size_t(m)], p.weight[m], p.lora.a[size_t(g)].rows(row, b.shape[1]), b, p.scale(m));
+      if (!p.shares_a(LayerGroup(g))) row += b.shape[1];
     }
   }
 }

@@ -77,7 +77,11 @@ class Model {
   const Method& method() const { return method_; }
 
  private:
+  std::array<Tensor, layer_param_count> squares_of(int layer) const;
   void measure_norms(comm::Rank&, int layer, LayerParams&) const;
+  // Calls f(param, index among the layer's modules with adapters, its first row there, its rows) for each matrix with an adapter. Several of one module
+  // have one index.
+  template <class F> void each_adapted(int layer, LayerGroup, F&&) const;
   LayerAdapters of_layer(int layer, Tensor used) const;
   void add_trained(std::vector<Trained>&, int layer, std::span<const quant::Weight> weights) const;
   Tensor outside_gradient(size_t i) const;
@@ -93,7 +97,7 @@ class Model {
   std::array<quant::Unpacked, layer_param_count> unpacked_;        // of the layer acquired last
   std::optional<store::FlatStore> adapters_;
   std::optional<store::GradientStore> gradients_;
-  std::optional<store::FlatStore> squares_;                        // of the rows of each matrix with a DoRA adapter, in their order
+  std::optional<store::FlatStore> squares_;                        // of the rows of each module with a DoRA adapter, in their order
 };
 
 }  // namespace thimble::nn
