@@ -134,7 +134,7 @@ int ledgers_are_equal_and_arenas_exact(const nn::ModelSpec& model, const std::ve
   return count;
 }
 
-TEST(PlanEqualsRun, LedgersAreEqualAndArenasExact) { EXPECT_EQ(ledgers_are_equal_and_arenas_exact(tiny_model(), cases()), 18 + 4 * (54 + 36 + 36) + 2 * 8 + 3 + 4 * 18 + 36 + 18 + 18 + 18 + 9 + 12 + 4 * 18); }
+TEST(PlanEqualsRun, LedgersAreEqualAndArenasExact) { EXPECT_EQ(ledgers_are_equal_and_arenas_exact(tiny_model(), cases()), 18 + 4 * (54 + 36 + 36) + 2 * 8 + 3 + 4 * 18 + 36 + 18 + 18 + 18 + 18 + 9 + 12 + 4 * 18); }
 
 TEST(PlanEqualsRun, OfAModelWithAllThatFamiliesHave) {
   std::vector<Case> some = cases();
