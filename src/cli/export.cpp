@@ -44,7 +44,7 @@ struct Adapter {
     specs = nn::adapter_parameters(model, lora);
     for (int l = 0; l < int(model.layers.size()); ++l)
       for (int p = 0; p < nn::layer_param_count; ++p)
-        if (lora.layers[l].on(p)) scales[nn::layer_param_name(model.layers[size_t(l)], l, p)] = lora.layers[l].of[size_t(p)].scale;
+        if (lora.layers[l].on(p)) scales[nn::module_of(model, l, p) + ".weight"] = lora.layers[l].of[size_t(p)].scale;
     file = std::make_unique<store::AdapterFile>(folder, store::tensors_of_adapter(specs, nn::parameters(model, model.stored.format), tuning.adapter.modules_to_save));
   }
   const store::ParamSpec* find(const std::string& matrix, store::Role role) const {
@@ -67,11 +67,7 @@ struct Weights {
 // One tensor of the files at a time: read as numbers, merged, packed. On a phantom it shows what memory that takes.
 class Merger {
  public:
-  Merger(comm::Rank& rank, const store::WeightSource& source, const Adapter& adapter, const store::ParamTable& parameters) : rank_(rank), source_(source), adapter_(adapter) {
-    parameters.for_each([&](const store::ParamSpec& p) {
-      if (adapter.find(p.name, store::Role::lora_a)) merged_[p.file_name()].push_back(p);
-    });
-  }
+  Merger(comm::Rank& rank, const store::WeightSource& source, const Adapter& adapter) : rank_(rank), source_(source), adapter_(adapter) {}
 
   // f(the finished matrix); its bytes are gone afterwards.
   void with(const store::ParamSpec& p, const std::function<void(const quant::Weight&)>& f) {
@@ -81,15 +77,14 @@ class Merger {
     int count = 0;
     const auto parts = quant::parts_of(p.format, p.shape, p.dtype, count);
     for (int i = 0; i < count; ++i) w.parts[size_t(i)] = take(parts[size_t(i)].dtype, parts[size_t(i)].shape);
-    const auto merged = merged_.find(p.name);
-    if (merged == merged_.end() && p.format == quant::FormatId::dense) {
+    const bool merged = adapter_.find(p.name, store::Role::lora_a) != nullptr;
+    if (!merged && p.format == quant::FormatId::dense) {
       if (!rank_.is_phantom()) source_.read(p.name, 0, w.dense());
       return f(w);
     }
-    const Tensor numbers = take(merged == merged_.end() ? p.dtype : DType::f32, p.shape);
+    const Tensor numbers = take(merged ? DType::f32 : p.dtype, p.shape);
     if (!rank_.is_phantom()) source_.read(p.name, 0, numbers);
-    if (merged != merged_.end())
-      for (const auto& member : merged->second) add(numbers.rows(member.shared_row, member.shape[0]), member.name);
+    if (merged) add(numbers, p.name);
     quant::format(p.format).pack(rank_.stream, w, numbers);
     f(w);
   }
@@ -119,7 +114,6 @@ class Merger {
   comm::Rank& rank_;
   const store::WeightSource& source_;
   const Adapter& adapter_;
-  std::map<std::string, std::vector<store::ParamSpec>> merged_;  // by tensor of the files: the matrices in it that an adapter changes
 };
 
 int write_weights(const Options& o, const Adapter& adapter, quant::FormatId format, int64_t shard_bytes) {
@@ -132,13 +126,13 @@ int write_weights(const Options& o, const Adapter& adapter, quant::FormatId form
   const auto device = cpu_device();
   const auto phantom = phantom_device(device->spec());
   comm::Rank dry(*phantom, comm::boundless);
-  Merger rehearsal(dry, source, adapter, parameters);
+  Merger rehearsal(dry, source, adapter);
   table.for_each([&](const store::ParamSpec& p) { rehearsal.with(p, [](const auto&) {}); });
   const int64_t peak = dry.ledger.peak(Tier::device);
   if (peak > available_bytes())
     throw Error(Fault::does_not_fit, {.what = "the largest matrix does not fit memory", .where = o.model, .expected = human_bytes(available_bytes()), .found = human_bytes(peak)});
   comm::Rank rank(*device, {peak, 0, 0});
-  Merger merger(rank, source, adapter, parameters);
+  Merger merger(rank, source, adapter);
   std::vector<store::SafetensorsWriter::Declared> declared;
   table.for_each([&](const store::ParamSpec& p) {
     if (p.format == quant::FormatId::dense) declared.push_back({p.name, p.dtype, p.shape});

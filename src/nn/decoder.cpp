@@ -38,15 +38,11 @@ Decoder::Decoder(comm::Rank& rank, Model& model, const Execution& execution, int
   check(execution_.window >= 1 && (execution_.window == 1 || !spec.tied_head || !model.method().weights.embedding),
         "a layer runs several micro-batches only where no tied head is trained, whose gradient would add up in another order");
   check(execution_.window == 1 || !spec.rope_follows_length(), "a layer runs several micro-batches only where they share RoPE's tables");
+  shapes_.resize(spec.layers.size());
   std::vector<int64_t> of_inputs, of_insides;
   for (int l = 0; l < int(spec.layers.size()); ++l) {
-    int first = 0;
-    const auto& method = model.method();
-    const auto alike = [&](int other) {
-      return spec.layers[size_t(other)] == spec.layers[size_t(l)] && execution_.save[size_t(other)] == execution_.save[size_t(l)] &&
-             method.weights.layers[other] == method.weights.layers[l] && method.lora.layers[other] == method.lora.layers[l];
-    };
-    while (!alike(first)) ++first;
+    int first = model.alike(l);
+    while (model.alike(first) != model.alike(l) || execution_.save[size_t(first)] != execution_.save[size_t(l)]) ++first;
     alike_.push_back(first);
     const Saved s = saved_of(l, max_tokens, execution_.save[size_t(l)]);
     of_inputs.push_back(l >= lowest_ && s.how(input) == Save::offload ? s.shapes().bytes(input) : 0);
@@ -80,10 +76,12 @@ void Decoder::embed(Tensor y, const Tokens& t) {
   if (const float scale = embedding_scale(); scale != 1) ops::scale(rank_.stream, y, scale);
 }
 
-Saved Decoder::saved_of(int layer, int64_t tokens, const LayerSave& how, Tensor key) const {
+Saved Decoder::saved_of(int layer, int64_t tokens, const LayerSave& how, Tensor key) {
   const LoraSpec& lora = model_.method().lora;
-  return Saved({.tokens = tokens, .hidden = model_.spec().hidden, .layer = model_.spec().layers[size_t(layer)], .lora = lora.layers[layer],
-                .compute = rank_.compute()}, how, {key, lora.dropout, layer});
+  auto& shapes = shapes_[size_t(model_.alike(layer))];
+  if (!shapes || shapes->tokens != tokens)
+    shapes = std::make_shared<const SavedShapes>(tokens, model_.spec().hidden, model_.spec().layers[size_t(layer)], lora.layers[layer], rank_.compute());
+  return Saved(shapes, how, {key, lora.dropout, layer});
 }
 
 void Decoder::once_a_kind(const char* pass, int layer, const LayerParams& p, const Context& c, Saved& s, const std::function<void()>& work) {
@@ -287,7 +285,10 @@ void Decoder::head_loss(Tensor x, Tensor d, const Tokens& t, const LossOut& out)
   if (d) ops::zero(rank_.stream, d);
   for (int64_t at = 0; at < t.count(); at += execution_.head_chunk) {
     const int64_t n = std::min(execution_.head_chunk, t.count() - at);
-    head_loss_chunk(x.rows(at, n), d ? d.rows(at, n) : Tensor{}, t.targets.rows(at, n), out);
+    rank_.once_a_kind({"head", {n, bool(d)}}, [&] {
+      head_loss_chunk(x.rows(at, n), d ? d.rows(at, n) : Tensor{}, t.targets.rows(at, n), out);
+      return 0;
+    });
   }
 }
 

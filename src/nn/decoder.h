@@ -63,7 +63,7 @@ class Decoder {
   Context context(const Tokens&);
   void embed(Tensor y, const Tokens&);
   float embedding_scale() const;  // 1: none
-  Saved saved_of(int layer, int64_t tokens, const LayerSave&, Tensor key = {}) const;
+  Saved saved_of(int layer, int64_t tokens, const LayerSave&, Tensor key = {});
   // The work of one layer on one micro-batch: on a phantom once for all that are alike. `pass` is a literal.
   void once_a_kind(const char* pass, int layer, const LayerParams&, const Context&, Saved&, const std::function<void()>& work);
   void layer_forward(const LayerParams&, const Context&, Tensor y, Tensor x, Saved&);
@@ -79,7 +79,8 @@ class Decoder {
   Model& model_;
   Execution execution_;
   RopeTables rope_;
-  std::vector<int> alike_;                   // by layer: the first with its structure, its saves, and what of it is trained
+  std::vector<int> alike_;                   // by layer: the first of its kind, with its saves too
+  std::vector<std::shared_ptr<const SavedShapes>> shapes_;  // by layer: of the last pass
   int lowest_;                               // layer that has a backward pass
   std::optional<Offload> inputs_, insides_;  // a layer's input is there before its turn, all else only during it
 };

@@ -13,7 +13,18 @@ std::shared_ptr<const Tables> tables_of(const ModelSpec& spec, const Method& met
   auto tables = std::make_shared<Tables>();
   tables->weights = parameters(spec, method.format, method.weights, method.head);
   tables->adapters = adapter_parameters(spec, method.lora);
-  for (int l = 0; l < int(spec.layers.size()); ++l) tables->present.push_back(layer_params(spec.layers[size_t(l)]));
+  tables->adapter_layout = store::FlatLayout(tables->adapters);
+  for (int l = 0; l < int(spec.layers.size()); ++l) {
+    tables->present.push_back(layer_params(spec.layers[size_t(l)]));
+    int first = 0;
+    const auto same = [&](const store::ParamSpec& a, const store::ParamSpec& b) { return a.shape == b.shape && a.format == b.format && a.dtype == b.dtype; };
+    const auto alike = [&](int other) {
+      return spec.layers[size_t(other)] == spec.layers[size_t(l)] && method.weights.layers[other] == method.weights.layers[l] && method.lora.layers[other] == method.lora.layers[l] &&
+             std::ranges::equal(tables->weights.layers[size_t(other)], tables->weights.layers[size_t(l)], same);
+    };
+    while (!alike(first)) ++first;
+    tables->alike.push_back(first);
+  }
   auto next = tables->adapters.begin();
   for (int l = 0; l <= int(spec.layers.size()); ++l) {
     next = std::find_if(next, tables->adapters.end(), [&](const auto& p) { return p.layer >= l; });
@@ -27,7 +38,7 @@ Model::Model(comm::Rank& rank, const ModelSpec& spec, const Method& method, cons
       weights_(rank, std::shared_ptr<const store::ParamTable>(tables_, &tables_->weights), residency) {
   check(!residency.embedding_on_host || (!spec.tied_head && !method.weights.embedding), "an embedding that lies on the host is frozen, and no head");
   if (tables_->adapters.empty()) return;
-  adapters_.emplace(rank, Use::adapters, "adapters", store::FlatLayout(tables_->adapters));
+  adapters_.emplace(rank, Use::adapters, "adapters", tables_->adapter_layout);
   if (!method.lora.dora) return;
   store::FlatLayout squares;
   for (const auto& p : tables_->adapters)
@@ -38,13 +49,12 @@ Model::Model(comm::Rank& rank, const ModelSpec& spec, const Method& method, cons
 void Model::load(const store::WeightSource* source) {
   weights_.load(source);
   if (!squares_) return;
-  size_t next = 0;
   for (int l = 0; l < int(spec_.layers.size()); ++l) {
     rank_.ledger.at_layer(l);
     const LayerWeights weights{weights_.acquire(l, l + 1), present(l)};
-    for (const auto& members : members_of)
-      for (int p = members.first; p < members.first + members.count; ++p)
-        if (method_.lora.layers[l].on(p)) ops::row_squares(rank_.stream, (*squares_)[next++], weights[p], rank_.compute());
+    const auto squares = squares_of(l);
+    for (size_t p = 0; p < squares.size(); ++p)
+      if (squares[p]) ops::row_squares(rank_.stream, squares[p], weights[int(p)], rank_.compute());
     weights_.release(l);
   }
   rank_.ledger.at_layer(-1);
@@ -62,7 +72,15 @@ void Model::start_magnitudes() {
 
 void Model::take_gradients(comm::Rank& rank, bool homes) {
   std::vector<const store::ParamSpec*> specs;
-  for (const Trained& t : trained()) specs.push_back(t.spec);
+  const auto add_trained = [&](const std::vector<store::ParamSpec>& of) {
+    for (const auto& p : of)
+      if (p.trained) specs.push_back(&p);
+  };
+  add_trained(weights_.table().outside);
+  for (int l = 0; l < int(spec_.layers.size()); ++l) {
+    if (method_.weights.layers[l].any()) add_trained(weights_.table().layers[size_t(l)]);
+    for (size_t i = first_adapter(l); i < first_adapter(l + 1); ++i) specs.push_back(&tables_->adapters[i]);
+  }
   gradients_.emplace(rank, specs, [&](int layer) { return travels(layer); }, homes);
 }
 
@@ -88,6 +106,21 @@ void Model::embed(comm::Rank& rank, Tensor y, Tensor ids) const {
   ops::embedding(rank.stream, y, ids, table);
 }
 
+template <class F>
+void Model::each_adapted(int layer, LayerGroup group, F&& f) const {
+  const LayerLora& lora = method_.lora.layers[layer];
+  const auto [first, count] = members_of[group];
+  size_t module = 0;
+  int64_t row = 0;
+  for (int p = first; p < first + count; ++p) {
+    if (!lora.on(p)) continue;
+    const int64_t rows = layer_param_shape(spec_, spec_.layers[size_t(layer)], p)[0];
+    f(size_t(p), module, row, rows);
+    if (lora.shares_a(group)) row += rows;
+    else ++module;
+  }
+}
+
 // `used`: the layer's adapters as they are computed with, or their gradients, from the first one on. Magnitudes are f32: as they lie, where A and B are not.
 LayerAdapters Model::of_layer(int layer, Tensor used) const {
   LayerAdapters of;
@@ -95,18 +128,22 @@ LayerAdapters Model::of_layer(int layer, Tensor used) const {
   const LayerLora& lora = method_.lora.layers[layer];
   size_t i = first_adapter(layer);
   const float* begin = all[i].get<float>();
-  const auto in_use = [&](const Shape& shape) { return Tensor{static_cast<std::byte*>(used.data) + (all[i].get<float>() - begin) * size_of(used.dtype), used.dtype, shape}; };
+  const auto in_use = [&](const Tensor& t, const Shape& shape) { return Tensor{static_cast<std::byte*>(used.data) + (t.get<float>() - begin) * size_of(used.dtype), used.dtype, shape}; };
   for (int g = 0; g < layer_group_count; ++g) {
     const int64_t rows = lora.rows(LayerGroup(g));
     if (rows == 0) continue;
-    const auto each = [&](auto&& next) {
-      for (int p = members_of[g].first; p < members_of[g].first + members_of[g].count; ++p)
-        if (lora.on(p)) next(size_t(p)), ++i;
-    };
-    of.a[size_t(g)] = in_use({rows, all[i].shape[1]});
-    each([](size_t) {});
-    each([&](size_t p) { of.b[p] = in_use(all[i].shape); });
-    if (method_.lora.dora) each([&](size_t p) { of.magnitude[p] = used.dtype == DType::f32 ? in_use(all[i].shape) : all[i]; });
+    size_t modules = 0;
+    each_adapted(layer, LayerGroup(g), [&](size_t, size_t module, int64_t, int64_t) { modules = module + 1; });
+    of.a[size_t(g)] = in_use(all[i], {rows, all[i].shape[1]});
+    i += modules;
+    each_adapted(layer, LayerGroup(g), [&](size_t p, size_t module, int64_t row, int64_t n) { of.b[p] = in_use(all[i + module], all[i + module].shape).rows(row, n); });
+    i += modules;
+    if (!method_.lora.dora) continue;
+    each_adapted(layer, LayerGroup(g), [&](size_t p, size_t module, int64_t row, int64_t n) {
+      const Tensor& magnitude = all[i + module];
+      of.magnitude[p] = (used.dtype == DType::f32 ? in_use(magnitude, magnitude.shape) : magnitude).rows(row, n);
+    });
+    i += modules;
   }
   return of;
 }
@@ -132,16 +169,30 @@ LayerParams Model::acquire(comm::Rank& rank, int layer, int next, bool unpack) {
   return p;
 }
 
+std::array<Tensor, layer_param_count> Model::squares_of(int layer) const {
+  std::array<Tensor, layer_param_count> of{};
+  size_t at = first_adapter(layer) / 3;  // an adapter has an A, a B and a magnitude
+  for (int g = 0; g < layer_group_count; ++g) {
+    size_t modules = 0;
+    each_adapted(layer, LayerGroup(g), [&](size_t p, size_t module, int64_t row, int64_t n) {
+      of[p] = (*squares_)[at + module].rows(row, n);
+      modules = module + 1;
+    });
+    at += modules;
+  }
+  return of;
+}
+
 void Model::measure_norms(comm::Rank& rank, int layer, LayerParams& p) const {
-  size_t at = first_adapter(layer) / 3;  // in squares_: an adapter has an A, a B and a magnitude
+  const auto squares = squares_of(layer);
   for (int g = 0; g < layer_group_count; ++g) {
     int64_t row = 0;
     for (int m = members_of[g].first; m < members_of[g].first + members_of[g].count; ++m) {
       const Tensor b = p.lora.b[size_t(m)];
       if (!b) continue;
       p.norm[size_t(m)] = rank.memory.take(Use::scratch, "norms of rows", DType::f32, {b.shape[0]});
-      ops::dora_norm(rank.stream, p.norm[size_t(m)], (*squares_)[at++], p.weight[m], p.lora.a[size_t(g)].rows(row, b.shape[1]), b, p.scale(m));
-      row += b.shape[1];
+      ops::dora_norm(rank.stream, p.norm[size_t(m)], squares[size_t(m)], p.weight[m], p.lora.a[size_t(g)].rows(row, b.shape[1]), b, p.scale(m));
+      if (!p.shares_a(LayerGroup(g))) row += b.shape[1];
     }
   }
 }
@@ -165,32 +216,40 @@ Tensor Model::outside_gradient(size_t i) const {
   return gradients_->at(-1, size_t(std::count_if(specs.begin(), specs.begin() + std::ptrdiff_t(i), [](const auto& p) { return p.trained; })));
 }
 
-std::vector<Model::Trained> Model::trained(int layer, std::span<const quant::Weight> weights) const {
-  std::vector<Trained> all;
+void Model::add_trained(std::vector<Trained>& all, int layer, std::span<const quant::Weight> weights) const {
   const bool has_gradients = gradients_ && gradients_->is_open(layer);
-  const auto add = [&](const store::ParamSpec& spec, Tensor value) { all.push_back({&spec, value, has_gradients ? gradients_->at(layer, all.size()) : Tensor{}}); };
+  size_t at = 0;
+  const auto add = [&](const store::ParamSpec& spec, Tensor value) { all.push_back({&spec, value, has_gradients ? gradients_->at(layer, at++) : Tensor{}}); };
   const auto& specs = layer < 0 ? weights_.table().outside : weights_.table().layers[size_t(layer)];
   const bool any = layer < 0 || method_.weights.layers[layer].any();
   for (size_t i = 0; any && i < specs.size(); ++i)
     if (specs[i].trained) add(specs[i], layer < 0 ? weights_.outside(i).dense() : weights[i].dense());
-  if (layer < 0 || !has_adapters(layer)) return all;
-  all.reserve(all.size() + first_adapter(layer + 1) - first_adapter(layer));
+  if (layer < 0) return;
   for (size_t i = first_adapter(layer); i < first_adapter(layer + 1); ++i) add(tables_->adapters[i], (*adapters_)[i]);
+}
+
+std::vector<Model::Trained> Model::trained(int layer) const {
+  std::vector<Trained> all;
+  all.reserve(layer_param_count);
+  add_trained(all, layer, layer < 0 ? std::span<const quant::Weight>{} : weights_.now(layer));
   return all;
 }
 
-std::vector<Model::Trained> Model::trained(int layer) const { return trained(layer, layer < 0 ? std::span<const quant::Weight>{} : weights_.now(layer)); }
-
 std::vector<Model::Trained> Model::trained() const {
   std::vector<Trained> all;
-  for (int l = -1; l < int(spec_.layers.size()); ++l) {
-    const bool at_home = l >= 0 && travels(l);
-    auto of = at_home ? trained(l, weights_.at_home(l)) : trained(l);
-    for (Trained& t : of) {
-      t.on_host = at_home && !is_adapter(t.spec->role);
-      if (at_home) t.gradient = {};
+  all.reserve(spec_.layers.size() + tables_->adapters.size());
+  add_trained(all, -1, {});
+  for (int l = 0; l < int(spec_.layers.size()); ++l) {
+    if (!travels(l)) {
+      add_trained(all, l, weights_.now(l));
+      continue;
     }
-    all.insert(all.end(), of.begin(), of.end());
+    const size_t first = all.size();
+    add_trained(all, l, weights_.at_home(l));
+    for (Trained& t : std::span(all).subspan(first)) {
+      t.on_host = !is_adapter(t.spec->role);
+      t.gradient = {};
+    }
   }
   return all;
 }

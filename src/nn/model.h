@@ -23,8 +23,10 @@ struct Method {
 struct Tables {
   store::ParamTable weights;
   std::vector<store::ParamSpec> adapters;
+  store::FlatLayout adapter_layout;
   std::vector<size_t> first_adapter;             // by layer, in adapters; one more at the end
   std::vector<std::vector<LayerParam>> present;  // by layer
+  std::vector<int> alike;                        // by layer: the first of its structure, of which the same is trained
 };
 std::shared_ptr<const Tables> tables_of(const ModelSpec&, const Method&);
 
@@ -63,6 +65,7 @@ class Model {
   std::vector<Trained> trained() const;
   // The same of one layer (-1: outside all layers) that is resident, or acquired.
   std::vector<Trained> trained(int layer) const;
+  int alike(int layer) const { return tables_->alike[size_t(layer)]; }  // the first layer of its structure, of which the same is trained
   const store::GradientStore& gradients() const { return *gradients_; }
   const std::vector<store::ParamSpec>& adapters() const { return tables_->adapters; }
   const store::WeightStore& weights() const { return weights_; }
@@ -74,9 +77,13 @@ class Model {
   const Method& method() const { return method_; }
 
  private:
+  std::array<Tensor, layer_param_count> squares_of(int layer) const;
   void measure_norms(comm::Rank&, int layer, LayerParams&) const;
+  // Calls f(param, index among the layer's modules with adapters, its first row there, its rows) for each matrix with an adapter. Several of one module
+  // have one index.
+  template <class F> void each_adapted(int layer, LayerGroup, F&&) const;
   LayerAdapters of_layer(int layer, Tensor used) const;
-  std::vector<Trained> trained(int layer, std::span<const quant::Weight> weights) const;
+  void add_trained(std::vector<Trained>&, int layer, std::span<const quant::Weight> weights) const;
   Tensor outside_gradient(size_t i) const;
   bool has_adapters(int layer) const { return first_adapter(layer) < first_adapter(layer + 1); }
   size_t first_adapter(int layer) const { return tables_->first_adapter[size_t(layer)]; }
@@ -90,7 +97,7 @@ class Model {
   std::array<quant::Unpacked, layer_param_count> unpacked_;        // of the layer acquired last
   std::optional<store::FlatStore> adapters_;
   std::optional<store::GradientStore> gradients_;
-  std::optional<store::FlatStore> squares_;                        // of the rows of each matrix with a DoRA adapter, in their order
+  std::optional<store::FlatStore> squares_;                        // of the rows of each module with a DoRA adapter, in their order
 };
 
 }  // namespace thimble::nn

@@ -4,9 +4,8 @@
 #include <fmt/core.h>
 
 namespace thimble::nn {
-namespace {
 
-Shape shape_of(const ModelSpec& m, const LayerSpec& l, int param) {
+Shape layer_param_shape(const ModelSpec& m, const LayerSpec& l, int param) {
   switch (param) {
     case q_proj: return {l.heads * l.head_dim, m.hidden};
     case k_proj: case v_proj: return {l.kv_heads * l.head_dim, m.hidden};
@@ -20,6 +19,8 @@ Shape shape_of(const ModelSpec& m, const LayerSpec& l, int param) {
     default: return {m.hidden};
   }
 }
+
+namespace {
 
 bool has(const LayerSpec& l, int param) {
   switch (param) {
@@ -42,16 +43,14 @@ store::Role role_of(int param) { return is_matrix(param) ? store::Role::linear :
 
 // q k v, and gate and up, as rows of one tensor of the files each.
 void place_in_fused(const ModelSpec& m, const LayerSpec& l, int layer, std::vector<store::ParamSpec>& specs) {
-  const auto place = [&](LayerGroup group, const char* leaf) {
+  for (const LayerGroup group : {qkv_group, gate_up_group}) {
     int64_t rows = 0;
     std::vector<store::ParamSpec*> parts;
     for (auto& p : specs)
       for (int i = members_of[group].first; i < members_of[group].first + members_of[group].count; ++i)
-        if (p.name == layer_param_name(l, layer, i)) p.shared_row = rows, rows += shape_of(m, l, i)[0], parts.push_back(&p);
-    for (auto* p : parts) p->shared = fmt::format("model.layers.{}.{}.weight", layer, leaf), p->shared_rows = rows;
-  };
-  place(qkv_group, "self_attn.qkv_proj");
-  place(gate_up_group, "mlp.gate_up_proj");
+        if (p.name == layer_param_name(l, layer, i)) p.shared_row = rows, rows += layer_param_shape(m, l, i)[0], parts.push_back(&p);
+    for (auto* p : parts) p->shared = fmt::format("model.layers.{}.{}.weight", layer, fused_leaf_names[group]), p->shared_rows = rows;
+  }
 }
 
 }  // namespace
@@ -68,10 +67,18 @@ std::string layer_param_name(const LayerSpec& l, int layer, int param) {
   return fmt::format("model.layers.{}.{}.{}", layer, leaf, is_bias(param) ? "bias" : "weight");
 }
 
+std::string module_of(const ModelSpec& m, int layer, int param) {
+  for (int g = 0; g < layer_group_count; ++g)
+    if (const auto [first, count] = members_of[g]; m.fused_files && count > 1 && param >= first && param < first + count)
+      return fmt::format("model.layers.{}.{}", layer, fused_leaf_names[g]);
+  const std::string name = layer_param_name(m.layers[size_t(layer)], layer, param);
+  return name.substr(0, name.rfind('.'));
+}
+
 DType file_dtype(const ModelSpec& m) { return m.dtype == "bfloat16" ? DType::bf16 : m.dtype == "float16" ? DType::f16 : DType::f32; }
 
-LoraSpec lora_on(int64_t rank, float scale, const std::function<bool(int param)>& on) {
-  LayerLora layer;
+LoraSpec lora_on(int64_t rank, float scale, const std::function<bool(int param)>& on, bool fused) {
+  LayerLora layer{.fused = fused};
   for (int p = 0; p < layer_param_count; ++p)
     if (is_matrix(p) && on(p)) layer.of[size_t(p)] = {rank, scale};
   return {.layers = {layer}};
@@ -102,7 +109,7 @@ store::ParamTable parameters(const ModelSpec& m, quant::FormatId format, const T
       const bool packed = is_matrix(p) && !m.stored.keeps(std::string_view(name).substr(0, name.rfind('.')));
       // What a packed folder keeps plain stays so; in another format than the folder's all matrices are alike.
       const bool plain = !is_matrix(p) || (!packed && m.stored.format == format);
-      layer.push_back(spec(name, shape_of(m, of, p), role_of(p), l, plain ? dense : format, trained.layers[l].of[p]));
+      layer.push_back(spec(name, layer_param_shape(m, of, p), role_of(p), l, plain ? dense : format, trained.layers[l].of[p]));
       layer.back().stored = packed ? m.stored.format : dense;
     }
     if (m.fused_files) place_in_fused(m, of, l, layer);
@@ -114,10 +121,24 @@ std::vector<store::ParamSpec> adapter_parameters(const ModelSpec& m, const LoraS
   std::vector<store::ParamSpec> specs;
   for (int l = 0; l < int(m.layers.size()); ++l) {
     const LayerLora& of = lora.layers[l];
-    for (const auto& [first, count] : members_of) {
+    for (int g = 0; g < layer_group_count; ++g) {
+      const auto [first, count] = members_of[g];
+      if (of.shares_a(LayerGroup(g)) && of.on(first)) {
+        const Shape w = layer_param_shape(m, m.layers[size_t(l)], first);
+        const int64_t rank = of.of[size_t(first)].rank;
+        int64_t rows = 0;
+        for (int p = first; p < first + count; ++p) rows += layer_param_shape(m, m.layers[size_t(l)], p)[0];
+        const auto add = [&](Shape shape, store::Role role) {
+          specs.push_back({.name = fmt::format("model.layers.{}.{}.weight", l, fused_leaf_names[g]), .shape = shape, .role = role, .layer = l, .trained = true});
+        };
+        add({rank, w[1]}, store::Role::lora_a);
+        add({rows, rank}, store::Role::lora_b);
+        if (lora.dora) add({rows}, store::Role::lora_magnitude);
+        continue;
+      }
       const auto each = [&](auto&& add) {
         for (int p = first; p < first + count; ++p)
-          if (of.on(p)) add(p, shape_of(m, m.layers[size_t(l)], p), of.of[size_t(p)].rank);
+          if (of.on(p)) add(p, layer_param_shape(m, m.layers[size_t(l)], p), of.of[size_t(p)].rank);
       };
       bool stacked = false;
       const auto spec = [&](int p, Shape shape, store::Role role) {

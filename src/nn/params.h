@@ -36,12 +36,16 @@ constexpr LayerParam bias_of(int p) {
 constexpr bool is_matrix(int p) { return bias_of(p) != norm_attention; }
 std::vector<LayerParam> layer_params(const LayerSpec&);                     // what it has, in order
 std::string layer_param_name(const LayerSpec&, int layer, int param);       // "model.layers.3.mlp.up_proj.weight"
+Shape layer_param_shape(const ModelSpec&, const LayerSpec&, int param);
+// The module of transformers that holds a matrix: "model.layers.3.mlp.up_proj", or "model.layers.3.mlp.gate_up_proj" where several are one.
+std::string module_of(const ModelSpec&, int layer, int param);
 
 // Matrices that read the same input, neighbours in a slab: their adapters share the products that read it.
 enum LayerGroup : uint8_t { qkv_group, o_group, gate_up_group, down_group };
 constexpr int layer_group_count = 4;
 struct GroupMembers { int first, count; };
 constexpr GroupMembers members_of[layer_group_count] = {{q_proj, 3}, {o_proj, 1}, {gate_proj, 2}, {down_proj, 1}};
+constexpr const char* fused_leaf_names[layer_group_count] = {"self_attn.qkv_proj", "", "mlp.gate_up_proj", ""};  // where a family has them as one module
 
 // A row for each layer; the last one stands for all layers that follow, and no row for none of it in any.
 template <class Row>
@@ -64,10 +68,12 @@ class ByLayer {
 struct LayerLora {
   struct Adapter { int64_t rank = 0; float scale = 1; bool operator==(const Adapter&) const = default; };  // rank 0: none; scale: alpha / rank, or alpha / sqrt(rank)
   std::array<Adapter, layer_param_count> of{};
+  bool fused = false;  // the matrices of a group are one module: they have one A, and their B are rows of one
   bool on(int param) const { return of[size_t(param)].rank > 0; }
-  int64_t rows(LayerGroup g) const {                 // of the group's A, stacked
+  bool shares_a(LayerGroup g) const { return fused && members_of[g].count > 1; }
+  int64_t rows(LayerGroup g) const {                 // of the group's A: the one, or all of them stacked
     int64_t n = 0;
-    for (int p = members_of[g].first; p < members_of[g].first + members_of[g].count; ++p) n += of[size_t(p)].rank;
+    for (int p = members_of[g].first; p < members_of[g].first + members_of[g].count; ++p) n = shares_a(g) ? of[size_t(p)].rank : n + of[size_t(p)].rank;
     return n;
   }
   bool any() const { return std::any_of(of.begin(), of.end(), [](const Adapter& a) { return a.rank > 0; }); }
@@ -81,8 +87,8 @@ struct LoraSpec {
   float dropout = 0;                                 // share of an adapter's input that a step leaves out
   bool any() const { return layers.any(); }
 };
-// One rank and scale on all matrices, or on those that `on` says yes to.
-LoraSpec lora_on(int64_t rank, float scale, const std::function<bool(int param)>& on = is_matrix);
+// One rank and scale on all matrices, or on those that `on` says yes to. `fused`: see LayerLora.
+LoraSpec lora_on(int64_t rank, float scale, const std::function<bool(int param)>& on = is_matrix, bool fused = false);
 
 // Which weights of the base are trained.
 struct TrainedWeights {
@@ -100,13 +106,14 @@ TrainedWeights all_weights();
 // All parameters: matrices of layers in `format`, the rest dense. Trained weights are f32 whatever the files hold, and never packed.
 store::ParamTable parameters(const ModelSpec&, quant::FormatId format, const TrainedWeights& = {}, quant::FormatId head = quant::FormatId::dense);
 constexpr size_t embedding_index = 0, final_norm_index = 1, head_index = 2;  // in ParamTable::outside; a tied head has no third
-// A and B of every adapter, layer by layer, group by group: the A of a group as one matrix, then each B, then each magnitude.
+// A and B of every adapter, layer by layer, group by group: the A of a group as one matrix, then each B, then each magnitude; of a group that is one module
+// one of each, by the module's name.
 std::vector<store::ParamSpec> adapter_parameters(const ModelSpec&, const LoraSpec&);
 DType file_dtype(const ModelSpec&);
 
 // The adapters of one layer, or their gradients; null where there is none.
 struct LayerAdapters {
-  std::array<Tensor, layer_group_count> a{};         // (n R, K): stacked by LayerGroup
+  std::array<Tensor, layer_group_count> a{};         // (n R, K): stacked by LayerGroup; (R, K) of a group that shares it
   std::array<Tensor, layer_param_count> b{};         // (N, R) by LayerParam
   std::array<Tensor, layer_param_count> magnitude{}; // (N) f32, of DoRA
 };
@@ -131,6 +138,7 @@ struct LayerParams {
   const LayerLora* lora_spec = nullptr;
   std::array<Tensor, layer_param_count> norm{};      // (N) f32, of DoRA: of the rows of w + s B A
   bool generating = false;                           // products of a few tokens read the packed bytes
+  bool shares_a(LayerGroup g) const { return lora_spec->shares_a(g); }
   float scale(int param) const { return lora_spec->of[size_t(param)].scale; }
 };
 struct LayerGrads {

@@ -18,14 +18,26 @@ void each_member(const LayerParams& p, LayerGroup group, F&& f) {
   for (int i = 0; i < members_of[group].count; ++i) {
     const auto param = size_t(members_of[group].first + i);
     f(param, i, row);
-    if (p.lora.b[param]) row += p.lora.b[param].shape[1];
+    if (p.lora.b[param] && !p.shares_a(group)) row += p.lora.b[param].shape[1];
   }
 }
 
-// x as the adapter of `param` sees it: each has a mask of its own, as in PEFT. In scratch, to be made again in backward.
-Tensor dropped(comm::Rank& r, Tensor x, const Saved& s, size_t param) {
+// f(the first param, its place in the group, matrices, the adapter's rows of xa) for each module with an adapter: a matrix, or all of a group that is one.
+template <class F>
+void each_module(const LayerParams& p, LayerGroup group, F&& f) {
+  each_member(p, group, [&](size_t param, int i, int64_t row) {
+    if (!p.lora.b[param] || (p.shares_a(group) && i > 0)) return;
+    f(param, i, p.shares_a(group) ? members_of[group].count : 1, row);
+  });
+}
+
+// What of the drawn numbers is of an adapter: each module has a mask of its own, as in PEFT.
+ops::Drawn mask_of(const LayerParams& p, LayerGroup group, size_t param, const Saved& s) { return s.drawn().of(p.shares_a(group) ? members_of[group].first : int(param)); }
+
+// x as the adapter of `param` sees it. In scratch, to be made again in backward.
+Tensor dropped(comm::Rank& r, Tensor x, const LayerParams& p, LayerGroup group, size_t param, const Saved& s) {
   const Tensor y = r.memory.take(Use::scratch, "x of an adapter", x.dtype, x.shape);
-  ops::dropout(r.stream, y, x, s.drawn().share, s.drawn().of(int(param)));
+  ops::dropout(r.stream, y, x, s.drawn().share, mask_of(p, group, param, s));
   return y;
 }
 
@@ -35,10 +47,10 @@ Tensor made_xa(comm::Rank& r, Tensor x, const LayerParams& p, LayerGroup group, 
   const Tensor xa = s.make(r, xa_of(group));
   if (!s.drawn()) ops::lora_down(r.stream, xa, x, a);
   else
-    each_member(p, group, [&](size_t param, int, int64_t row) {
-      const Tensor b = p.lora.b[param];
+    each_module(p, group, [&](size_t param, int, int, int64_t row) {
+      const int64_t rank = p.lora.b[param].shape[1];
       const Scope scope(r.memory);
-      if (b) ops::lora_down(r.stream, xa.rows(row, b.shape[1]), dropped(r, x, s, param), a.rows(row, b.shape[1]));
+      ops::lora_down(r.stream, xa.rows(row, rank), dropped(r, x, p, group, param, s), a.rows(row, rank));
     });
   return xa;
 }
@@ -50,9 +62,9 @@ void subtract_from(comm::Rank& r, Tensor y, Tensor x) {
 }
 
 // An adapter of DoRA and its matrix where x loses elements to dropout (ops/dora.h); y overwritten.
-void project_dropped(comm::Rank& r, Tensor y, Tensor x, const LayerParams& p, size_t param, Tensor xa, const Saved& s) {
+void project_dropped(comm::Rank& r, Tensor y, Tensor x, const LayerParams& p, LayerGroup group, size_t param, Tensor xa, const Saved& s) {
   const Scope scope(r.memory);
-  const Tensor d = dropped(r, x, s, param);
+  const Tensor d = dropped(r, x, p, group, param, s);
   ops::lora_up(r.stream, y, xa, p.lora.b[param], p.scale(int(param)));
   ops::linear(r.stream, y, d, p.weight[param], y);
   ops::dora_scale(r.stream, y, y, p.lora.magnitude[param], p.norm[param]);
@@ -67,7 +79,7 @@ void project(comm::Rank& r, std::initializer_list<Tensor> ys, Tensor x, const La
   std::array<quant::FewProduct, quant::most_few_products> few;
   each_member(p, group, [&](size_t param, int i, int64_t row) {
     const Tensor y = ys.begin()[i], b = p.lora.b[param], first = p.lora.magnitude[param] ? Tensor{} : plus, c = b ? y : first;
-    if (p.lora.magnitude[param] && s.drawn()) return project_dropped(r, y, x, p, param, all.rows(row, b.shape[1]), s);
+    if (p.lora.magnitude[param] && s.drawn()) return project_dropped(r, y, x, p, group, param, all.rows(row, b.shape[1]), s);
     if (b) ops::lora_up(r.stream, y, all.rows(row, b.shape[1]), b, p.scale(int(param)), first);
     if (p.generating) few[size_t(i)] = {y, &p.weight[param], c};
     else ops::linear(r.stream, y, x, p.weight[param], c);
@@ -105,7 +117,7 @@ void project_backward(comm::Rank& r, Tensor dx, std::initializer_list<Tensor> dy
         const Tensor z = r.memory.take(Use::scratch, "a product again", dy.dtype, dy.shape);
         const Tensor b = p.lora.b[param];
         ops::lora_up(r.stream, z, xa.rows(row, b.shape[1]), b, p.scale(int(param)));
-        ops::linear(r.stream, z, s.drawn() ? dropped(r, x, s, param) : x, p.weight[param], z);
+        ops::linear(r.stream, z, s.drawn() ? dropped(r, x, p, group, param, s) : x, p.weight[param], z);
         ops::dora_magnitude_backward(r.stream, g.lora.magnitude[param], z, dy, p.norm[param]);
       }
       ops::dora_scale(r.stream, dy_of[param], dy, magnitude, p.norm[param]);
@@ -115,24 +127,26 @@ void project_backward(comm::Rank& r, Tensor dx, std::initializer_list<Tensor> dy
     each_member(p, group, [&](size_t param, int i, int64_t row) {
       const Tensor b = p.lora.b[param];
       const Tensor dy = dy_of[param] ? dy_of[param] : dys.begin()[i];
-      if (b) ops::lora_up_backward(r.stream, dxa.rows(row, b.shape[1]), g.lora.b[param], dy, xa.rows(row, b.shape[1]), b, p.scale(int(param)));
+      const bool adds = i > 0 && p.shares_a(group);
+      if (b) ops::lora_up_backward(r.stream, dxa.rows(row, b.shape[1]), g.lora.b[param], dy, xa.rows(row, b.shape[1]), b, p.scale(int(param)), adds);
     });
     if (!s.drawn()) ops::lora_down_backward(r.stream, dx, g.lora.a[group], dxa, x, a), below = dx;
     else
-      each_member(p, group, [&](size_t param, int i, int64_t row) {
-        const Tensor b = p.lora.b[param];
-        if (!b) return;
-        const Scope of_member(r.memory);
-        const auto rows = [&](const Tensor& t) { return t.rows(row, b.shape[1]); };
+      each_module(p, group, [&](size_t first, int place, int matrices, int64_t row) {
+        const Scope of_module(r.memory);
+        const auto rows = [&](const Tensor& t) { return t.rows(row, p.lora.b[first].shape[1]); };
         const Tensor d = dx ? r.memory.take(Use::scratch, "d x of an adapter", x.dtype, x.shape) : Tensor{};
-        ops::lora_down_backward(r.stream, d, rows(g.lora.a[group]), rows(dxa), dropped(r, x, s, param), rows(a));
-        if (Tensor& dz = dy_of[param]; dz && dx) {
-          subtract_from(r, dz, dys.begin()[i]);
-          ops::scale(r.stream, dz, -1);  // dz - dy: what is left of x has that much more of a gradient than the rest
-          ops::linear_backward_input(r.stream, d, dz, p.weight[param], d);
+        ops::lora_down_backward(r.stream, d, rows(g.lora.a[group]), rows(dxa), dropped(r, x, p, group, first, s), rows(a));
+        for (int i = 0; i < matrices; ++i) {
+          Tensor& dz = dy_of[first + size_t(i)];
+          if (dz && dx) {
+            subtract_from(r, dz, dys.begin()[place + i]);
+            ops::scale(r.stream, dz, -1);  // dz - dy: what is left of x has that much more of a gradient than the rest
+            ops::linear_backward_input(r.stream, d, dz, p.weight[int(first) + i], d);
+          }
+          dz = {};  // all of x has dy's
         }
-        dy_of[param] = {};  // all of x has dy's
-        if (dx) ops::dropout(r.stream, dx, d, s.drawn().share, s.drawn().of(int(param)), below), below = dx;
+        if (dx) ops::dropout(r.stream, dx, d, s.drawn().share, mask_of(p, group, first, s), below), below = dx;
       });
   }
   each_member(p, group, [&](size_t param, int i, int64_t) {

@@ -11,7 +11,11 @@ const char* name_of(SavedName n) {
   return names[n];
 }
 
-Shape SavedShapes::shape(SavedName n) const {
+SavedShapes::SavedShapes(int64_t t, int64_t c, const LayerSpec& l, const LayerLora& adapters, DType type) : tokens(t), hidden(c), layer(l), lora(adapters), compute(type) {
+  for (int i = 0; i < saved_count; ++i) shapes_[size_t(i)] = shape_of(SavedName(i));
+}
+
+Shape SavedShapes::shape_of(SavedName n) const {
   const int64_t heads = layer.heads * layer.head_dim, kv = layer.kv_heads * layer.head_dim;
   const auto adapters = [&](LayerGroup g) { return lora.rows(g) ? Shape{lora.rows(g), tokens} : Shape{0}; };
   switch (n) {
@@ -38,15 +42,15 @@ Shape SavedShapes::shape(SavedName n) const {
 void Saved::place_kept(Arena& stack) {
   for (int i = 0; i < saved_count; ++i) {
     const auto n = SavedName(i);
-    if (n == input || how_[n] != Save::keep || shapes_.shape(n).count() == 0) continue;
-    entries_[n].tensor = stack.take(Use::activations, name_of(n), shapes_.dtype(n), shapes_.shape(n));
+    if (n == input || how_[n] != Save::keep || !shapes_->has(n)) continue;
+    entries_[n].tensor = stack.take(Use::activations, name_of(n), shapes_->dtype(n), shapes_->shape(n));
   }
 }
 
 int64_t Saved::offloaded_bytes() const {
   int64_t sum = 0;
   for (int i = 0; i < saved_count; ++i)
-    if (offloaded(SavedName(i))) sum += shapes_.bytes(SavedName(i));
+    if (offloaded(SavedName(i))) sum += shapes_->bytes(SavedName(i));
   return sum;
 }
 
@@ -55,8 +59,8 @@ void Saved::place_offloaded(Tensor slot) {
   for (int i = 0; i < saved_count; ++i) {
     const auto n = SavedName(i);
     if (!offloaded(n)) continue;
-    entries_[n].tensor = Tensor{at, shapes_.dtype(n), shapes_.shape(n)};
-    at += shapes_.bytes(n);
+    entries_[n].tensor = Tensor{at, shapes_->dtype(n), shapes_->shape(n)};
+    at += shapes_->bytes(n);
   }
   check(at <= static_cast<std::byte*>(slot.data) + slot.bytes(), "a layer's offloaded tensors fit its slot");
 }
@@ -69,12 +73,12 @@ void Saved::offloaded_is_back(Tensor slot) {
 
 Saved Saved::part(int64_t first, int64_t tokens) const {
   Saved p(*this);
-  p.shapes_.tokens = tokens;
+  p.shapes_ = std::make_shared<const SavedShapes>(tokens, shapes_->hidden, shapes_->layer, shapes_->lora, shapes_->compute);
   for (int i = 0; i < saved_count; ++i) {
     Held& e = p.entries_[size_t(i)];
     if (!e.tensor) continue;
-    const int64_t a_token = e.tensor.count() / shapes_.tokens;
-    e.tensor = {static_cast<std::byte*>(e.tensor.data) + first * a_token * size_of(e.tensor.dtype), e.tensor.dtype, p.shapes_.shape(SavedName(i))};
+    const int64_t a_token = e.tensor.count() / shapes_->tokens;
+    e.tensor = {static_cast<std::byte*>(e.tensor.data) + first * a_token * size_of(e.tensor.dtype), e.tensor.dtype, p.shapes_->shape(SavedName(i))};
   }
   return p;
 }
@@ -91,7 +95,7 @@ void Saved::forget_temporaries() {
 
 void Saved::place(comm::Rank& rank, SavedName n) {
   Tensor& t = entries_[n].tensor;
-  if (!t && shapes_.shape(n).count() > 0) t = rank.memory.take(Use::activations, name_of(n), shapes_.dtype(n), shapes_.shape(n));
+  if (!t && shapes_->has(n)) t = rank.memory.take(Use::activations, name_of(n), shapes_->dtype(n), shapes_->shape(n));
 }
 
 Tensor Saved::make(comm::Rank& rank, SavedName n) {

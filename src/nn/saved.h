@@ -3,6 +3,7 @@
 #pragma once
 #include <algorithm>
 #include <array>
+#include <memory>
 
 #include "comm/rank.h"
 #include "nn/params.h"
@@ -44,13 +45,16 @@ constexpr LayerSave all(Save how) {
   return s;
 }
 
-// Sizes that a layer's tensors depend on.
-struct SavedShapes {
-  int64_t tokens = 0, hidden = 0;
-  LayerSpec layer;
-  LayerLora lora;
-  DType compute = DType::f32;
-  Shape shape(SavedName) const;        // count 0: the layer does not have it
+// Sizes that a layer's tensors depend on, and theirs.
+class SavedShapes {
+ public:
+  SavedShapes(int64_t tokens, int64_t hidden, const LayerSpec&, const LayerLora&, DType compute);
+  const int64_t tokens, hidden;
+  const LayerSpec layer;
+  const LayerLora lora;
+  const DType compute;
+  const Shape& shape(SavedName n) const { return shapes_[n]; }  // count 0: the layer does not have it
+  bool has(SavedName n) const { return shapes_[n].count() > 0; }
   DType dtype(SavedName n) const {
     switch (n) {
       case rstd_attention: case rstd_q: case rstd_k: case lse: case rstd_attention_out: case rstd_mlp: case rstd_mlp_out: return DType::f32;
@@ -58,6 +62,10 @@ struct SavedShapes {
     }
   }
   int64_t bytes(SavedName n) const { return aligned(shape(n).count() * size_of(dtype(n))); }
+
+ private:
+  Shape shape_of(SavedName) const;
+  std::array<Shape, saved_count> shapes_;
 };
 
 // What a layer draws of a micro-batch: the masks of its adapters' dropout.
@@ -71,7 +79,7 @@ struct LayerDrawn {
 
 class Saved {
  public:
-  Saved(const SavedShapes& shapes, const LayerSave& how, const LayerDrawn& drawn = {}) : shapes_(shapes), how_(how), drawn_(drawn) {}
+  Saved(std::shared_ptr<const SavedShapes> shapes, const LayerSave& how, const LayerDrawn& drawn = {}) : shapes_(std::move(shapes)), how_(how), drawn_(drawn) {}
 
   // Gives places to what is kept (from the stack) and to what is offloaded (from `slot`, in order); before the layer runs. Not to the input, which
   // the layer below writes: the decoder does.
@@ -106,14 +114,14 @@ class Saved {
     for (size_t i = 0; i < saved_count; ++i) entries_[i].ready = (bits >> i) & 1;
   }
 
-  const SavedShapes& shapes() const { return shapes_; }
+  const SavedShapes& shapes() const { return *shapes_; }
   const LayerDrawn& drawn() const { return drawn_; }  // never saved: drawn again
   Save how(SavedName n) const { return how_[n]; }
 
  private:
   struct Held { Tensor tensor; bool ready = false; };
-  bool offloaded(SavedName n) const { return n != input && how_[n] == Save::offload && shapes_.shape(n).count() > 0; }
-  SavedShapes shapes_;
+  bool offloaded(SavedName n) const { return n != input && how_[n] == Save::offload && shapes_->has(n); }
+  std::shared_ptr<const SavedShapes> shapes_;  // of all that are alike
   LayerSave how_;
   LayerDrawn drawn_;
   std::array<Held, saved_count> entries_{};

@@ -11,8 +11,8 @@ namespace thimble::ops {
 void lora_down(Stream&, Tensor xa, Tensor x, Tensor a);
 // y (T, N) = s * xa^T . B^T + c; xa (R, T), c as matmul's
 void lora_up(Stream&, Tensor y, Tensor xa, Tensor b, float scale, Tensor c = {});
-// dxa (R, T) = s * B^T . dy^T, overwritten; dB (N, R) added to
-void lora_up_backward(Stream&, Tensor dxa, Tensor db, Tensor dy, Tensor xa, Tensor b, float scale);
+// dxa (R, T) = s * B^T . dy^T, overwritten, or added to where several products read xa; dB (N, R) added to
+void lora_up_backward(Stream&, Tensor dxa, Tensor db, Tensor dy, Tensor xa, Tensor b, float scale, bool adds = false);
 // dA (n R, K) added to; dx (T, K) = dxa^T . A, overwritten (null: not wanted)
 void lora_down_backward(Stream&, Tensor dx, Tensor da, Tensor dxa, Tensor x, Tensor a);
 

@@ -97,7 +97,7 @@ std::string reasons(const Story& s) {
   }
   const double seconds = outcome.step_seconds(plan);
   for (const Candidate& c : s.choice.front) {
-    if (c.outcome.device() >= outcome.device() * 95 / 100) continue;
+    if (c.outcome.device() >= outcome.device() * 95 / 100 || !fits(c.outcome, s.budget)) continue;
     text += fmt::format("the next plan with less device memory: {} ({} less), {:+.1f}% of time\n", human_bytes(c.outcome.device() + s.spec.overhead),
                         human_bytes(outcome.device() - c.outcome.device()), 100 * (c.outcome.step_seconds(c.plan) / seconds - 1));
     break;

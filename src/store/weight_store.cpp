@@ -26,6 +26,14 @@ quant::Weight place(const ParamSpec& p, Tensor bytes) {
   return place(p.format, p.shape, p.dtype, base);
 }
 
+// The same weights, beginning at `base`.
+void move_to(std::byte* base, std::vector<quant::Weight>& weights) {
+  const auto distance = base - static_cast<std::byte*>(weights.front().parts.front().data);
+  for (quant::Weight& w : weights)
+    for (Tensor& part : w.parts)
+      if (part) part.data = static_cast<std::byte*>(part.data) + distance;
+}
+
 // Whether the i-th of `all` is one of `some`, spread evenly over them.
 bool is_one_of(int64_t i, int64_t some, int64_t all) { return (i + 1) * some / all != i * some / all; }
 
@@ -121,9 +129,8 @@ void WeightStore::load(const WeightSource* source) {
   for (int l = 0; l < residency_.layers; ++l) {
     rank_.ledger.at_layer(l);
     const auto& specs = table_->layers[size_t(l)];
-    const Tensor slab = is_resident(l) ? home_of(l) : ring_->acquire_to_fill(l, home_of(l).bytes());
-    const auto weights = lay_out(l, static_cast<std::byte*>(slab.data));
-    for (size_t i = 0; i < specs.size(); ++i) load_one(source, specs[i], weights[i], staging);
+    if (!is_resident(l)) put(l, ring_->acquire_to_fill(l, home_of(l).bytes()));
+    for (size_t i = 0; i < specs.size(); ++i) load_one(source, specs[i], views_[size_t(l)][i], staging);
     if (on_disk(l)) {
       const Tensor staged = disk_ring_->acquire_to_fill(l, home_of(l).bytes());
       disk_ring_->release(l, home_of(l), ring_->release(l, staged));
@@ -194,10 +201,10 @@ void WeightStore::load_packed(const WeightSource* source, const ParamSpec& p, co
 }
 
 std::span<const quant::Weight> WeightStore::acquire(int layer, int next) {
-  auto& view = views_[size_t(layer)];
+  const auto& view = views_[size_t(layer)];
   if (!is_resident(layer)) {
     bring(layer);
-    view = lay_out(layer, static_cast<std::byte*>(ring_->acquire(layer, home_of(layer)).data));
+    put(layer, ring_->acquire(layer, home_of(layer)));
   }
   const int direction = next > layer ? 1 : -1;
   int l = next;
@@ -206,6 +213,13 @@ std::span<const quant::Weight> WeightStore::acquire(int layer, int next) {
   bring(l);  // the next one that has to come, however far: it may travel while resident layers compute
   if (disk_ring_) read_ahead(l + direction, direction);
   return view;
+}
+
+void WeightStore::put(int layer, Tensor slab) {
+  auto* base = static_cast<std::byte*>(slab.data);
+  auto& view = views_[size_t(layer)];
+  if (view.empty()) view = lay_out(layer, base);
+  else move_to(base, view);
 }
 
 void WeightStore::bring(int layer) {

@@ -57,6 +57,7 @@ class WeightStore {
   void load_packed(const WeightSource* source, const ParamSpec&, const quant::Weight& to, Tensor staging);
   Tensor home_of(int layer) const { return homes_[size_t(layer)]; }
   bool on_disk(int layer) const { return tiers_[size_t(layer)] == Tier::disk; }
+  void put(int layer, Tensor slab);          // where the layer's weights are from now on
   void bring(int layer);                     // a streamed layer starts on its way to the device
   void read_ahead(int layer, int direction);  // and so do layers on disk, to pinned memory
 

@@ -8,14 +8,24 @@
 
 namespace thimble::train {
 
-OptimizerState::OptimizerState(comm::Rank& rank, const std::vector<nn::Model::Trained>& trained, optim::OptimizerId id, bool paged, Rates rates)
-    : rank_(rank), id_(id) {
-  int last_layer = -2;
-  for (const auto& t : trained) {
-    if (t.spec->layer != last_layer || t.spec->layer < 0) groups_.emplace_back();
-    last_layer = t.spec->layer;
+OptimizerState::OptimizerState(comm::Rank& rank, const nn::Model& model, optim::OptimizerId id, bool paged, Rates rates)
+    : rank_(rank), model_(model), id_(id) {
+  groups_.reserve(model.spec().layers.size() + 3);
+  for (const auto& t : model.trained()) {
+    const int layer = t.spec->layer;
+    if (groups_.empty() || layer < 0 || layer != groups_.back().layer) {
+      const int kin = layer < 0 ? -1 : index_of(model.alike(layer));
+      const auto index = int(groups_.size());
+      groups_.push_back(kin < 0 ? Group{.alike = index} : groups_[size_t(kin)]);
+      groups_.back().layer = layer;
+      groups_.back().specs.clear();
+    }
     Group& g = groups_.back();
-    g.layer = t.spec->layer;
+    g.specs.push_back(t.spec);
+    if (g.alike + 1 < int(groups_.size())) {  // laid out like its kin
+      g.updates[g.specs.size() - 1].param = t.value;
+      continue;
+    }
     int n = 0;
     const auto parts = optim::states_of(id, t.value.shape, n);
     const bool is_norm = t.spec->role == store::Role::norm || t.spec->role == store::Role::bias;
@@ -27,7 +37,6 @@ OptimizerState::OptimizerState(comm::Rank& rank, const std::vector<nn::Model::Tr
       offsets[size_t(i)] = g.bytes;
       g.bytes += aligned(u.states[size_t(i)].bytes());
     }
-    g.specs.push_back(t.spec);
     g.updates.push_back(u);
   }
   int64_t largest = 0;
@@ -49,7 +58,10 @@ void OptimizerState::reset() {
   for (size_t i = 0; i < groups_.size(); ++i) {
     Group& g = groups_[i];
     const Tensor bytes = ring_ ? ring_->acquire_to_fill(int(i), g.bytes) : g.home;
-    optim::zero_states(rank_.stream, id_, placed(g, static_cast<std::byte*>(bytes.data)));
+    rank_.once_a_kind({"zero states", {g.alike}}, [&] {
+      optim::zero_states(rank_.stream, id_, placed(g, static_cast<std::byte*>(bytes.data)));
+      return 0;
+    });
     if (ring_) ring_->release(int(i), g.home);
   }
   if (ring_) ring_->forget();
@@ -60,23 +72,26 @@ int OptimizerState::index_of(int layer) const {
   return g == groups_.end() ? -1 : int(g - groups_.begin());
 }
 
-void OptimizerState::update(int layer, std::span<const nn::Model::Trained> trained, Tensor scalars, const optim::Hyper& hyper, int next) {
+void OptimizerState::update(int layer, Tensor scalars, const optim::Hyper& hyper, int next) {
   const auto is_of = [&](int i, int l) { return i >= 0 && i < int(groups_.size()) && groups_[size_t(i)].layer == l; };
-  size_t done = 0;
+  std::vector<nn::Model::Trained> trained;
+  size_t done = 0;  // of these
   for (int i = index_of(layer); is_of(i, layer); ++i) {
     Group& g = groups_[size_t(i)];
-    check(done + g.updates.size() <= trained.size(), "an update is of all that is trained of a layer");
-    for (auto& u : g.updates) {
-      const auto& [spec, value, gradient, on_host] = trained[done++];
-      u.param = value, u.grad = gradient;
-    }
     const Tensor bytes = ring_ ? ring_->acquire(i, g.home) : g.home;
     const int after = is_of(i + 1, layer) ? i + 1 : next < 0 ? -1 : index_of(next);
     if (ring_ && after >= 0) ring_->prefetch(after, groups_[size_t(after)].home);
-    optim::update(rank_.stream, id_, placed(g, static_cast<std::byte*>(bytes.data)), scalars, hyper);
+    rank_.once_a_kind({"update", {g.alike}}, [&] {
+      if (trained.empty()) trained = model_.trained(layer);
+      check(done + g.updates.size() <= trained.size(), "an update is of all that is trained of a layer");
+      for (size_t u = 0; u < g.updates.size(); ++u) g.updates[u].param = trained[done + u].value, g.updates[u].grad = trained[done + u].gradient;
+      optim::update(rank_.stream, id_, placed(g, static_cast<std::byte*>(bytes.data)), scalars, hyper);
+      return 0;
+    });
+    done += g.updates.size();
     if (ring_) ring_->release(i, g.home);
   }
-  check(done == trained.size(), "an update is of all that is trained of a layer");
+  check(trained.empty() || done == trained.size(), "an update is of all that is trained of a layer");
 }
 
 void OptimizerState::drain() {

@@ -13,12 +13,12 @@ namespace thimble::train {
 class OptimizerState {
  public:
   struct Rates { float decay = 0, decay_of_norms = 0, lora_b = 1; };  // lora_b: of the B of adapters, times the learning rate (LoRA+)
-  OptimizerState(comm::Rank&, const std::vector<nn::Model::Trained>&, optim::OptimizerId, bool paged, Rates);
+  OptimizerState(comm::Rank&, const nn::Model&, optim::OptimizerId, bool paged, Rates);
 
   void reset();  // as before the first step
-  // One update of what is trained of a layer (-1: outside all layers), as Model::trained(layer) gives it. `scalars`: see optim/optimizer.h. The states
+  // One update of what is trained of a layer (-1: outside all layers), which is acquired, its gradients open. `scalars`: see optim/optimizer.h. The states
   // of layer `next` set out (-1: none).
-  void update(int layer, std::span<const nn::Model::Trained>, Tensor scalars, const optim::Hyper&, int next);
+  void update(int layer, Tensor scalars, const optim::Hyper&, int next);
   void drain();  // what is on its way home has come
 
   // Every state of every parameter at home, packed as it is: what a checkpoint holds. It may be overwritten, if changed() follows.
@@ -36,6 +36,7 @@ class OptimizerState {
   // Consecutive parameters whose states travel together: those of one layer; outside all layers, where a tensor may be larger than a layer, one.
   struct Group {
     int layer = 0;
+    int alike = 0;  // the first group of its parameters' shapes and rates
     std::vector<const store::ParamSpec*> specs;
     std::vector<optim::Update> updates;  // states relative to the group's bytes
     std::vector<std::array<int64_t, 4>> offsets;
@@ -46,6 +47,7 @@ class OptimizerState {
   int index_of(int layer) const;  // -1: it has none
 
   comm::Rank& rank_;
+  const nn::Model& model_;
   optim::OptimizerId id_;
   std::vector<Group> groups_;
   std::unique_ptr<Ring> ring_;

@@ -44,7 +44,7 @@ constexpr Choice schedule_names[] = {{"linear", int(ScheduleKind::linear)},
                                      {"wsd", int(ScheduleKind::warmup_stable_decay)}};
 constexpr std::string_view loggers[] = {"none", "all", "tensorboard"};
 constexpr std::string_view services[] = {"wandb", "swanlab", "mlflow", "trackio", "comet_ml", "clearml", "neptune", "codecarbon", "dagshub", "flyte", "dvclive", "azure_ml"};
-constexpr std::string_view projections[] = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"};
+constexpr std::string_view projections[] = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "qkv_proj", "gate_up_proj"};
 
 void expect(bool ok, std::string_view key, std::string_view expected, std::string found, std::string fix = "") {
   if (ok) return;
@@ -135,7 +135,7 @@ void validate_method(const TrainOptions& o) {
     const bool all = t == "all" || t == "all-linear";
     const bool expression = t.find_first_of("*+?|()[]\\^$.") != t.npos;  // or a longer name: what it fits the model says
     expect(all || expression || std::find(std::begin(projections), std::end(projections), t) != std::end(projections), "lora_target",
-           "all, or some of q_proj k_proj v_proj o_proj gate_proj up_proj down_proj", t, [&] {
+           "all, or some of q_proj k_proj v_proj o_proj gate_proj up_proj down_proj; of Phi-3 qkv_proj o_proj gate_up_proj down_proj", t, [&] {
              const auto close = nearest(t, projections);
              return close.empty() ? std::string() : fmt::format("did you mean '{}'?", close);
            }());

@@ -23,9 +23,10 @@ Tensor element(Tensor t, int i) { return t.rows(i, 1); }
 int64_t common_length(const data::MicroBatch& b) {
   const auto n = int64_t(b.start.size());
   const int64_t length = std::find_if(b.start.begin(), b.start.end(), [](int32_t s) { return s != 0; }) - b.start.begin();
-  for (int64_t i = 0; i < n; ++i)
-    if (b.start[size_t(i)] != i / length * length) return 0;
-  return n % length == 0 ? length : 0;
+  if (length == 0 || n % length != 0) return 0;
+  for (int64_t first = 0; first < n; first += length)
+    if (std::any_of(b.start.begin() + first, b.start.begin() + first + length, [&](int32_t s) { return s != first; })) return 0;
+  return length;
 }
 
 }  // namespace
@@ -45,7 +46,7 @@ Trainer::Trainer(comm::Rank& rank, const Setup& setup, const plan::Plan& plan)
   // A streamed layer's gradients outlive its turn where they wait for the norm of all, or for the next window.
   model_.take_gradients(rank, clips() || plan.window < plan.accumulation);
   const OptimizerState::Rates rates{setup.weight_decay, setup.decay_norms ? setup.weight_decay : 0, setup.lora_b_rate};
-  optimizer_.emplace(rank, model_.trained(), setup.optimizer, plan.paged_optimizer, rates);
+  optimizer_.emplace(rank, model_, setup.optimizer, plan.paged_optimizer, rates);
   const int64_t cap = data::token_cap(plan.micro_batch, setup.tokens_per_row);
   tokens_ = rank.memory.take(Use::batch, "tokens", DType::i32, {window_, token_rows, cap});
   if (setup.draws()) {
@@ -80,12 +81,22 @@ void Trainer::load(const store::WeightSource* source) {
 }
 
 void Trainer::load_adapters(const std::function<void(const store::ParamSpec&, Tensor)>& read) {
-  for (const auto& t : model_.trained()) {
-    if (!is_adapter(t.spec->role)) continue;
+  const auto load = [&](const nn::Model::Trained& t) {
     const Scope scope(rank_.pinned);
     const Tensor staging = rank_.pinned.take(Use::scratch, "adapter", DType::f32, t.value.shape);
     if (!rank_.is_phantom()) read(*t.spec, staging);
     rank_.upload("adapter", t.value, staging);
+  };
+  const auto all = model_.trained();
+  for (auto t = all.begin(); t != all.end();) {
+    const int layer = t->spec->layer;
+    const auto end = std::find_if(t, all.end(), [&](const auto& other) { return other.spec->layer != layer; });
+    rank_.once_a_kind({"load adapters", {layer < 0 ? -1 : model_.alike(layer)}}, [&] {
+      for (const auto& of : std::span(t, end))
+        if (is_adapter(of.spec->role)) load(of);
+      return 0;
+    });
+    t = end;
   }
 }
 
@@ -137,7 +148,7 @@ void Trainer::set_update_scale(float most) {
   optim::clip_scale(rank_.stream, element(scalars_, optim::grad_scale), element(results_, squares), element(results_, loss_sum), most);
 }
 
-void Trainer::update_layer(int layer, Tensor scalars, int next) { optimizer_->update(layer, model_.trained(layer), scalars, setup_.hyper, next); }
+void Trainer::update_layer(int layer, Tensor scalars, int next) { optimizer_->update(layer, scalars, setup_.hyper, next); }
 
 bool Trainer::update_pending(int layer, int next) {
   if (!model_.travels(layer)) return false;
@@ -304,12 +315,12 @@ plan::Outcome Trainer::rehearse(const DeviceSpec& spec, const Setup& setup, cons
   trainer.load(nullptr);
   plan::Outcome outcome;
   outcome.tokens = plan.micro_batch * setup.tokens_per_row;
-  const data::MicroBatch batch = empty_batch(setup, plan);
+  const std::vector<data::MicroBatch> batches(size_t(plan.window), empty_batch(setup, plan));
   struct Took { double seconds; std::array<double, 1 + lane_count> busy; };
   const auto timed = [&](int64_t micro_batches) {
     Timeline timeline(spec);
     rank.ledger.follow(&timeline);
-    trainer.step(std::vector<data::MicroBatch>(size_t(micro_batches), batch), 1e-4);
+    trainer.step(std::span(batches).first(size_t(micro_batches)), 1e-4);
     rank.ledger.follow(nullptr);
     return Took{timeline.end(), {timeline.busy(), timeline.lane(Lane::in), timeline.lane(Lane::out), timeline.lane(Lane::disk)}};
   };
@@ -326,7 +337,7 @@ plan::Outcome Trainer::rehearse(const DeviceSpec& spec, const Setup& setup, cons
   };
   outcome.window_seconds = add(plan.window, double(plan.accumulation / plan.window));
   if (const int64_t rest = plan.accumulation % plan.window) outcome.rest_seconds = add(rest, 1);
-  trainer.evaluate({&batch, 1});
+  trainer.evaluate(std::span(batches).first(1));
   // Saving and resuming take nothing: they go through the trainer's staging.
   outcome.set_bytes(rank.ledger, spec);
   return outcome;

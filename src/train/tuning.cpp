@@ -17,12 +17,6 @@ bool ends_with_name(std::string_view module, std::string_view name) {
   return module == name || (module.size() > name.size() && module.ends_with(name) && module[module.size() - name.size() - 1] == '.');
 }
 
-// "model.layers.3.mlp.up_proj"
-std::string module_of(const nn::ModelSpec& m, int layer, int param) {
-  const std::string name = nn::layer_param_name(m.layers[size_t(layer)], layer, param);
-  return name.substr(0, name.rfind('.'));
-}
-
 class Expression {
  public:
   Expression(const std::string& text, Fault fault, std::string_view where, bool of_the_end = false) try
@@ -52,8 +46,9 @@ class Pattern {
   std::vector<std::pair<Expression, double>> list_;
 };
 
-Error no_such(Fault fault, std::string what, std::string where, const std::string& found) {
-  return Error(fault, {.what = std::move(what), .where = std::move(where), .expected = "modules of q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj or down_proj",
+Error no_such(const nn::ModelSpec& m, Fault fault, std::string what, std::string where, const std::string& found) {
+  return Error(fault, {.what = std::move(what), .where = std::move(where),
+                       .expected = m.fused_files ? "modules of qkv_proj, o_proj, gate_up_proj or down_proj" : "modules of q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj or down_proj",
                        .found = found.substr(0, 80), .fix = "name these modules, or all"});
 }
 
@@ -72,11 +67,11 @@ nn::ByLayer<nn::LayerLora> lora_layers(const nn::ModelSpec& m, store::AdapterCon
   std::array<int, nn::layer_param_count> counts{};
   std::vector<std::pair<int, std::string>> found;
   for (int l = 0; l < int(m.layers.size()); ++l) {
-    nn::LayerLora row;
+    nn::LayerLora row{.fused = m.fused_files};
     const bool may = a.layers_to_transform.empty() || std::find(a.layers_to_transform.begin(), a.layers_to_transform.end(), l) != a.layers_to_transform.end();
     for (int p = 0; p < nn::layer_param_count; ++p) {
       if (!nn::is_matrix(p)) continue;
-      const std::string module = module_of(m, l, p);
+      const std::string module = nn::module_of(m, l, p);
       bool fits = all;
       for (size_t i = 0; i < names.size(); ++i)
         if (ends_with_name(module, names[i])) fits = used[i] = true;
@@ -91,8 +86,8 @@ nn::ByLayer<nn::LayerLora> lora_layers(const nn::ModelSpec& m, store::AdapterCon
     layers.add(row);
   }
   for (size_t i = 0; i < used.size(); ++i)
-    if (!used[i]) throw no_such(fault, "a target of adapters fits no matrix of the model", where, i < names.size() ? names[i] : "an expression that fits none");
-  if (found.empty()) throw no_such(fault, "adapters of nothing", where, "no module");
+    if (!used[i]) throw no_such(m, fault, "a target of adapters fits no matrix of the model", where, i < names.size() ? names[i] : "an expression that fits none");
+  if (found.empty()) throw no_such(m, fault, "adapters of nothing", where, "no module");
   a.targets.clear();
   a.target_pattern.clear();
   for (const auto& [p, module] : found) {

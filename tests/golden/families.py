@@ -25,6 +25,7 @@ def sizes(heads: int, kv_heads: int, head_dim: int | None, tied: bool, **more) -
                 initializer_range=0.2, bos_token_id=1, eos_token_id=2, pad_token_id=None, dtype="float32", **more)
 
 
+FUSED = ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]
 YARN = rope("yarn", factor=4.0, original_max_position_embeddings=16)
 PLAIN = rope("default")
 LOCAL = {**PLAIN, "rope_theta": 100.0}
@@ -113,40 +114,11 @@ def clear_prompt(load, seed: int, cached: bool) -> tuple[list[int], list[int], l
     return best
 
 
-class Joined(torch.nn.Module):
-    """A fused linear as the parts of another module, side by side: whatever PEFT has made of them."""
-
-    def __init__(self, owner: torch.nn.Module, parts: list[str]):
-        super().__init__()
-        object.__setattr__(self, "parts", lambda: [getattr(owner, part) for part in parts])
-
-    def forward(self, x):
-        return torch.cat([part(x) for part in self.parts()], -1)
-
-
-def split(owner: torch.nn.Module, fused: str, sizes: dict[str, int]) -> None:
-    pieces = getattr(owner, fused).weight.data.split(list(sizes.values()))
-    for name, piece in zip(sizes, pieces):
-        linear = torch.nn.Linear(piece.shape[1], piece.shape[0], bias=False)
-        linear.weight.data = piece.clone()
-        setattr(owner, name, linear)
-    setattr(owner, fused, Joined(owner, list(sizes)))
-
-
-def as_llama_parts(model):
-    """q, k, v, gate and up as modules of their own, which adapters are of here, in a family whose files fuse them."""
-    for layer in model.model.layers:
-        if hasattr(layer.self_attn, "qkv_proj"):
-            a = layer.self_attn
-            kv = a.num_key_value_heads * a.head_dim
-            split(a, "qkv_proj", {"q_proj": a.qkv_proj.weight.shape[0] - 2 * kv, "k_proj": kv, "v_proj": kv})
-            split(layer.mlp, "gate_up_proj", {"gate_proj": model.config.intermediate_size, "up_proj": model.config.intermediate_size})
-    return model
-
-
 def adapter_gradients(folder: Path, seed: int, ids, targets) -> dict[str, torch.Tensor]:
     """Of a fresh adapter on the model: its tensors, and their gradients."""
-    model = get_peft_model(as_llama_parts(load_model(folder)), llama_odd.lora_config()).eval()
+    base = load_model(folder)
+    targets_of = FUSED if hasattr(base.model.layers[0].self_attn, "qkv_proj") else llama_odd.LINEARS
+    model = get_peft_model(base, llama_odd.lora_config(targets_of)).eval()
     llama_odd.randomise_adapter(model, seed, b_std=0.1)
     _, loss = llama_odd.forward_backward(model, ids, targets)
     found = {"lora.loss": scalar(loss)}

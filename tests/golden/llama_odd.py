@@ -138,8 +138,8 @@ def nf4_base(folder: Path) -> LlamaForCausalLM:
     return model
 
 
-def lora_config() -> LoraConfig:
-    return LoraConfig(r=4, lora_alpha=8, lora_dropout=0.0, bias="none", target_modules=LINEARS,
+def lora_config(targets: list[str] = LINEARS) -> LoraConfig:
+    return LoraConfig(r=4, lora_alpha=8, lora_dropout=0.0, bias="none", target_modules=targets,
                       task_type="CAUSAL_LM")
 
 

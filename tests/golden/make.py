@@ -29,6 +29,7 @@ GOLDENS = {                                       # in an order in which each fi
     "methods": lambda a: methods.make_methods(a.out),
     "optim": lambda a: optim.make_optim(a.out),
     "families": lambda a: families.make_families(a.out, a.only),
+    "peft-fused": lambda a: methods.make_peft_fused(a.out),
     "stories": lambda a: stories.make_stories(a.out, a.stories),
     "peft-stories": lambda a: stories.make_peft_stories(a.out, a.stories),
     "sampling": lambda a: sampling.make_sampling(a.out),

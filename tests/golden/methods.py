@@ -7,12 +7,14 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import get_linear_schedule_with_warmup
 
+import families
 from drawn import drawn
 from golden_io import generator, save_tensors
 from llama_odd import LINEARS, STEPS, WARMUP, forward_backward, load_model, save_adapter
 
 SEED, DROP_SEED, SHARE, ALPHA, RATIO = 15, 42, 0.3, 5.0, 16.0
-PLACES = {"q_proj": 1, "k_proj": 2, "v_proj": 3, "o_proj": 9, "gate_proj": 13, "up_proj": 14, "down_proj": 17}  # nn::LayerParam
+PLACES = {"q_proj": 1, "k_proj": 2, "v_proj": 3, "o_proj": 9, "gate_proj": 13, "up_proj": 14, "down_proj": 17,
+          "qkv_proj": 1, "gate_up_proj": 13}  # nn::LayerParam; of several matrices the first
 
 
 class DrawnDropout(torch.nn.Module):
@@ -65,6 +67,29 @@ def adapted(base, start: dict[str, torch.Tensor], **config):
     return model.eval()
 
 
+class Cases:
+    def __init__(self, ids: torch.Tensor, targets: torch.Tensor):
+        self.ids, self.targets, self.clock = ids, targets, [1]
+        self.tensors: dict[str, torch.Tensor] = {}
+
+    def keep(self, case: str, model, groups=None, gradients=lambda name, grad: grad) -> None:
+        weights = named(model)
+        rows = train(model, groups(weights) if groups else [{"params": list(weights.values())}], self.ids, self.targets, self.clock)
+        first = rows.pop("first")
+        self.tensors.update({f"{case}.{key}": value for key, value in rows.items()})
+        for name, weight in weights.items():
+            if (grad := gradients(name, first[id(weight)])) is not None:
+                self.tensors[f"{case}.grad.{name}"] = grad
+
+    def with_dropout(self, model):
+        for name, module in model.named_modules():
+            if name.endswith("lora_dropout"):
+                module["default"] = DrawnDropout(name, self.clock)
+            if hasattr(module, "lora_dropout"):
+                module.training = True  # else PEFT's DoRA passes by dropout
+        return model
+
+
 def make_peft_dora(out: Path) -> None:
     """An adapter as PEFT saves it: DoRA, rsLoRA, an expression of modules, another rank and alpha in places, a head of its own."""
     draw, folder = generator(SEED + 1), out / "peft_dora"
@@ -80,29 +105,38 @@ def make_peft_dora(out: Path) -> None:
         save_tensors(folder / "reference.safetensors", {"ids": ids.to(torch.int32), "logits": model(input_ids=ids).logits[:, -4:]}, seed=SEED + 1)
 
 
+def make_peft_fused(out: Path) -> None:
+    """An adapter of PEFT's on modules that hold several matrices: one A for q, k and v, one for gate and up."""
+    draw, base = generator(SEED + 2), out / "families" / "phi3"
+    for name, dora in (("peft_fused", False), ("peft_fused_dora", True)):
+        model = get_peft_model(families.load_model(base), LoraConfig(
+            r=3, lora_alpha=5, use_dora=dora, target_modules="all-linear", rank_pattern={r"layers\.1\.mlp\.gate_up_proj": 2}, task_type="CAUSAL_LM")).eval()
+        with torch.no_grad():
+            for weight in named(model).values():
+                weight.add_(0.1 * torch.randn(weight.shape, generator=draw))
+        save_adapter(model, out / name, "families/phi3", SEED + 2)
+        ids = torch.randint(0, families.VOCAB, (1, 24), generator=draw)
+        with torch.no_grad():
+            save_tensors(out / name / "reference.safetensors", {"ids": ids.to(torch.int32), "logits": model(input_ids=ids).logits}, seed=SEED + 2)
+    batches = load_file(out / "train30.safetensors")
+    targets = batches["targets"].long()
+    cases = Cases(batches["ids"].long() % families.VOCAB, torch.where(targets < 0, targets, targets % families.VOCAB))
+    for case, dora in (("fused", False), ("fused_dora", True)):
+        model = cases.with_dropout(adapted(families.load_model(base), {}, use_dora=dora, target_modules=families.FUSED))
+        with torch.no_grad():
+            for name, weight in named(model).items():
+                weight.add_(0.1 * torch.randn(weight.shape, generator=draw))
+                cases.tensors[f"{case}.start.{name}"] = weight.detach().clone()
+        cases.keep(case, model)
+    save_tensors(out / "methods_fused.safetensors", cases.tensors, seed=SEED + 2, dropout=SHARE, draw_seed=DROP_SEED)
+
+
 def make_methods(out: Path) -> None:
     make_peft_dora(out)
     untied, tied = out / "llama_odd_untied", out / "llama_odd_tied"
     batches, start = load_file(out / "train30.safetensors"), load_file(out / "lora_odd_untied" / "adapter_model.safetensors")
-    ids, targets, clock, draw = batches["ids"].long(), batches["targets"].long(), [1], generator(SEED)
-    tensors: dict[str, torch.Tensor] = {}
-
-    def keep(case: str, model, groups=None, gradients=lambda name, grad: grad):
-        weights = named(model)
-        rows = train(model, groups(weights) if groups else [{"params": list(weights.values())}], ids, targets, clock)
-        first = rows.pop("first")
-        tensors.update({f"{case}.{key}": value for key, value in rows.items()})
-        for name, weight in weights.items():
-            if (grad := gradients(name, first[id(weight)])) is not None:
-                tensors[f"{case}.grad.{name}"] = grad
-
-    def with_dropout(model):
-        for name, module in model.named_modules():
-            if name.endswith("lora_dropout"):
-                module["default"] = DrawnDropout(name, clock)
-            if hasattr(module, "lora_dropout"):
-                module.training = True  # else PEFT's DoRA passes by dropout
-        return model
+    draw, cases = generator(SEED), Cases(batches["ids"].long(), batches["targets"].long())
+    keep, with_dropout, tensors, clock = cases.keep, cases.with_dropout, cases.tensors, cases.clock
 
     model = adapted(load_model(untied), start, use_dora=True, use_rslora=True)
     for name, weight in named(model).items():

@@ -21,7 +21,8 @@ TEST_P(Families, FullGradients) {
 }
 
 TEST_P(Families, AdapterGradients) {
-  const Method method{.lora = lora_on(4, 2)};
+  const bool fused = models::read_model(folder).fused_files;
+  const Method method{.lora = lora_on(4, 2, is_matrix, fused)};
   GoldenRun run(folder, method, reference, [&](Model& model) {
     for (const auto& t : model.trained()) {
       const Tensor value = file.tensor("lora." + store::peft_name(*t.spec));

@@ -199,6 +199,24 @@ TEST(Planner, WithADiskToo) {
   EXPECT_GT(tally.on_disk, 0);
 }
 
+// From 16 layers on the search believes more: that a place which relieves the device is found by halving, and what one mix of levels says of others.
+TEST(Planner, WithManyLayers) {
+  Tally tally;
+  int worlds = 0;
+  for (uint64_t seed = 500; worlds < 2; ++seed) {
+    World w = random_world(seed);
+    if (w.setup.method.trains_weights()) continue;
+    SCOPED_TRACE(fmt::format("seed {}", seed));
+    w.setup.model.layers.resize(16, w.setup.model.layers.front());
+    w.space.layers = 16;
+    w.space.batch = 2, w.space.accumulation = 2, w.space.recompute_all = true, w.space.token_chunks.clear();  // few candidates
+    chooses_the_fastest_that_fits(w, seed, tally);
+    ++worlds;
+  }
+  EXPECT_GT(tally.refused, 10);
+  EXPECT_GT(tally.chosen, 10);
+}
+
 // What RAM does not hold a disk does; without it, or with one that is too small, nothing fits. Trained layers never lie there.
 TEST(Planner, AModelThatRamDoesNotHoldComesFromDisk) {
   nn::ModelSpec m{.family = "llama", .vocab = 128256, .hidden = 8192, .max_positions = 131072, .dtype = "bfloat16"};

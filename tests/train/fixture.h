@@ -63,6 +63,11 @@ inline nn::Method noisy(quant::FormatId format, bool dora = false) {  // dropout
   m.embedding_noise = 5;
   return m;
 }
+// Adapters of modules that hold several matrices each.
+inline nn::Method fused(nn::Method m) {
+  m.lora.layers = nn::lora_on(4, 2, nn::is_matrix, true).layers;
+  return m;
+}
 // Adapters of some matrices of some layers, embedding and head whole.
 inline nn::Method with_modules() {
   nn::Method m{.weights = {.embedding = true, .head = true}, .lora = {.layers = {nn::LayerLora{}, nn::lora_on(3, 2).layers[0], nn::lora_on(5, 1, [](int p) { return p == nn::v_proj; }).layers[0]}}};

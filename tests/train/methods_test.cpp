@@ -12,7 +12,7 @@ namespace {
 const fs::path golden = golden_folder();
 
 void like_the_golden(const std::string& name, const char* base, TrainOptions options, bool random_start = true, double lora_b_rate = 1) {
-  const store::SafetensorsFile reference(golden / "methods.safetensors"), batches(golden / "train30.safetensors");
+  const store::SafetensorsFile reference(golden / (name.starts_with("fused") ? "methods_fused.safetensors" : "methods.safetensors")), batches(golden / "train30.safetensors");
   const store::SafetensorsFile start(golden / "lora_odd_untied" / "adapter_model.safetensors");
   const auto tuning = tuning_of(models::read_model(golden / base), options);
   const train::Setup setup{.model = tuning.model, .method = tuning.method, .weight_decay = 0.01f, .decay_norms = true, .lora_b_rate = float(lora_b_rate), .tokens_per_row = 24, .seed = 42};
@@ -35,7 +35,7 @@ void like_the_golden(const std::string& name, const char* base, TrainOptions opt
   const Schedule schedule{.kind = ScheduleKind::linear, .peak = 1e-3, .warmup = 3, .total = 30};
   const Tensor loss = reference.tensor(name + ".loss"), norm = reference.tensor(name + ".norm");
   for (int64_t step = 0; step < 30; ++step) {
-    const auto r = trainer.step(std::vector<data::MicroBatch>{batch_of(batches.tensor("ids"), batches.tensor("targets"), step)}, learning_rate(schedule, step));
+    const auto r = trainer.step(std::vector<data::MicroBatch>{batch_of(batches.tensor("ids"), batches.tensor("targets"), step, setup.model.vocab)}, learning_rate(schedule, step));
     EXPECT_NEAR(r.loss, loss.get<float>()[step], 1e-4) << name << " step " << step;
     EXPECT_NEAR(r.grad_norm, norm.get<float>()[step], 1e-3 * norm.get<float>()[step]) << name << " step " << step;
     if (step > 0) continue;
@@ -80,6 +80,15 @@ TEST(Methods, DoraWithDropoutAsPeft) {
   o.use_dora = o.use_rslora = true;
   o.lora_dropout = 0.3;
   like_the_golden("dora_dropout", "llama_odd_untied", o);
+}
+
+// One adapter of q, k and v, and one of gate and up: one A, one mask.
+TEST(Methods, ModulesOfSeveralMatricesAsPeft) {
+  auto o = rank4();
+  o.lora_dropout = 0.3;
+  like_the_golden("fused", "families/phi3", o, false);
+  o.use_dora = true;
+  like_the_golden("fused_dora", "families/phi3", o, false);
 }
 
 TEST(Methods, LoraPlus) { like_the_golden("loraplus", "llama_odd_untied", rank4(), true, 16); }

@@ -14,7 +14,7 @@
 namespace thimble::train {
 namespace {
 
-const fs::path golden = golden_folder(), base = golden / "llama_odd_tied";
+const fs::path golden = golden_folder();
 
 // An engine on a 16-bit model, with an adapter folder or without, as chat and eval have it.
 struct Loaded {
@@ -39,7 +39,7 @@ struct Loaded {
   }
 };
 
-void written_and_read(const std::string& name, TrainOptions o) {
+void written_and_read(const std::string& name, TrainOptions o, const fs::path& base = golden / "llama_odd_tied") {
   SCOPED_TRACE(name);
   const fs::path out = fs::path(THIMBLE_BINARY_DIR) / "adapters_of_ours" / name;
   fs::remove_all(out);
@@ -58,10 +58,10 @@ void written_and_read(const std::string& name, TrainOptions o) {
   trainer.load(store::adapted_weights(*weights, nullptr).get());
   const store::SafetensorsFile batches(golden / "train30.safetensors");
   for (int64_t step = 0; step < 5; ++step)
-    trainer.step(std::vector<data::MicroBatch>{batch_of(batches.tensor("ids"), batches.tensor("targets"), step)}, 3e-2);
+    trainer.step(std::vector<data::MicroBatch>{batch_of(batches.tensor("ids"), batches.tensor("targets"), step, setup.model.vocab)}, 3e-2);
   write_trained(out, o, setup, trainer);
 
-  const auto batch = batch_of(batches.tensor("ids"), batches.tensor("targets"), 7);
+  const auto batch = batch_of(batches.tensor("ids"), batches.tensor("targets"), 7, setup.model.vocab);
   const auto trained = trainer.evaluate(std::vector<data::MicroBatch>{batch});
   Loaded read(base, out);
   double loss = 0;
@@ -86,9 +86,25 @@ TEST(MethodsRoundTrip, WrittenAndRead) {
   written_and_read("modules", {.lora_target = {"v_proj"}, .additional_target = {"embed_tokens", "lm_head"}});
 }
 
-TEST(MethodsRoundTrip, PeftsDoraWithPatternsAndAHead) {
-  const store::SafetensorsFile reference(golden / "peft_dora" / "reference.safetensors");
-  Loaded read(golden / "llama_odd_untied", golden / "peft_dora");
+TEST(MethodsRoundTrip, WrittenAndReadOfModulesOfSeveralMatrices) {
+  const fs::path phi = golden / "families" / "phi3";
+  written_and_read("fused", {}, phi);
+  written_and_read("fused_dora_dropout", {.lora_dropout = 0.2, .use_dora = true}, phi);
+  written_and_read("fused_some", {.lora_target = {"qkv_proj", R"(.*\.1\.mlp\.down_proj)"}}, phi);
+  TrainOptions parts;
+  parts.lora_target = {"q_proj"};
+  try {
+    tuning_of(models::read_model(phi), parts);
+    FAIL() << "q_proj is no module of Phi-3";
+  } catch (const Error& e) {
+    EXPECT_NE(e.problem().expected.find("qkv_proj"), std::string::npos);
+  }
+}
+
+void logits_are_pefts(const fs::path& base, const fs::path& adapter) {
+  SCOPED_TRACE(adapter);
+  const store::SafetensorsFile reference(adapter / "reference.safetensors");
+  Loaded read(base, adapter);
   const Tensor ids = reference.tensor("ids"), expected = reference.tensor("logits");
   const Tensor logits = read.engine->logits({ids.get<int32_t>(), ids.get<int32_t>() + ids.count()});
   double worst = 0, largest = 0;
@@ -98,6 +114,10 @@ TEST(MethodsRoundTrip, PeftsDoraWithPatternsAndAHead) {
     largest = std::max(largest, std::fabs(double(expected.get<float>()[i])));
   }
   EXPECT_LE(worst, 1e-5 * largest);
+}
+TEST(MethodsRoundTrip, PeftsDoraWithPatternsAndAHead) { logits_are_pefts(golden / "llama_odd_untied", golden / "peft_dora"); }
+TEST(MethodsRoundTrip, PeftsOfModulesOfSeveralMatrices) {
+  for (const char* name : {"peft_fused", "peft_fused_dora"}) logits_are_pefts(golden / "families" / "phi3", golden / name);
 }
 
 // What was frozen stays as it was; of a packed base, as the numbers that its codes stand for.
@@ -139,7 +159,7 @@ void thawed_written_and_read(const fs::path& from, double tolerance) {
 }
 
 TEST(MethodsRoundTrip, AFrozenModelIsWrittenWhole) {
-  thawed_written_and_read(base, 1e-5);
+  thawed_written_and_read(golden / "llama_odd_tied", 1e-5);
   for (const char* packed : {"nf4", "nf4_dq"}) thawed_written_and_read(golden / "quantised" / packed, 1e-5);
   thawed_written_and_read(golden / "quantised" / "int8", 2e-2);  // training multiplies with rounded activations, a 16-bit folder does not
 }

@@ -87,6 +87,8 @@ TEST(SameNumbers, LoraOnEightBits) { same_everywhere(lora(quant::FormatId::int8)
 TEST(SameNumbers, Dora) { same_everywhere(dora(quant::FormatId::nf4), optim::OptimizerId::adamw); }
 TEST(SameNumbers, DropoutAndNeftune) { same_everywhere(noisy(quant::FormatId::nf4_dq), optim::OptimizerId::adamw); }
 TEST(SameNumbers, DoraWithDropout) { same_everywhere(noisy(quant::FormatId::nf4, true), optim::OptimizerId::adamw); }
+TEST(SameNumbers, LoraOfModulesOfSeveralMatrices) { same_everywhere(fused(lora(quant::FormatId::nf4_dq)), optim::OptimizerId::adamw_8bit); }
+TEST(SameNumbers, DoraWithDropoutOfModulesOfSeveralMatrices) { same_everywhere(fused(noisy(quant::FormatId::nf4, true)), optim::OptimizerId::adamw); }
 TEST(SameNumbers, ModulesTrainedWhole) { same_everywhere(with_modules(), optim::OptimizerId::adamw, tiny_model(3, false)); }
 TEST(SameNumbers, FreezeOnAPackedBase) { same_everywhere(freeze(quant::FormatId::nf4), optim::OptimizerId::adamw_8bit); }
 
