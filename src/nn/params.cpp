@@ -114,9 +114,9 @@ std::vector<store::ParamSpec> adapter_parameters(const ModelSpec& m, const LoraS
   std::vector<store::ParamSpec> specs;
   for (int l = 0; l < int(m.layers.size()); ++l) {
     const LayerLora& of = lora.layers[l];
-    for (const auto& [first, count] : members_of) {
+    for (const GroupMembers& members : members_of) {
       const auto each = [&](auto&& add) {
-        for (int p = first; p < first + count; ++p)
+        for (int p = members.first; p < members.first + members.count; ++p)
           if (of.on(p)) add(p, shape_of(m, m.layers[size_t(l)], p), of.of[size_t(p)].rank);
       };
       bool stacked = false;
