@@ -12,6 +12,8 @@
 #include <sstream>
 #include <vector>
 
+#include "base/decimal.h"
+
 namespace thimble {
 namespace {
 
@@ -186,13 +188,7 @@ Json resolve_scalar(std::string_view text) {
   if (text.starts_with("0o") && all_digits(text.substr(2), "01234567") && read_integer(text.substr(2), 8, integer)) return integer;
   if (text.starts_with("0x") && all_digits(text.substr(2), "0123456789abcdefABCDEF") && read_integer(text.substr(2), 16, integer)) return integer;
   if (is_float(body)) {
-    double x = 0;
-    const auto [end, error] = std::from_chars(body.data(), body.data() + body.size(), x);  // knows no locale
-    // Out of range: from_chars leaves x; a huge exponent is infinite, a tiny one zero, as IEEE reads them.
-    if (error == std::errc::result_out_of_range) {
-      const auto e = body.find_first_of("eE");
-      x = e != body.npos && body[e + 1] == '-' ? 0.0 : infinity;
-    }
+    const double x = read_decimal(body).value();
     return negative ? -x : x;
   }
   return std::string(text);

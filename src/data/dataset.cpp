@@ -47,16 +47,26 @@ class Tokenization {
     report_.lengths.resize(64);
   }
 
-  void add_file(const fs::path& path, const std::optional<Layout>& layout) {
-    if (rows_left_ == 0) return;
-    const auto rows = open_rows(path);
-    const Stamp before(path);
-    Block block = read_block(*rows);
-    if (block.empty())
+  // A file's first rows, and what they look like.
+  struct Opened {
+    std::unique_ptr<RowReader> rows;
+    Stamp before;
+    Block block;
+    std::optional<RowFormat> format;
+  };
+  Opened open(const fs::path& path, const std::optional<Layout>& layout) {
+    Opened file{open_rows(path), Stamp(path), {}, {}};
+    file.block = read_block(*file.rows);
+    if (file.block.empty() && rows_left_ != 0)
       throw Error(Fault::bad_input, {.what = "a data file has no rows", .where = path.string(), .expected = "at least one row", .found = "an empty file"});
-    const std::optional<RowFormat> format = format_of(*rows, block, layout);
+    if (!file.block.empty()) file.format = format_of(*file.rows, file.block, layout);
+    return file;
+  }
+
+  void add_file(const fs::path& path, const std::optional<Layout>& layout) {
+    auto [rows, before, block, format] = open(path, layout);
     while (!block.empty()) {
-      auto reading = std::async(std::launch::async, [&] { return read_block(*rows); });
+      auto reading = std::async(std::launch::async, [&rows = *rows, this] { return read_block(rows); });
       tokenize_block(block, *rows, format);
       for (Work& w : block) add(w, rows->at_line(w.row.line));
       block = reading.get();
@@ -255,7 +265,10 @@ DatasetReport tokenize(const Source& source, const Tokenizer& tokenizer, const C
 }
 
 Dataset read_dataset(const Source& source, const Tokenizer& tokenizer, const Chat& chat, const DatasetOptions& options, const TokenCache& cache) {
-  for (const fs::path& f : source.files) open_rows(f);  // what cannot be read says so first
+  const Sink nowhere;
+  const OnBadRow nobody;
+  Tokenization beginnings(tokenizer, chat, options, nowhere, nobody);
+  for (const fs::path& f : source.files) beginnings.open(f, source.layout);  // what cannot be read says so before all of it is hashed
   std::vector<Stamp> before(source.files.begin(), source.files.end());
   const fs::path place = place_in_cache(source, options, cache);
   std::string damage;

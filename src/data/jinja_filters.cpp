@@ -5,6 +5,7 @@
 #include <charconv>
 #include <cmath>
 
+#include "base/decimal.h"
 #include "data/jinja_runtime.h"
 #include "data/utf8.h"
 
@@ -196,20 +197,17 @@ Value to_int(Runtime& rt, const Value& v, const Arguments& a) {
   const bool plus = s.starts_with('+');
   const auto r = std::from_chars(s.data() + plus, s.data() + s.size(), value, int(std::clamp<int64_t>(whole(args[1], 10, "int"), 2, 36)));
   if (r.ec == std::errc() && r.ptr == s.data() + s.size()) return value;
-  double d = 0;
-  const auto f = std::from_chars(s.data() + plus, s.data() + s.size(), d);
-  return f.ec == std::errc() && f.ptr == s.data() + s.size() && std::fabs(d) < 9.2e18 ? Value(int64_t(d)) : otherwise;
+  const auto d = read_decimal(std::string_view(s).substr(plus));
+  return d && std::fabs(*d) < 9.2e18 ? Value(int64_t(*d)) : otherwise;
 }
 
 Value to_float(Runtime& rt, const Value& v, const Arguments& a) {
   const Value* otherwise = a.bind("float", {"default"})[0];
   if (v.is_number()) return v.number();
-  double d = 0;
   if (v.text()) {
     rt.spend_on(v);
     const std::string s = strip(*v.text(), nullptr, true, true).bytes();
-    const auto f = std::from_chars(s.data() + s.starts_with('+'), s.data() + s.size(), d);
-    if (f.ec == std::errc() && f.ptr == s.data() + s.size() && !s.empty()) return d;
+    if (const auto d = read_decimal(std::string_view(s).substr(s.starts_with('+')))) return *d;
   }
   return otherwise ? *otherwise : Value(0.0);
 }
@@ -358,7 +356,7 @@ Value truncate(Runtime& rt, const Value& v, const Arguments& a) {
   const Text text = to_text(v), end = text_or(args[2], "...");
   const int64_t most = whole(args[0], 255, "truncate"), leeway = whole(args[3], 5, "truncate"), of_end = int64_t(length(end));
   if (most < of_end || leeway < 0) refuse("truncate wants a length that holds what it ends with");
-  if (int64_t(length(text)) <= most + leeway) return text;
+  if (int64_t(length(text)) - most <= leeway) return text;
   Text cut = text.substr(0, byte_of(text, size_t(most - of_end)));
   if (!flag(args[1])) {
     if (const size_t blank = cut.bytes().rfind(' '); blank != std::string::npos) cut = cut.substr(0, blank);
@@ -368,7 +366,7 @@ Value truncate(Runtime& rt, const Value& v, const Arguments& a) {
 
 Value center(Runtime& rt, const Value& v, const Arguments& a) {
   const Text text = to_text(v);
-  const int64_t width = whole(a.bind("center", {"width"})[0], 80, "center"), missing = width - int64_t(length(text));
+  const int64_t width = std::max<int64_t>(whole(a.bind("center", {"width"})[0], 80, "center"), 0), missing = width - int64_t(length(text));
   if (missing <= 0) return text;
   rt.room_for(text.size() + size_t(missing));
   const int64_t left = missing / 2 + (missing & width & 1);

@@ -224,7 +224,7 @@ Value partitioned(Runtime& rt, const Value& self, const Arguments& a) {
 Value filled(Runtime& rt, const Value& self, const Arguments& a) {
   const Value* width = a.bind("zfill", {"width"})[0];
   const Text& t = *self.text();
-  const int64_t missing = (width ? wanted_int(*width, "zfill()") : 0) - int64_t(length(t));
+  const int64_t missing = (width ? std::max<int64_t>(wanted_int(*width, "zfill()"), 0) : 0) - int64_t(length(t));
   if (missing <= 0) return self;
   rt.room_for(t.size() + size_t(missing));
   const bool sign = t.bytes().starts_with('-') || t.bytes().starts_with('+');
@@ -299,7 +299,7 @@ Value range(Runtime& rt, const Arguments& a) {
   if (count > most) refuse(fmt::format("range() of more than {} numbers", int64_t(most)));
   rt.spend(size_t(count));
   List out;
-  for (int64_t i = 0; i < int64_t(count); ++i) out.emplace_back(begin + i * step);
+  for (int64_t i = 0; i < int64_t(count); ++i) out.emplace_back(int64_t(begin + __int128(i) * step));
   return out;
 }
 

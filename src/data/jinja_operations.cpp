@@ -202,12 +202,13 @@ Text percent_format(Runtime& rt, const Text& format, const List& values) {
     if (as_text || !v.is_number()) refuse(fmt::format("the format %{}{} is not for a {}", spec, kind, type_name(v)));
     int64_t room = 0;
     const int64_t* i = v.integer(room);
+    if (kind != 'f' && !i && !(std::fabs(v.number()) < 9.2e18)) refuse(fmt::format("the format %{}{} is not for {}", spec, kind, to_text(v).bytes()));
     char text[512];
     const std::string pattern = "%" + spec + (kind == 'f' ? "f" : kind == 'x' || kind == 'X' ? std::string("ll") + kind : "lld");
     const double width = std::atof(spec.c_str() + spec.find_first_not_of("-+ #0.") * (spec.find_first_not_of("-+ #0.") != spec.npos));
     if (std::fabs(width) > 100) refuse("a format is wider than 100");
     const int n = kind == 'f' ? std::snprintf(text, sizeof text, pattern.c_str(), v.number())
-                              : std::snprintf(text, sizeof text, pattern.c_str(), static_cast<long long>(i ? *i : int64_t(std::clamp(v.number(), -9e18, 9e18))));
+                              : std::snprintf(text, sizeof text, pattern.c_str(), static_cast<long long>(i ? *i : int64_t(v.number())));
     out += Text(std::string(text, size_t(std::clamp(n, 0, int(sizeof text) - 1))));
   }
   if (next < values.size()) refuse("a format has fewer places than values");

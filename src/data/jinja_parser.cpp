@@ -3,6 +3,7 @@
 #include <charconv>
 #include <utility>
 
+#include "base/decimal.h"
 #include "data/jinja_lexer.h"
 #include "data/jinja_syntax.h"
 
@@ -385,7 +386,7 @@ class Parser {
         return constant(std::move(all));
       }
       case Token::integer: return constant(integer(t));
-      case Token::real: return constant(std::stod(t.value));
+      case Token::real: return constant(read_decimal(t.value).value());
       default: break;
     }
     if (skip("(")) return bracketed();

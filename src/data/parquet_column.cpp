@@ -16,7 +16,7 @@ namespace {
 
 constexpr int64_t largest_page = int64_t{256} << 20;
 constexpr int64_t largest_header = 1 << 20;
-enum PageKind { data_page = 0, index_page = 1, dictionary_page = 2, data_page_v2 = 3 };
+enum PageKind : int64_t { data_page = 0, index_page = 1, dictionary_page = 2, data_page_v2 = 3 };  // any number, since a file says it
 enum Encoding { plain = 0, plain_dictionary = 2, run_length = 3, rle_dictionary = 8 };
 enum Codec { uncompressed = 0, snappy_codec = 1, gzip_codec = 2, zstd_codec = 6 };
 constexpr const char* codec_names[] = {"none", "snappy", "gzip", "LZO", "brotli", "LZ4", "zstd", "LZ4_RAW"};
@@ -169,9 +169,10 @@ bool ParquetColumn::next_page() {
 
     // Levels of version 2 lie uncompressed in front.
     const Thrift* v2 = kind == data_page_v2 ? header.find(8) : nullptr;
-    const int64_t front = v2 ? v2->number_or(5, 0) + v2->number_or(6, 0) : 0;
-    if (kind == data_page_v2 && (!v2 || v2->number_or(5, 0) < 0 || v2->number_or(6, 0) < 0 || front > std::min(packed, size)))
-      fail("a page of a parquet column has impossible levels", "levels inside of the page", std::to_string(front));
+    const int64_t definitions = v2 ? v2->number_or(5, 0) : 0, repetitions = v2 ? v2->number_or(6, 0) : 0, most = std::min(packed, size);
+    if (kind == data_page_v2 && (!v2 || repetitions < 0 || repetitions > most || definitions < 0 || definitions > most - repetitions))
+      fail("a page of a parquet column has impossible levels", fmt::format("levels within {} bytes", most), fmt::format("{} and {}", repetitions, definitions));
+    const int64_t front = repetitions + definitions;
     std::string& page = kind == dictionary_page ? dictionary_page_ : page_;
     if (codec_ == uncompressed || (v2 && v2->number_or(7, 1) == 0)) {
       page = packed_;

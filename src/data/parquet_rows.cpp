@@ -32,7 +32,7 @@ Thrift read_footer(const fs::path& path) {
   if (length > size - 12 || length > largest_footer) fail(fmt::format("a footer of at most {} bytes", std::min(size - 12, largest_footer)), std::to_string(length));
   std::string text(length, '\0');
   if (!file.seekg(size - 8 - int64_t(length)) || !file.read(text.data(), length)) fail("a footer", "a read error");
-  return read_thrift(text, where);
+  return read_thrift(text, where, nullptr, std::max(size, int64_t{16} << 20));
 }
 
 }  // namespace

@@ -13,18 +13,20 @@ constexpr int deepest = 32;
 
 class Reader {
  public:
-  Reader(std::string_view text, const std::string& where) : text_(text), where_(where) {}
+  Reader(std::string_view text, const std::string& where, int64_t tree_bytes) : text_(text), where_(where), room_(tree_bytes) {}
   size_t at() const { return at_; }
 
   Thrift read_struct(int depth) {
     if (depth > deepest) fail("nested deeper than 32 levels");
     Thrift t;
-    for (int id = 0;;) {
+    for (int64_t id = 0;;) {
       const int head = next(), type = head & 15;
       if (head == stop) return t;
-      id = head >> 4 ? id + (head >> 4) : int(zigzag());
+      id = head >> 4 ? id + (head >> 4) : zigzag();
+      if (id < 0 || id > INT16_MAX) fail(fmt::format("a field with id {}", id));
+      take_room(sizeof(Thrift::Field));
       Thrift value = type == yes || type == no ? Thrift{.number = type == yes} : read(type, depth);
-      t.fields.emplace_back(id, std::move(value));
+      t.fields.push_back({int(id), std::move(value)});
     }
   }
 
@@ -55,6 +57,10 @@ class Reader {
     at_ += size_t(n);
     return text_.substr(at_ - size_t(n), size_t(n));
   }
+  void take_room(size_t bytes) {
+    room_ -= 2 * int64_t(bytes);  // lists grow by doubling
+    if (room_ < 0) fail("more small parts than a file of this size has");
+  }
   Thrift read(int type, int depth) {
     switch (type) {
       case yes: case no: case byte: return {.number = next()};
@@ -73,7 +79,10 @@ class Reader {
     const uint64_t n = head >> 4 == 15 ? varint() : uint64_t(head >> 4);
     if (n > text_.size() - at_) fail("a list longer than the file");
     Thrift t;
-    for (uint64_t i = 0; i < n; ++i) t.list.push_back(read(head & 15, depth));
+    for (uint64_t i = 0; i < n; ++i) {
+      take_room(sizeof(Thrift));
+      t.list.push_back(read(head & 15, depth));
+    }
     return t;
   }
   Thrift read_map(int depth) {
@@ -88,13 +97,14 @@ class Reader {
   std::string_view text_;
   const std::string& where_;
   size_t at_ = 0;
+  int64_t room_;
 };
 
 }  // namespace
 
 const Thrift* Thrift::find(int id) const {
-  const auto it = std::find_if(fields.begin(), fields.end(), [&](const auto& f) { return f.first == id; });
-  return it == fields.end() ? nullptr : &it->second;
+  const auto it = std::find_if(fields.begin(), fields.end(), [&](const auto& f) { return f.id == id; });
+  return it == fields.end() ? nullptr : &it->value;
 }
 
 int64_t Thrift::number_or(int id, int64_t otherwise) const {
@@ -102,8 +112,8 @@ int64_t Thrift::number_or(int id, int64_t otherwise) const {
   return t ? t->number : otherwise;
 }
 
-Thrift read_thrift(std::string_view text, const std::string& where, size_t* used) {
-  Reader reader(text, where);
+Thrift read_thrift(std::string_view text, const std::string& where, size_t* used, int64_t tree_bytes) {
+  Reader reader(text, where, tree_bytes);
   Thrift t = reader.read_struct(0);
   if (used) *used = reader.at();
   return t;

@@ -4,7 +4,6 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 namespace thimble::data {
@@ -13,13 +12,19 @@ struct Thrift {
   int64_t number = 0;                           // of integers and booleans
   std::string bytes;                            // of strings
   std::vector<Thrift> list;
-  std::vector<std::pair<int, Thrift>> fields;   // of structs, by id
+  struct Field;
+  std::vector<Field> fields;                    // of structs
 
   const Thrift* find(int id) const;             // nothing where the field is absent
   int64_t number_or(int id, int64_t otherwise) const;
 };
+struct Thrift::Field {
+  int id;
+  Thrift value;
+};
 
-// `used`: the bytes that the struct takes of `text`. Throws Error (bad_input) naming `where` on anything else.
-Thrift read_thrift(std::string_view text, const std::string& where, size_t* used = nullptr);
+// `used`: the bytes that the struct takes of `text`. Throws Error (bad_input) naming `where` on anything else, and where its tree would take more
+// than `tree_bytes`: a byte of text can be a value of a hundred.
+Thrift read_thrift(std::string_view text, const std::string& where, size_t* used = nullptr, int64_t tree_bytes = int64_t{16} << 20);
 
 }  // namespace thimble::data

@@ -40,7 +40,7 @@ void read_yarn(nn::RopeSpec& rope, const Json& s, const std::string& where, cons
   rope.factor = stretch(s, where, m, rope);
   rope.beta_fast = positive(s, "beta_fast", where, most_factor, 32);
   rope.beta_slow = positive(s, "beta_slow", where, most_factor, 1);
-  if (rope.beta_fast < rope.beta_slow) fail_field(where, "beta_fast", fmt::format("at least beta_slow, {}", rope.beta_slow), &s["beta_fast"]);
+  if (rope.beta_fast < rope.beta_slow) fail_field(where, "beta_fast", fmt::format("at least beta_slow, {}", rope.beta_slow), given(s, "beta_fast") ? &s["beta_fast"] : nullptr);
   rope.truncate = value_or<bool>(s, "truncate", true, where);
   if (rope.theta == 1) fail_field(where, "rope_theta", "a base other than 1, which yarn takes the logarithm of", nullptr);
   const auto scale = [&](double mscale) { return rope.factor <= 1 ? 1.0 : 0.1 * mscale * std::log(rope.factor) + 1; };

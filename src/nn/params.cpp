@@ -122,7 +122,7 @@ std::vector<store::ParamSpec> adapter_parameters(const ModelSpec& m, const LoraS
   for (int l = 0; l < int(m.layers.size()); ++l) {
     const LayerLora& of = lora.layers[l];
     for (int g = 0; g < layer_group_count; ++g) {
-      const auto [first, count] = members_of[g];
+      const int first = members_of[g].first, count = members_of[g].count;  // not bindings, which no lambda of clang 16 takes
       if (of.shares_a(LayerGroup(g)) && of.on(first)) {
         const Shape w = layer_param_shape(m, m.layers[size_t(l)], first);
         const int64_t rank = of.of[size_t(first)].rank;

@@ -50,7 +50,7 @@ void softmax_step(float* scores, Running& run, const Sight& sight, int64_t key, 
       Floats x = load(at);
       if (masked) {
         const int32_t position = int32_t(key + j);
-        x = (low <= position) & (high >= position) ? x : splat(minus_infinity);
+        x = ((low <= position) & (high >= position)) ? x : splat(minus_infinity);
         store(at, x);
       }
       most = max(x, most);
@@ -82,7 +82,7 @@ void softmax_step_of_row(float* scores, Running& run, const Sight& sight, int64_
   Floats most = splat(run.most[i]);
   for (int64_t j = 0; j < keys; j += lanes) {
     const Ints position = ascending() + int32_t(key + j);
-    const Floats x = (position >= sight.low[i]) & (position <= sight.high[i]) ? load(scores + j) : splat(minus_infinity);
+    const Floats x = ((position >= sight.low[i]) & (position <= sight.high[i])) ? load(scores + j) : splat(minus_infinity);
     store(scores + j, x);
     most = max(x, most);
   }

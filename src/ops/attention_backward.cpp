@@ -39,7 +39,7 @@ void turn_by_keys(const Backward<X>& b, float* scores, float* dp, const Sight& s
     for (int64_t j = 0; j < keys; j += lanes) {
       float *s = scores + i * tile_rows + j, *d = dp + i * tile_rows + j;
       const Ints position = ascending() + int32_t(key + j);
-      const Floats p = (position >= sight.low[i]) & (position <= sight.high[i]) ? exp(load(s) - lse) : Floats{};
+      const Floats p = ((position >= sight.low[i]) & (position <= sight.high[i])) ? exp(load(s) - lse) : Floats{};
       store(s, p);
       store(d, p * (load(d) - delta));
     }
@@ -90,7 +90,7 @@ void turn_by_rows(const float* scores, float* dp, const Sight& sight, const floa
     for (int64_t j = 0; j < keys; ++j) {
       const int64_t at = j * tile_rows + r;
       const int32_t position = int32_t(key + j);
-      const Floats p = (low <= position) & (high >= position) ? exp(load(scores + at) - load(lse + r)) : Floats{};
+      const Floats p = ((low <= position) & (high >= position)) ? exp(load(scores + at) - load(lse + r)) : Floats{};
       store(dp + at, p * (load(dp + at) - load(delta + r)));
     }
   }

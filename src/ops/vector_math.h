@@ -6,6 +6,7 @@
 #include <type_traits>
 
 #include "base/dtype.h"
+#include "base/shuffle.h"
 #include "base/threads.h"
 
 namespace thimble::ops {
@@ -112,7 +113,7 @@ inline Ints ascending() { return Ints{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 
 template <int step>
 Floats fold(Floats a, Floats b) {
   const Ints lane = ascending(), from = (lane & step) * (int(lanes) / step);
-  return __builtin_shuffle(a, b, (lane & ~step) + from) + __builtin_shuffle(a, b, (lane | step) + from);
+  return shuffle(a, b, (lane & ~step) + from) + shuffle(a, b, (lane | step) + from);
 }
 
 // Sixteen sums at once: lane i of the result is the sum over the lanes of vector_of(i). A tree of folds, so that all stays in registers.

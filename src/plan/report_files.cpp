@@ -90,7 +90,7 @@ Json to_json(const Story& s) {
       alive[name_of(tier)].push_back({{"name", a.name}, {"use", name_of(a.use)}, {"bytes", a.bytes}, {"tensors", a.count}});
   for (const auto& c : s.choice.front) alternatives.push_back(candidate_json(c, s));
   for (const auto& op : s.analysis.ops) ops.push_back({{"op", op.name}, {"calls", op.calls}, {"seconds", op.seconds}});
-  const auto tier = [&](Tier which) { return Json{{"bytes", o.peak[size_t(which)]}, {"by_use", uses(o.at_peak[size_t(which)])}}; };
+  const auto tier = [&o = o](Tier which) { return Json{{"bytes", o.peak[size_t(which)]}, {"by_use", uses(o.at_peak[size_t(which)])}}; };
   return {{"model", s.model},
           {"machine", {{"name", s.spec.name}, {"kind", s.spec.kind == DeviceKind::cuda ? "cuda" : "cpu"}, {"flops", s.spec.flops}, {"memory_bandwidth", s.spec.memory_bandwidth},
                        {"link_bandwidth", s.spec.link_bandwidth}, {"disk_bandwidth", s.spec.disk_bandwidth}, {"overhead_bytes", s.spec.overhead}}},
@@ -115,7 +115,7 @@ std::string to_html(const Story& s) {
       "pre{{background:#f6f6f6;padding:1em;overflow:auto}}.key{{display:inline-block;width:.9em;height:.9em;margin:0 .3em 0 1em}}.best{{background:#e6f4e0}}.no{{color:#999}}</style>"
       "<h1>{0}</h1><p>On {1}: <b>{2:.3f} s a step, {3:.0f} tokens/s</b> predicted.</p><p>{4}</p><pre>{5}</pre>",
       escaped(s.model), escaped(s.spec.name), o.step_seconds(plan), o.tokens_per_second(plan), escaped(describe(plan)), escaped(reasons(s)));
-  const auto parts = [&](bool device) {
+  const auto parts = [&s, &o = o](bool device) {
     std::vector<std::tuple<std::string, std::string, int64_t>> all;
     for (size_t u = 0; u < use_count; ++u)
       all.emplace_back(name_of(Use(u)), colours[u], device ? o.at_peak[size_t(Tier::device)][u] : o.at_peak[size_t(Tier::pinned)][u] + o.at_peak[size_t(Tier::host)][u]);

@@ -88,17 +88,17 @@ void dense_multiply_few(Stream& s, Tensor x, std::span<const FewProduct> product
   const Tensor x32 = f32_scratch_for(s, x);
   launch(s, work, [&] {
     as_f32(x32, x);
-    for (const auto& [y, w, c] : products)
-      visit_float(y.dtype, [&](auto out) {
+    for (const FewProduct& p : products)
+      visit_float(p.y.dtype, [&](auto out) {
         using Y = decltype(out);
-        const int64_t rows = w->shape[0], columns = w->shape[1];
+        const int64_t rows = p.w->shape[0], columns = p.w->shape[1];
         const auto go = [&]<template <int> class Rows, class W>(const W* values) {
-          multiply_all<Rows>(y.get<Y>(), c ? c.get<Y>() : nullptr, {x32.get<float>(), x.shape[0], columns}, rows, columns, Matrix<W>{values, columns});
+          multiply_all<Rows>(p.y.get<Y>(), p.c ? p.c.get<Y>() : nullptr, {x32.get<float>(), x.shape[0], columns}, rows, columns, Matrix<W>{values, columns});
         };
-        switch (w->dense().dtype) {
-          case DType::f32: return go.template operator()<RowsF32>(w->dense().get<float>());
-          case DType::bf16: return go.template operator()<RowsBf16>(w->dense().get<bf16>());
-          default: return go.template operator()<RowsF16>(w->dense().get<f16>());
+        switch (p.w->dense().dtype) {
+          case DType::f32: return go.template operator()<RowsF32>(p.w->dense().get<float>());
+          case DType::bf16: return go.template operator()<RowsBf16>(p.w->dense().get<bf16>());
+          default: return go.template operator()<RowsF16>(p.w->dense().get<f16>());
         }
       });
   }, [&](auto& cuda) { dense_multiply_few_cuda(cuda, x, products); });

@@ -108,10 +108,10 @@ void int8_multiply_few(Stream& s, Tensor x, std::span<const FewProduct> products
   const Tensor x32 = f32_scratch_for(s, x);
   launch(s, work, [&] {
     as_f32(x32, x);
-    for (const auto& [y, w, c] : products)
-      visit_float(y.dtype, [&](auto out) {
+    for (const FewProduct& p : products)
+      visit_float(p.y.dtype, [&](auto out) {
         using Y = decltype(out);
-        multiply_all<Int8Rows>(y.get<Y>(), c ? c.get<Y>() : nullptr, {x32.get<float>(), x.shape[0], w->shape[1]}, w->shape[0], w->shape[1], Matrix8(*w));
+        multiply_all<Int8Rows>(p.y.get<Y>(), p.c ? p.c.get<Y>() : nullptr, {x32.get<float>(), x.shape[0], p.w->shape[1]}, p.w->shape[0], p.w->shape[1], Matrix8(*p.w));
       });
   }, [&](auto& cuda) { int8_multiply_few_cuda(cuda, x, products); });
 }

@@ -39,7 +39,7 @@ float block_codes(uint8_t (&codes)[nf4_block], const T* x, int64_t n) {
     I8 node = I8{} + 1;
 #pragma GCC unroll 4
     for (int level = 0; level < 4; ++level)  // true is -1; NaN is never greater
-      node = node + node - (u > __builtin_shuffle(low, high, node));
+      node = node + node - (u > shuffle(low, high, node));
     const B8 bytes = __builtin_convertvector(node - 16, B8);
     std::memcpy(codes + 8 * j, &bytes, sizeof bytes);
   }
@@ -105,6 +105,9 @@ void unpack_all(T* to, const Nf4Bytes& w) {
 // The reference rounds the product before it adds the offset, so no fused multiply-add may stand here (written in double, the compiler
 // still makes one).
 [[gnu::noinline, gnu::optimize("fp-contract=off")]] void Nf4Bytes::scales(float* out, int64_t first, int64_t n) const {
+#ifdef __clang__
+#pragma clang fp contract(off)
+#endif
   if (absmax) {
     std::memcpy(out, absmax + first, size_t(n) * sizeof(float));
     return;

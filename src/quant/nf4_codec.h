@@ -43,7 +43,7 @@ constexpr int nf4_shift(int j) { return 8 * (j / 2) + (j % 2 == 0 ? 4 : 0); }
 #else
   const F8 low = load_as<F8>(nf4_values.data()), high = load_as<F8>(nf4_values.data() + 8);
   const I8 first = __builtin_shufflevector(codes, codes, 0, 1, 2, 3, 4, 5, 6, 7), second = __builtin_shufflevector(codes, codes, 8, 9, 10, 11, 12, 13, 14, 15);
-  const F8 a = __builtin_shuffle(low, high, first & 15), b = __builtin_shuffle(low, high, second & 15);
+  const F8 a = shuffle(low, high, first & 15), b = shuffle(low, high, second & 15);
   return join(a, b);
 #endif
 }
@@ -64,7 +64,7 @@ struct Nf4Table {
 #ifdef __AVX512VL__
     return (F8)_mm256_permutex2var_ps((__m256)low, (__m256i)lanes, (__m256)high);  // looks at four bits by itself
 #else
-    return __builtin_shuffle(low, high, (I8)(lanes & 15));
+    return shuffle(low, high, (I8)(lanes & 15));
 #endif
   }
 };

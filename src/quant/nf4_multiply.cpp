@@ -104,13 +104,13 @@ void nf4_multiply_few(Stream& s, Tensor x, std::span<const FewProduct> products)
   launch(s, work, [&] {
     as_f32(x32, x);
     if (aligned) arrange(arranged.get<float>(), x32.get<float>(), x.shape[0], x.shape[1]);
-    for (const auto& [y, w, c] : products)
-      visit_float(y.dtype, [&](auto out) {
+    for (const FewProduct& p : products)
+      visit_float(p.y.dtype, [&](auto out) {
         using Y = decltype(out);
-        const Nf4Bytes bytes(*w);
-        const Y* plus = c ? c.get<Y>() : nullptr;
-        if (aligned) multiply_all<Nf4Rows>(y.get<Y>(), plus, {arranged.get<float>(), x.shape[0], arranged.shape[1]}, w->shape[0], bytes.columns, bytes);
-        else multiply_unaligned(y.get<Y>(), plus, x32.get<float>(), x.shape[0], w->shape[0], bytes);
+        const Nf4Bytes bytes(*p.w);
+        const Y* plus = p.c ? p.c.get<Y>() : nullptr;
+        if (aligned) multiply_all<Nf4Rows>(p.y.get<Y>(), plus, {arranged.get<float>(), x.shape[0], arranged.shape[1]}, p.w->shape[0], bytes.columns, bytes);
+        else multiply_unaligned(p.y.get<Y>(), plus, x32.get<float>(), x.shape[0], p.w->shape[0], bytes);
       });
   }, [&](auto& cuda) { nf4_multiply_few_cuda(cuda, x, products); });
 }

@@ -130,9 +130,11 @@ TEST_F(BadRun, Data) {
   // Case 64: 1 TiB that is one row; case 63: what is taken.
   write("a.jsonl", good);
   fs::resize_file(folder / "a.jsonl", uintmax_t{1} << 40);
-  const Ended endless = run("data check a.jsonl --model model --threads 1");  // a run would first hash what it is to tokenise
-  EXPECT_EQ(endless.code, 3) << endless.text;
-  EXPECT_TRUE(endless.text.find("a.jsonl:2") != endless.text.npos && endless.text.find("64 MiB") != endless.text.npos) << endless.text;
+  for (const std::string& command : {std::string("data check a.jsonl --model model --threads 1"), train + "output_dir=never dataset=a.jsonl"}) {
+    const Ended endless = run(command);
+    EXPECT_EQ(endless.code, 3) << endless.text;
+    EXPECT_TRUE(endless.text.find("a.jsonl:2") != endless.text.npos && endless.text.find("64 MiB") != endless.text.npos) << endless.text;
+  }
   write("a.jsonl", "\xef\xbb\xbf" + std::string(R"({"prompt":"a","response":"b"})") + "\r\n" + R"({"prompt":"c","response":"d"})");
   EXPECT_EQ(run("data check a.jsonl --model model --threads 1").code, 0);
   // Case 67: nothing to learn from.

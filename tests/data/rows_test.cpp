@@ -71,6 +71,8 @@ TEST_F(RowsTest, ParquetOfWrongEndsAndFooters) {
   expect_error("a.parquet", with_footer(std::string(100, '\x19') ), "a.parquet", "a.parquet");      // lists in lists
   expect_error("a.parquet", with_footer("\x29\xfc\xff\xff\xff\xff\x0f"), "a.parquet", "longer than the file");  // 4e9 elements
   expect_error("a.parquet", with_footer(std::string(1, '\0')), "a.parquet", "no schema");
+  expect_error("a.parquet", with_footer("\x05\xfe\xff\xff\xff\x0f\x02\xf5\x02"), "a.parquet", "a field with id");  // beyond i16, and beyond int with the next
+  expect_error("a.parquet", with_footer("\x19\xf3\x80\x80\x40" + std::string(1 << 20, '\0')), "a.parquet", "small parts");  // a million bytes, each an element
 }
 
 // Every byte changed in three ways, and the file cut at every place: rows, or an error that names the file; never anything else.

@@ -188,7 +188,7 @@ void random_program(Bench& b, uint64_t seed, int steps, const std::function<void
         expect_all(at, truth[size_t(item)]);
         if (draws.below(2)) {
           const int32_t value = ++truth[size_t(item)];
-          run([=] { std::fill_n(at, words, value); });
+          run([at = at, value] { std::fill_n(at, words, value); });
           b.ring.release(item, b.homes[size_t(item)]);
         } else {
           b.ring.release(item);
