@@ -1,3 +1,4 @@
+// The first of the largest, rows in parallel.
 #include "ops/argmax.h"
 
 #include <cmath>

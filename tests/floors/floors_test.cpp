@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <fstream>
 #include <map>
+#include <ostream>
 #include <regex>
 #include <set>
 #include <sstream>
@@ -183,6 +184,7 @@ struct Planted {
   const char* text;
   const char* says;  // part of the one violation; empty: the file is in order
 };
+void PrintTo(const Planted& p, std::ostream* out) { *out << p.path; }  // in the test's name
 
 class Checker : public testing::TestWithParam<Planted> {};
 
