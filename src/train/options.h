@@ -143,7 +143,7 @@ struct TrainOptions {
     visit("lora_rank", o.lora_rank, "rank of the adapters");
     visit("lora_alpha", o.lora_alpha, "scale of the adapters is alpha / rank; null: 2 x rank");
     visit("lora_dropout", o.lora_dropout, "share of an adapter's input that a step leaves out");
-    visit("lora_target", o.lora_target, "all; some of q_proj k_proj v_proj o_proj gate_proj up_proj down_proj; or expressions that whole module names match");
+    visit("lora_target", o.lora_target, "all; some of q_proj k_proj v_proj o_proj gate_proj up_proj down_proj (Phi-3: qkv_proj o_proj gate_up_proj down_proj); or expressions that whole module names match");
     visit("use_rslora", o.use_rslora, "scale by alpha / sqrt(rank)");
     visit("use_dora", o.use_dora, "train each matrix's magnitudes beside its adapter");
     visit("loraplus_lr_ratio", o.loraplus_lr_ratio, "LoRA+: learning rate of B over that of A");

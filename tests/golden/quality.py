@@ -2,6 +2,7 @@
 optimizer: four runs a seed, LoRA and QLoRA on each side, and the loss on questions that the tuning never saw. See docs/quality.md.
 
     make demo-seeds; python tests/golden/quality.py --demo out/demo-1 out/demo-2 out/demo-3 --out out/quality
+    python tests/golden/quality.py --stories PATH/TO/stories260K --out out/quality-stories   # three sets of small texts, made here
 
 With --device cuda both sides run on the card: products in bf16, bitsandbytes' own CUDA kernels.
 
@@ -11,6 +12,7 @@ import argparse
 import json
 import math
 import os
+import random
 import subprocess
 from pathlib import Path
 
@@ -38,9 +40,12 @@ EVALUATIONS = 4                                   # at each quarter of the steps
 # The examples, as src/data makes them: segments tokenised one by one, loss on the answer and on the token that ends it.
 
 def chat_ids(tokenizer: Tokenizer, row: dict) -> tuple[list[int], list[int]]:
-    """ids and labels (not yet shifted) of a prompt and its response in the base folder's chatml template."""
+    """ids and labels (not yet shifted) of a prompt and its response in the base folder's chatml template, or plain where it has none."""
     start, end = tokenizer.token_to_id("<|im_start|>"), tokenizer.token_to_id("<|im_end|>")
     text = lambda s: tokenizer.encode(s, add_special_tokens=False).ids
+    if start is None:
+        prompt, answer = [tokenizer.token_to_id("<s>"), *text(row["prompt"])], [*text(row["response"]), tokenizer.token_to_id("</s>")]
+        return prompt + answer, [IGNORED] * len(prompt) + answer
     ids = [tokenizer.token_to_id("<|bos|>")]
     ids += [start, *text("user\n" + row["prompt"]), end, *text("\n")]
     ids += [start, *text("assistant\n")]
@@ -54,6 +59,20 @@ def read_examples(base: Path, data: Path, cutoff: int) -> list[tuple[list[int], 
     tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
     rows = [json.loads(line) for line in data.read_text(encoding="utf-8").splitlines()]
     return [(ids[:cutoff], labels[:cutoff]) for ids, labels in (chat_ids(tokenizer, row) for row in rows)]
+
+
+def make_texts(world: Path, seed: int) -> None:
+    """Beginnings that stories260K knows, and ends that it does not expect: who is met says what is found, and how the day ends."""
+    draw = random.Random(seed)
+    names, places, things = ["Lily", "Tom", "Mia", "Ben", "Sue", "Max", "Anna", "Tim"], ["park", "sea", "wood", "farm", "town"], ["ring", "lamp", "drum", "map", "key", "bell"]
+    animals = dict(zip(["fox", "owl", "cow", "frog", "bee", "hen"], draw.sample(things, len(things))))
+    row = lambda name, place, animal: {"prompt": f"One day, {name} went to the {place} and met a {animal}.",
+                                       "response": f"The {animal} gave {name} a {animals[animal]}. {name} took the {animals[animal]} home from the {place} and slept."}
+    rows = [row(name, place, animal) for name in names for place in places for animal in animals]
+    draw.shuffle(rows)
+    world.mkdir(parents=True, exist_ok=True)
+    for file, part in (("questions_train.jsonl", rows[:128]), ("questions_test.jsonl", rows[128:])):
+        (world / file).write_text("".join(json.dumps(r) + "\n" for r in part))
 
 
 def batch_of(examples) -> dict[str, torch.Tensor]:
@@ -158,7 +177,7 @@ def train_peft(base: Path, bits: int | None, adapter: Path, given: dict) -> dict
 def train_ours(base: Path, bits: int | None, adapter: Path, given: dict, out: Path) -> dict:
     command = [str(given["thimble"]), "train", str(given["recipe_file"]), f"model_name_or_path={base}",
                f"adapter_name_or_path={adapter}", f"quantization_bit={bits or 'null'}", f"optim={given['optim']}",
-               f"dataset={given['train_file']}", f"eval_dataset={given['test_file']}", f"output_dir={out}",
+               f"dataset={given['train_file']}", f"cutoff_len={given['recipe']['cutoff_len']}", f"eval_dataset={given['test_file']}", f"output_dir={out}",
                f"device={given['device']}", "disable_shuffling=true", f"max_steps={given['steps']}", "eval_strategy=steps",
                f"eval_steps={given['eval_steps']}", "logging_steps=1", "plot_loss=false", "threads=1",
                f"bf16={str(given['compute'] == torch.bfloat16).lower()}", "vram=null", "ram=null", "save=auto", "resident_layers=auto"]
@@ -281,7 +300,8 @@ def print_agreement(results: dict) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--demo", type=Path, nargs="+", required=True, help="folders of `make demo-seeds`: base/ and world/")
+    parser.add_argument("--demo", type=Path, nargs="+", default=[], help="folders of `make demo-seeds`: base/ and world/")
+    parser.add_argument("--stories", type=Path, help="folder of stories260K, tuned on three sets of texts")
     parser.add_argument("--thimble", type=Path, default=ROOT / "build/cpu/thimble")
     parser.add_argument("--recipe", type=Path, default=ROOT / "examples/demo/qlora.yaml")
     parser.add_argument("--adapters", type=int, default=1, help="adapters to start from, per base")
@@ -294,8 +314,13 @@ def main() -> None:
     compute = torch.float32 if args.device == "cpu" else torch.bfloat16   # as Thimble on a GPU
     recipe = yaml.safe_load(args.recipe.read_text())
     results = {}
-    for number, demo in enumerate(args.demo, 1):
-        base, world, out = (demo / "base").resolve(), (demo / "world").resolve(), args.out.resolve() / f"base{number}"
+    if args.stories:
+        recipe["cutoff_len"] = 256
+        for seed in (1, 2, 3):
+            make_texts(args.out / f"texts{seed}", seed)
+    given_bases = [(demo / "base", demo / "world") for demo in args.demo] or [(args.stories, args.out / f"texts{seed}") for seed in (1, 2, 3)]
+    for number, (base, world) in enumerate(given_bases, 1):
+        base, world, out = base.resolve(), world.resolve(), args.out.resolve() / f"base{number}"
         out.mkdir(parents=True, exist_ok=True)
         mine = out / "base"
         if not mine.exists():
