@@ -71,8 +71,9 @@ class CpuDevice final : public Device {
   Storage reserve(Tier tier, int64_t bytes) override { return tier == Tier::disk && bytes > 0 ? disk_.reserve(spec().disk, bytes) : map_memory(tier, bytes); }
   Ticket copy(Lane lane, void* to, const void* from, int64_t bytes, Ticket after, Ticket also) override {
     if (lane == Lane::disk) return ticket(lane, disk_.copy(to, from, bytes, [=, this] { pass(after), pass(also); }));
-    if (bytes <= small_copy) {  // sooner done than handed to a thread
+    if (bytes <= small_copy) {  // sooner done than handed to a thread; behind what its lane was given before
       wait(after), wait(also);
+      lanes_[size_t(lane)].wait_for_all();
       std::memcpy(to, from, size_t(bytes));
       return 0;
     }

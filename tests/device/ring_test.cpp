@@ -292,6 +292,18 @@ TEST(Ring, ThePhantomMakesTheSameLedger) {
     }
 }
 
+// A slot that was fetched and not used is given to another item: the later of two copies of one lane to one place stays, though small ones need no thread.
+TEST(Copies, OfALaneKeepTheirOrderWhateverTheirSize) {
+  const auto device = cpu_device({});
+  const std::vector<char> large(size_t(64) << 20, 'l'), small(100, 's');
+  std::vector<char> to(large.size());
+  const Ticket first = device->copy(Lane::in, to.data(), large.data(), std::ssize(large), 0, 0);
+  const Ticket second = device->copy(Lane::in, to.data(), small.data(), std::ssize(small), 0, 0);
+  device->wait(first), device->wait(second);
+  EXPECT_TRUE(std::equal(small.begin(), small.end(), to.begin()));
+  EXPECT_EQ(to[small.size()], 'l');
+}
+
 TEST(Ring, AnErrorMayUnwindWhileCopiesAreUnderWay) {
   for (int n = 0; n < 20; ++n) {
     const auto device = cpu_device();
