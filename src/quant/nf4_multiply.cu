@@ -1,4 +1,4 @@
-// NF4 against a few tokens on cuda, at the speed at which codes arrive from memory: tensor cores multiply, and bytes become weights by a look-up.
+// NF4 against a few tokens on cuda: tensor cores multiply, and bytes become weights by a look-up in shared memory, whose rate is what binds.
 #include <algorithm>
 #include <climits>
 
