@@ -26,7 +26,7 @@ demo-seeds: programs
 check:
 	@JOBS=$(JOBS) PRESET=$(PRESET) bash tools/check.sh
 
-# Every fuzz target for a minute under the sanitizers (clang's libFuzzer); TARGETS="tokenizer_json ..." for some, SECONDS_EACH=600 for longer.
+# Every fuzz target for a minute under the sanitizers (clang's libFuzzer), as `check` does; TARGETS="tokenizer_json ..." for some, SECONDS_EACH=600 for longer.
 fuzz:
 	@JOBS=$(JOBS) bash tools/fuzz.sh $(TARGETS)
 

@@ -59,16 +59,21 @@ Tensor random_tensor(comm::Rank& rank, DType type, Shape shape) {
   return t;
 }
 
-// flop/s of the library's matrix product on the model's largest matrix.
-double matrix_rate(comm::Rank& rank, int64_t tokens, const nn::ModelSpec& m) {
+// Seconds of the library's product of `tokens` with a matrix (rows, columns), in the device's own type.
+double product_seconds(comm::Rank& rank, int64_t tokens, int64_t rows, int64_t columns) {
   const Scope scope(rank.memory);
-  const int64_t f = m.layers.front().ffn;
-  const Tensor x = random_tensor(rank, rank.compute(), {tokens, m.hidden}), w = random_tensor(rank, rank.compute(), {f, m.hidden});
-  const Tensor y = rank.memory.take(Use::scratch, "bench", rank.compute(), {tokens, f});
-  return 2.0 * double(tokens) * double(f) * double(m.hidden) / best_of(rank, 6, [&] { ops::matmul(rank.stream, {.y = y, .a = x, .b = w, .tb = ops::Trans::yes}); });
+  const Tensor x = random_tensor(rank, rank.compute(), {tokens, columns}), w = random_tensor(rank, rank.compute(), {rows, columns});
+  const Tensor y = rank.memory.take(Use::scratch, "bench", rank.compute(), {tokens, rows});
+  return best_of(rank, 6, [&] { ops::matmul(rank.stream, {.y = y, .a = x, .b = w, .tb = ops::Trans::yes}); });
 }
 
-// Seconds of the library's products of `tokens` with each matrix of the layers, in the device's own type.
+// flop/s of the library's matrix product on the model's largest matrix.
+double matrix_rate(comm::Rank& rank, int64_t tokens, const nn::ModelSpec& m) {
+  const int64_t f = m.layers.front().ffn;
+  return 2.0 * double(tokens) * double(f) * double(m.hidden) / product_seconds(rank, tokens, f, m.hidden);
+}
+
+// Of its products with each matrix of the layers.
 double library_seconds(const nn::ModelSpec& m, const DeviceSpec& spec, int64_t tokens) {
   std::map<std::pair<int64_t, int64_t>, int64_t> counts;  // by shape
   for (const auto& layer : nn::parameters(m, quant::FormatId::dense).layers)
@@ -79,12 +84,7 @@ double library_seconds(const nn::ModelSpec& m, const DeviceSpec& spec, int64_t t
   const auto device = open_device(spec);
   comm::Rank rank(*device, {4 * most + spec.matmul_workspace + 4096, 0, 0});
   double seconds = 0;
-  for (const auto& [shape, count] : counts) {
-    const Scope scope(rank.memory);
-    const Tensor x = random_tensor(rank, rank.compute(), {tokens, shape.second}), w = random_tensor(rank, rank.compute(), {shape.first, shape.second});
-    const Tensor y = rank.memory.take(Use::scratch, "bench", rank.compute(), {tokens, shape.first});
-    seconds += double(count) * best_of(rank, 6, [&] { ops::matmul(rank.stream, {.y = y, .a = x, .b = w, .tb = ops::Trans::yes}); });
-  }
+  for (const auto& [shape, count] : counts) seconds += double(count) * product_seconds(rank, tokens, shape.first, shape.second);
   return seconds;
 }
 

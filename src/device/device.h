@@ -48,7 +48,7 @@ class Device {
   // Throws Error (does_not_fit) when the machine does not have the bytes. Tier::disk is a file in the spec's folder that has no name and goes with the
   // storage; its bytes have addresses, which nobody may touch: they are copied on their own lane.
   virtual Storage reserve(Tier, int64_t bytes) = 0;
-  // A copy between tiers that starts once both moments have passed; returns when it ends. Both ranges stay untouched until then. Where the disk fails, a wait
+  // A copy between tiers that starts once both moments have passed and the copies that its lane was given before have ended; returns when it ends. Both ranges stay untouched until then. Where the disk fails, a wait
   // that comes after throws its Error (bad_input), and all that follow.
   virtual Ticket copy(Lane, void* to, const void* from, int64_t bytes, Ticket after, Ticket also = 0) = 0;
   virtual Ticket now() = 0;         // all that was launched so far on the compute stream

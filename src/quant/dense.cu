@@ -86,9 +86,7 @@ __global__ void multiply(const __grid_constant__ Products<Y, W> products, const 
 void dense_convert_cuda(CudaContext& cuda, Tensor y, Tensor x) {
   visit_cuda(y.dtype, [&]<class Y>(Y) {
     visit_cuda(x.dtype, [&]<class X>(X) {
-      const auto in_packs = [](const Tensor& t) { return reinterpret_cast<uintptr_t>(t.data) % size_t(4 * size_of(t.dtype)) == 0; };  // a row of a cache may not be
-      if (x.count() % 4 == 0 && in_packs(x) && in_packs(y)) for_each(cuda, x.count() / 4, Convert<Y, X, 4>{at<Y>(y), at<const X>(x)});
-      else for_each(cuda, x.count(), Convert<Y, X, 1>{at<Y>(y), at<const X>(x)});
+      with_width<float>(x.count(), {x, y}, [&](auto n) { for_each(cuda, x.count() / n.value, Convert<Y, X, n.value>{at<Y>(y), at<const X>(x)}); });
     });
   });
 }

@@ -9,6 +9,15 @@
 #include "base/json.h"
 
 namespace thimble::serve {
+namespace {
+
+void check_finite(bool finite) {
+  if (!finite)
+    throw Error(Fault::bad_input, {.what = "the model's logits are not numbers", .where = "the token after the text so far", .expected = "finite logits", .found = "NaN or infinity",
+                                   .fix = "thimble inspect MODEL --check-tensors says whether the weights are damaged"});
+}
+
+}  // namespace
 
 Sampling read_sampling(const fs::path& folder) {
   Sampling s;
@@ -35,16 +44,6 @@ void Sampler::begin(std::span<const int32_t> prompt) {
   seen_.clear();
   for (const int32_t id : prompt) seen_[id].in_prompt = true;
 }
-
-namespace {
-
-void check_finite(bool finite) {
-  if (!finite)
-    throw Error(Fault::bad_input, {.what = "the model's logits are not numbers", .where = "the token after the text so far", .expected = "finite logits", .found = "NaN or infinity",
-                                   .fix = "thimble inspect MODEL --check-tensors says whether the weights are damaged"});
-}
-
-}  // namespace
 
 bool Sampler::takes_likeliest() const {
   return how_.temperature <= 0 && how_.repetition_penalty == 1 && how_.presence_penalty == 0 && how_.frequency_penalty == 0;

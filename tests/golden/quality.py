@@ -309,6 +309,8 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="of both sides")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
+    if bool(args.demo) == bool(args.stories):
+        parser.error("either --demo or --stories")
     disable_progress_bar()
     torch.set_num_threads(1)
     compute = torch.float32 if args.device == "cpu" else torch.bfloat16   # as Thimble on a GPU
