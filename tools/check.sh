@@ -54,7 +54,7 @@ part "fast tests under the address and undefined-behaviour sanitizers"
 # Where files are read, memory is handed out and arithmetic indexes it. What plan, train and serve add would double the build: SANITIZE=... for those.
 fast=${SANITIZE:-base_tests device_tests data_tests quant_tests store_tests models_tests optim_tests ops_tests}
 JOBS=$jobs tools/asan.sh $fast
-export ASAN_SYMBOLIZER_PATH=/usr/bin/llvm-symbolizer-16
+export ASAN_SYMBOLIZER_PATH=/usr/bin/llvm-symbolizer-16 LSAN_OPTIONS=suppressions=tools/lsan.supp:print_suppressions=0
 for program in $fast; do
   echo "-- $program"
   OMP_NUM_THREADS=2 "build/asan/tests/$program" --gtest_brief=1 --gtest_filter='-*A70BOn24GiB*:Planner.Chooses*'  # thousands of dry runs, the same ones as others'

@@ -8,7 +8,7 @@ jobs=${JOBS:-$(nproc)}
 targets=("$@")
 if [ ${#targets[@]} -eq 0 ]; then mapfile -t targets < <(cd tests/fuzz/seeds && ls); fi
 JOBS=$jobs tools/asan.sh "${targets[@]/%/_fuzz}"
-export ASAN_SYMBOLIZER_PATH=/usr/bin/llvm-symbolizer-16
+export ASAN_SYMBOLIZER_PATH=/usr/bin/llvm-symbolizer-16 LSAN_OPTIONS=suppressions=tools/lsan.supp:print_suppressions=0
 
 fuzz() {
   local name=$1 log=build/fuzz/found/$1.log
