@@ -80,7 +80,7 @@ class TreeBuilder {
   struct Open {
     Json* value;             // stable: a parent does not grow while a child is open
     const JsonItems* items;  // takes its items
-    std::string path;        // of what may be handed over
+    std::optional<std::string> path;  // as JsonItems says it; none: nothing in here is handed over
   };
 
   // An integer where it is written as one and 64 bits hold it; exact otherwise too. The text ends with a NUL.
@@ -132,15 +132,21 @@ class TreeBuilder {
     hand_over();
     return true;
   }
+  std::optional<std::string> path_of_next() const {
+    if (handed_over_.empty() || open_.size() > 2) return std::nullopt;
+    if (open_.empty()) return "";
+    const Open& parent = open_.back();
+    if (!parent.path || parent.items || !parent.value->is_object()) return std::nullopt;
+    const std::string& key = members(*parent.value).back().first;
+    if (key.empty() || key.find('.') != key.npos) return std::nullopt;  // which would read like another path
+    return parent.path->empty() ? key : *parent.path + "." + key;
+  }
   bool open(Json value) {
     if (open_.size() >= max_depth_) fail(fmt::format("nested deeper than {} levels", max_depth_));
     grow(48);  // the list's own fields, on the heap
-    Open next{nullptr, nullptr, {}};
-    if (!handed_over_.empty() && open_.size() <= 2 && (open_.empty() || (open_.back().value->is_object() && !open_.back().items))) {
-      if (!open_.empty()) next.path = (open_.back().path.empty() ? "" : open_.back().path + ".") + members(*open_.back().value).back().first;
-      for (const JsonItems& items : handed_over_)
-        if (items.path == next.path) next.items = &items, kept_ = taken_;
-    }
+    Open next{nullptr, nullptr, path_of_next()};
+    for (const JsonItems& items : handed_over_)
+      if (items.path == next.path) next.items = &items, kept_ = taken_;
     next.value = &place(std::move(value));
     open_.push_back(std::move(next));
     return true;

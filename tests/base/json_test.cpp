@@ -167,6 +167,13 @@ TEST(Json, ItemsAreHandedOverAndNotKept) {
   const JsonItems root{"", [&](const std::string* key, Json& item) { all += *key + item.dump(); }};
   EXPECT_EQ(parse_json(R"({"a":[1],"":{"b":2}})", "x", {&root, 1}).dump(), "{}");
   EXPECT_EQ(all, R"(a[1]{"b":2})");
+  all.clear();
+  EXPECT_EQ(parse_json(R"({"a":{"":[3,{"":4}],"b":{"":{"c":5}}}})", "x", {&root, 1}).dump(), "{}");
+  EXPECT_EQ(all, R"(a{"":[3,{"":4}],"b":{"":{"c":5}}})") << "an empty key within an item is no root";
+  std::string none;
+  const std::string_view look_alikes = R"({"":{"long":[1]},"in.list":[2],"in":[{"list":[3]}]})";
+  EXPECT_EQ(read(look_alikes, none), look_alikes) << "keys that would join to a path";
+  EXPECT_EQ(none, "");
   for (const auto& [bad, what] : {std::pair{std::string(" \0", 2), "a NUL at byte 1"}, {std::string("[1,"), "cannot parse JSON"}, {std::string("\xef\xbb\xbf{}"), "byte order mark"}}) {
     write_atomically(path, bad);
     FilePieces file(path);
