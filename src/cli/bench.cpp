@@ -11,12 +11,12 @@
 #include "cli/calibration.h"
 #include "cli/commands.h"
 #include "cli/run_plan.h"
+#include "cli/session.h"
 #include "device/card_memory.h"
 #include "device/cuda.h"
 #include "models/registry.h"
 #include "ops/elementwise.h"
 #include "ops/matmul.h"
-#include "serve/engine.h"
 #include "store/weight_source.h"
 
 namespace thimble::cli {
@@ -28,7 +28,7 @@ double since(Clock::time_point t) { return std::chrono::duration<double>(Clock::
 struct Bench {
   std::string config, format = "nf4_dq", head = "dense", device = "auto", save = "auto";
   int64_t tokens = 512, batch = 1, accumulation = 1, rank = 16, steps = 3, decode = 0, context = 0, sequences = 1;
-  std::optional<int64_t> threads, resident, window;
+  std::optional<int64_t> threads, resident, processor, window;
   float max_grad_norm = 1;
   std::optional<std::string> vram, ram, disk;
   std::string trace;
@@ -149,30 +149,49 @@ void print_rates(const nn::ModelSpec& model, const DeviceSpec& spec, int64_t tok
   std::printf("%s: matrix products %.1f TFLOP/s on the gate's shape, reads %.1f GB/s\n", spec.name.c_str(), matrix / 1e12, read / 1e9);
 }
 
+[[noreturn]] void refuse_budget(const plan::Budget& budget, const plan::Outcome& least) {
+  throw Error(Fault::does_not_fit, {.what = "no plan fits", .expected = human_bytes(budget.device) + " of the device, " + human_bytes(budget.ram) + " of RAM",
+                                    .found = "the least takes " + human_bytes(least.device()) + " and " + human_bytes(least.ram())});
+}
+
+plan::Budget budget_of(const Bench& b, const DeviceSpec& spec) {
+  const auto named = b.vram ? std::optional(parse_bytes(*b.vram, "--vram")) : std::nullopt;
+  return {device_budget(spec, named), b.ram ? parse_bytes(*b.ram, "--ram") : spec.kind == DeviceKind::cpu ? available_bytes() / 4 : available_bytes() / 10 * 9};
+}
+
 int bench_decode(const Bench& b, const nn::ModelSpec& model, const DeviceSpec& spec) {
   double matrix = 0, bandwidth = 0;
   print_rates(model, spec, 512, matrix, bandwidth);
   const int64_t prompt_tokens = std::max<int64_t>(3, b.context);
   const double library = b.context > 3 ? library_seconds(model, spec, prompt_tokens) : 0;
-  const serve::EngineShape shape{.model = model, .method = {.format = quant::format(b.format).id, .head = quant::format(b.head).id},
+  serve::EngineShape shape{.model = model, .method = {.format = quant::format(b.format).id, .head = quant::format(b.head).id},
                                  .context = prompt_tokens + b.decode + 64, .prefill_chunk = std::min<int64_t>(prompt_tokens, 4096), .sequences = b.sequences,
                                  .all_logits = false};
-  const auto outcome = serve::Engine::rehearse(spec, shape);
+  if (b.resident) shape.resident_layers = int(*b.resident), shape.processor_layers = int(b.processor.value_or(0));
+  const plan::Budget budget = budget_of(b, spec);
+  const auto fit = b.resident ? serve::Fit{shape, serve::Engine::rehearse(spec, shape)} : fit_here(spec, shape, budget);
+  const auto& outcome = fit.outcome;
+  if (!plan::fits(outcome, budget)) refuse_budget(budget, outcome);
+  std::printf("%s, %s of RAM; %s\n", human_bytes(outcome.device()).c_str(), human_bytes(outcome.ram()).c_str(), serve::describe(fit.shape).c_str());
   const auto device = open_device(spec);
+  const HeldBack rest(*device, spec, b.hold_back ? budget.device : card_free(spec));
   comm::Rank rank(*device, {outcome.peak[0], outcome.peak[1], 0});
-  serve::Engine engine(rank, shape);
+  serve::Engine engine(rank, fit.shape);
   engine.load(store::repeated_random_weights(engine.model().weights().table(), 0).get());
   rank.ledger.record(false);
   serve::Sampler greedy({});
   std::vector<int32_t> prompt(static_cast<size_t>(prompt_tokens));
   for (size_t i = 0; i < prompt.size(); ++i) prompt[i] = int32_t(philox(3, 4, i)[0] % uint64_t(model.vocab));
   for (int64_t left = b.sequences; left > 0;) engine.generate([&] { return left-- > 0 ? std::optional(serve::Request{prompt, 4, &greedy}) : std::nullopt; }, {});
+  std::vector<int32_t> answer;  // of the sequence that ended last
   double processor = 0;  // seconds of all threads, which other work on the machine does not change
   const auto decode = [&] {
     const auto started = Clock::now();
     const std::clock_t clock = std::clock();
     int64_t left = b.sequences;
-    engine.generate([&] { return left-- > 0 ? std::optional(serve::Request{prompt, b.decode, &greedy}) : std::nullopt; }, {});
+    engine.generate([&] {
+      return left-- > 0 ? std::optional(serve::Request{prompt, b.decode, &greedy, nullptr, [&](serve::Generated g) { answer = std::move(g.ids); }}) : std::nullopt;
+    }, {});
     processor = double(std::clock() - clock) / CLOCKS_PER_SEC / double(b.decode);
     return since(started) / double(b.decode);  // of a step of all sequences
   };
@@ -198,6 +217,9 @@ int bench_decode(const Bench& b, const nn::ModelSpec& model, const DeviceSpec& s
   std::printf("%sdecode %s, head %s, %lld at a time: %.2f tokens/s, %.2f GB/s of weights, %.0f%% of the read bandwidth; %.1f ms of processor time a step\n", table(profile.by_op(spec), spec).c_str(), b.format.c_str(), b.head.c_str(),
               static_cast<long long>(b.sequences), double(b.sequences) / seconds,
               bytes / seconds / 1e9, 100 * bytes / seconds / bandwidth, 1e3 * processor_seconds);
+  std::string tokens;
+  for (const int32_t id : answer) tokens += fmt::format(" {}", id);
+  std::printf("predicted %.2f tokens/s; generated%s\n", double(b.sequences) / outcome.window_seconds, tokens.substr(0, 200).c_str());
   return 0;
 }
 
@@ -240,8 +262,7 @@ int bench(const Bench& b) {
   setup.tables = nn::tables_of(setup.model, setup.method);
   double rate = 0, read = 0;
   print_rates(model, spec, b.tokens * b.batch, rate, read);
-  const auto named = b.vram ? std::optional(parse_bytes(*b.vram, "--vram")) : std::nullopt;
-  plan::Budget budget{device_budget(spec, named), b.ram ? parse_bytes(*b.ram, "--ram") : spec.kind == DeviceKind::cpu ? available_bytes() / 4 : available_bytes() / 10 * 9};
+  plan::Budget budget = budget_of(b, spec);
   plan::Space space = space_of(setup, spec);
   space.batch = b.batch, space.accumulation = b.accumulation, space.paged_optimizer = b.paged;
   if (b.disk) {
@@ -258,10 +279,7 @@ int bench(const Bench& b) {
   const auto planning = Clock::now();
   const auto choice = plan::choose(budget, space, [&](const plan::Plan& p) { return train::Trainer::rehearse(spec, setup, p); });
   const double planned_in = since(planning);
-  if (!choice.best)
-    throw Error(Fault::does_not_fit, {.what = "no plan fits", .expected = human_bytes(budget.device) + " of the device, " + human_bytes(budget.ram) + " of RAM",
-                                      .found = "the least takes " + human_bytes(choice.least.outcome.device()) + " and " +
-                                               human_bytes(choice.least.outcome.ram())});
+  if (!choice.best) refuse_budget(budget, choice.least.outcome);
   const auto& [plan, outcome] = *choice.best;
   std::printf("%s%d plans tried in %.2f s\n", plan::report(*choice.best, budget, spec, 0).c_str(), choice.tried, planned_in);
   std::fflush(stdout);
@@ -333,6 +351,7 @@ CLI::App* add(CLI::App& app, Run& run, const char* name, const char* help, const
   c->add_option("--steps", b->steps)->check(CLI::Range(1, 1000));
   c->add_option("--save", b->save, "what forward leaves for backward: auto, keep, recompute, offload")->check(CLI::IsMember({"auto", "keep", "recompute", "offload"}));
   c->add_option("--resident", b->resident, "layers on the device; the rest streams")->check(CLI::Range(0, 1000));
+  c->add_option("--on-processor", b->processor, "with --decode and --resident: of the rest, layers that the processor multiplies by")->check(CLI::Range(0, 1000));
   c->add_option("--window", b->window, "micro-batches that a layer runs before the next one does")->check(CLI::Range(1, 4096));
   c->add_option("--head", b->head, "of decode: format of the head, and of an embedding that is one");
   c->add_option("--sequences", b->sequences, "that decode at a time")->check(CLI::Range(1, 256));

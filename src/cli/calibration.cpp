@@ -6,6 +6,8 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "cli/run_plan.h"
+#include "comm/rank.h"
 #include "device/timeline.h"
 
 namespace thimble::cli {
@@ -16,7 +18,44 @@ fs::path file_of(const std::string& folder, std::string machine) {
   return fs::path(folder) / ("rates-" + machine + ".json");
 }
 
+// Products of one token with more weights than a cache holds, so many times; all bytes are zeros, which take as long.
+void multiply(comm::Rank& rank, quant::FormatId id, int rounds) {
+  constexpr int64_t side = 8192, enough = int64_t{256} << 20;
+  const Shape matrix{side, side};
+  const Tensor x = rank.memory.take(Use::scratch, "x", DType::f32, {1, side}), y = rank.memory.take(Use::scratch, "y", DType::f32, {1, side});
+  std::vector<quant::Weight> weights(size_t(std::max<int64_t>(1, enough / quant::bytes_of(id, matrix, DType::bf16))), {.format = id, .shape = matrix});
+  int count = 0;
+  const auto parts = quant::parts_of(id, matrix, DType::bf16, count);
+  for (quant::Weight& w : weights)
+    for (size_t i = 0; i < size_t(count); ++i) w.parts[i] = rank.memory.take(Use::weights, "weights", parts[i].dtype, parts[i].shape);
+  for (int i = 0; i < rounds; ++i)
+    for (const quant::Weight& w : weights) quant::format(id).multiply_few(rank.stream, x, std::array{quant::FewProduct{y, &w}});
+}
+
 }  // namespace
+
+std::shared_ptr<const DeviceSpec> processor_that_multiplies(quant::FormatId id) {
+  DeviceSpec spec = this_cpu();
+  const std::string name = machine_name(spec);
+  const auto kept = kept_rates(cache_folder(), name);
+  const auto phantom = phantom_device(spec);
+  comm::Rank rehearsed(*phantom, comm::boundless);
+  multiply(rehearsed, id, 1);
+  OpRates rates = kept ? *kept : OpRates{};
+  const auto ran = std::ranges::find(rehearsed.ledger.entries(), Entry::Kind::ran, &Entry::kind);
+  if (!rates.contains(ran->name)) {
+    const auto device = cpu_device(spec);
+    comm::Rank rank(*device, {rehearsed.ledger.peak(Tier::device)});
+    Profile profile;
+    rank.stream.profile = &profile;
+    const auto measured = [&](int rounds) { const Scope scope(rank.memory); multiply(rank, id, rounds); };
+    measured(1), profile.clear(), measured(3);
+    rates.merge(measured_rates(profile, spec));
+    if (const std::string folder = cache_folder(); !folder.empty()) keep_rates(folder, name, rates);
+  }
+  spec.rates = std::make_shared<const OpRates>(std::move(rates));
+  return std::make_shared<const DeviceSpec>(std::move(spec));
+}
 
 OpRates measured_rates(const Profile& profile, const DeviceSpec& spec) {
   DeviceSpec plain = spec;

@@ -20,15 +20,13 @@
 
 namespace thimble::cli {
 
-bool can_host_embedding(const nn::ModelSpec& m, const nn::Method& method, const DeviceSpec& spec) { return !m.tied_head && !method.weights.embedding && spec.reads_pinned; }
-
 plan::Space space_of(const train::Setup& s, const DeviceSpec& spec) {
   const auto& m = s.model;
   const auto& [weights, lora] = std::tie(s.method.weights, s.method.lora);
   const bool same_unpacked = quant::format(s.method.format).same_unpacked;
   plan::Space space{.layers = int(m.layers.size()), .can_stream = true, .can_window = !(m.tied_head && weights.embedding), .layers_alike = true,
                     .packed = s.method.format != quant::FormatId::dense && same_unpacked, .wide = s.method.trains_weights() && spec.compute != DType::f32,
-                    .can_host_embedding = can_host_embedding(m, s.method, spec), .tokens_per_row = s.tokens_per_row, .vocab = m.vocab};
+                    .can_host_embedding = nn::can_host_embedding(m, s.method, spec), .tokens_per_row = s.tokens_per_row, .vocab = m.vocab};
   for (int l = 0; l < space.layers; ++l) {
     space.trained_layers += weights.layers[l].any();
     space.layers_alike &= m.layers[size_t(l)] == m.layers.front() && weights.layers[l] == weights.layers[0] && lora.layers[l] == lora.layers[0];

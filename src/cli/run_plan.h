@@ -39,9 +39,6 @@ int64_t device_budget(const DeviceSpec&, const std::optional<int64_t>& named);
 // The folder goes into the spec. What a plan may take of it: what was named, or what is free, if that is less and the machine is this one.
 int64_t disk_budget(DeviceSpec&, const train::DiskSpace&, bool this_machine);
 
-// May the embedding lie in pinned memory, its rows gathered from there: it is frozen, no head, and the device reads it.
-bool can_host_embedding(const nn::ModelSpec&, const nn::Method&, const DeviceSpec&);
-
 // What may vary of a model that is tuned so; the user's own wishes come on top.
 plan::Space space_of(const train::Setup&, const DeviceSpec&);
 

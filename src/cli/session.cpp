@@ -6,6 +6,8 @@
 #include <future>
 #include <tuple>
 
+#include "base/log.h"
+#include "cli/calibration.h"
 #include "cli/run_plan.h"
 #include "train/tuning.h"
 
@@ -38,6 +40,13 @@ void add_session_options(CLI::App& c, SessionOptions& o) {
   c.add_option("--vram", o.vram, "memory of the device tier, such as 8GiB");
 }
 
+serve::Fit fit_here(DeviceSpec spec, const serve::EngineShape& shape, const plan::Budget& budget) {
+  auto found = serve::fit(spec, shape, budget);
+  if (spec.kind == DeviceKind::cpu || !plan::fits(found.outcome, budget) || serve::describe(found.shape).empty()) return found;
+  spec.processor = processor_that_multiplies(shape.method.format);
+  return serve::fit(spec, shape, budget);
+}
+
 Session::Session(const SessionOptions& o) {
   const DeviceSpec spec = machine(o.device, o.threads);
   const nn::ModelSpec model = models::read_model(o.model);
@@ -58,15 +67,15 @@ Session::Session(const SessionOptions& o) {
     auto chat = data::Chat::open(o.model, *tokenizer);
     return std::pair(std::move(tokenizer), std::move(chat));
   });
-  outcome_ = serve::Engine::rehearse(spec, shape_);
-  const int64_t budget = device_budget(spec, o.vram ? std::optional(parse_bytes(*o.vram, "--vram")) : std::nullopt);
-  if (outcome_.device() > budget && can_host_embedding(shape_.model, shape_.method, spec)) {
-    shape_.embedding_on_host = true;
-    outcome_ = serve::Engine::rehearse(spec, shape_);
-  }
-  if (outcome_.device() > budget || outcome_.ram() > available_bytes())
+  const plan::Budget budget{.device = device_budget(spec, o.vram ? std::optional(parse_bytes(*o.vram, "--vram")) : std::nullopt), .ram = available_bytes()};
+  auto found = fit_here(spec, shape_, budget);
+  shape_ = std::move(found.shape);
+  outcome_ = found.outcome;
+  if (const auto how = serve::describe(shape_); !how.empty() && plan::fits(outcome_, budget))
+    log_info("{}: {:.1f} tokens/s predicted", how, double(shape_.sequences) / outcome_.window_seconds);
+  if (!plan::fits(outcome_, budget) || (spec.kind == DeviceKind::cpu && outcome_.device() + outcome_.ram() > budget.ram))
     throw Error(Fault::does_not_fit, {.what = "the model and its cache do not fit", .where = o.model,
-                                      .expected = fmt::format("at most {} of the device and {} of RAM", human_bytes(budget), human_bytes(available_bytes())),
+                                      .expected = fmt::format("at most {} of the device and {} of RAM", human_bytes(budget.device), human_bytes(budget.ram)),
                                       .found = fmt::format("{} and {}", human_bytes(outcome_.device()), human_bytes(outcome_.ram())),
                                       .fix = "a shorter --context, or --quantization nf4_dq"});
   ends_ = models::end_tokens(o.model, shape_.model.vocab);

@@ -4,7 +4,7 @@
 #include "data/chat.h"
 #include "data/tokenizer.h"
 #include "models/registry.h"
-#include "serve/engine.h"
+#include "serve/fit.h"
 
 namespace thimble::cli {
 
@@ -16,6 +16,9 @@ struct SessionOptions {
   std::optional<std::string> vram;
 };
 void add_session_options(CLI::App&, SessionOptions&);
+
+// serve::fit on this machine. Where a card does not hold all weights, its processor's speed is asked too.
+serve::Fit fit_here(DeviceSpec, const serve::EngineShape&, const plan::Budget&);
 
 class Session {
  public:

@@ -28,7 +28,7 @@ class Rank {
  public:
   Rank(Device& d, const Capacity& c)
       : device(d), memory(d, Tier::device, c.device, ledger), pinned(d, Tier::pinned, c.pinned, ledger), host(d, Tier::host, c.host, ledger),
-        disk(d, Tier::disk, c.disk, ledger), stream{d, ledger, memory} {}
+        disk(d, Tier::disk, c.disk, ledger), stream{d, ledger, memory, nullptr, &pinned} {}
   Rank(const Rank&) = delete;
   Rank& operator=(const Rank&) = delete;
 

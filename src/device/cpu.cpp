@@ -113,6 +113,14 @@ class PhantomDevice final : public Device {
   Ticket copy(Lane, void*, const void*, int64_t, Ticket, Ticket) override { return 0; }
   Ticket now() override { return 0; }
   void wait(Ticket) override {}
+  Device& processor() override {
+    if (kind() == DeviceKind::cpu) return *this;
+    if (!processor_) processor_ = phantom_device(spec().processor ? *spec().processor : DeviceSpec{});
+    return *processor_;
+  }
+
+ private:
+  std::unique_ptr<Device> processor_;
 };
 
 }  // namespace

@@ -152,6 +152,10 @@ class CudaDevice final : public Device {
   void end_range() override { nvtxRangePop(); }
   void synchronize() override { check_cuda(cudaStreamSynchronize(context_.stream), "cudaStreamSynchronize"); }
   CudaContext* native() override { return &context_; }
+  Device& processor() override {
+    if (!processor_) processor_ = cpu_device(spec().processor ? *spec().processor : this_cpu());
+    return *processor_;
+  }
 
  private:
   // What a run that is the same every time takes is the library's first choice, so there is nothing to keep.
@@ -203,6 +207,7 @@ class CudaDevice final : public Device {
   Disk disk_;
   CudaContext context_;
   DeviceMemory where_;
+  std::unique_ptr<Device> processor_;
   std::deque<cudaEvent_t> events_;
   Ticket issued_ = 0;
 };

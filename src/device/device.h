@@ -59,6 +59,8 @@ class Device {
   virtual void begin_range(const char*) {}
   virtual void end_range() {}
   virtual CudaContext* native() { return nullptr; }
+  // What computes where pinned memory is: the processor beside a GPU, else the device itself. Its work is done when it returns.
+  virtual Device& processor() { return *this; }
 
  protected:
   Device(DeviceSpec spec, bool phantom) : spec_(std::move(spec)), phantom_(phantom) {}

@@ -21,7 +21,7 @@ std::string to_string(const Entry& e) {
   switch (e.kind) {
     case Entry::Kind::took: return fmt::format("layer {} took {} bytes at {} of {} for {} ({})", e.layer, e.bytes, e.offset, name_of(e.tier), e.name, name_of(e.use));
     case Entry::Kind::gave_back: return fmt::format("layer {} gave back {} from {}", e.layer, name_of(e.tier), e.offset);
-    case Entry::Kind::ran: return fmt::format("layer {} ran {}: {} flops, {} bytes", e.layer, e.name, e.flops, e.bytes);
+    case Entry::Kind::ran: return fmt::format("layer {} ran {}{}: {} flops, {} bytes", e.layer, e.name, e.tier == Tier::device ? "" : " on the processor", e.flops, e.bytes);
     case Entry::Kind::copied: return fmt::format("layer {} copied {} item {}, {} bytes, {} to {}", e.layer, e.name, e.offset, e.bytes, name_of(e.tier), name_of(e.to));
     case Entry::Kind::waited: return fmt::format("layer {} waited for {} item {}", e.layer, e.name, e.offset);
   }
@@ -49,8 +49,8 @@ void Ledger::gave_back(Tier tier, int64_t offset) {
   if (recording_) write({.kind = Entry::Kind::gave_back, .tier = tier, .layer = layer_, .offset = offset});
 }
 
-void Ledger::ran(const Work& w) {
-  if (wanted()) write({.kind = Entry::Kind::ran, .matrix = w.matrix, .layer = layer_, .name = w.name, .bytes = int64_t(w.bytes), .flops = w.flops});
+void Ledger::ran(const Work& w, Tier where) {
+  if (wanted()) write({.kind = Entry::Kind::ran, .tier = where, .matrix = w.matrix, .layer = layer_, .name = w.name, .bytes = int64_t(w.bytes), .flops = w.flops});
 }
 
 void Ledger::copied(Tier from, Tier to, const char* name, int64_t item, int64_t bytes) {

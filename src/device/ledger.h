@@ -29,7 +29,7 @@ struct Work {
 struct Entry {
   enum class Kind : uint8_t { took, gave_back, ran, copied, waited };
   Kind kind;
-  Tier tier = Tier::device, to = Tier::device;  // of memory; of a copy: from, to
+  Tier tier = Tier::device, to = Tier::device;  // of memory; of a copy: from, to; of an op: where it ran, on the device or beside pinned memory
   Use use = Use::scratch;
   bool matrix = false;
   int16_t layer = -1;       // the layer being computed, -1 outside all layers
@@ -57,7 +57,7 @@ class Ledger {
  public:
   void took(Tier, Use, const char* name, int64_t offset, int64_t bytes);
   void gave_back(Tier, int64_t offset);  // everything at and above the offset
-  void ran(const Work&);
+  void ran(const Work&, Tier where = Tier::device);
   void copied(Tier from, Tier to, const char* name, int64_t item, int64_t bytes);
   void waited(const char* name, int64_t item);
 

@@ -21,7 +21,7 @@ std::vector<Profile::Row> rows_of(const std::vector<Profile::Event>& events, con
     row->seconds += e.seconds;
     row->flops += e.flops;
     row->bytes += e.bytes;
-    row->predicted += timeline.seconds_of({.kind = Entry::Kind::ran, .matrix = e.matrix, .name = e.name, .bytes = int64_t(e.bytes), .flops = e.flops});
+    row->predicted += timeline.seconds_of({.kind = Entry::Kind::ran, .tier = e.where, .matrix = e.matrix, .name = e.name, .bytes = int64_t(e.bytes), .flops = e.flops});
     ++row->calls;
   }
   return rows;
@@ -29,10 +29,12 @@ std::vector<Profile::Row> rows_of(const std::vector<Profile::Event>& events, con
 
 }  // namespace
 
-void Profile::add(const Work& w, int layer, double start, double seconds) { events_.push_back({w.name, layer, w.matrix, start, seconds, w.flops, w.bytes}); }
+void Profile::add(const Work& w, int layer, Tier where, double start, double seconds) {
+  events_.push_back({w.name, layer, w.matrix, start, seconds, w.flops, w.bytes, where});
+}
 
 std::vector<Profile::Row> Profile::by_op(const DeviceSpec& spec) const {
-  auto rows = rows_of(events_, spec, [](const Event& e) { return std::string(e.name); });
+  auto rows = rows_of(events_, spec, [](const Event& e) { return std::string(e.name) + (e.where == Tier::device ? "" : ", processor"); });
   std::sort(rows.begin(), rows.end(), [](const Row& a, const Row& b) { return a.seconds > b.seconds; });
   return rows;
 }

@@ -10,10 +10,10 @@ namespace thimble {
 
 class Profile {
  public:
-  struct Event { const char* name; int layer; bool matrix; double start, seconds, flops, bytes; };  // start: since the profile began
+  struct Event { const char* name; int layer; bool matrix; double start, seconds, flops, bytes; Tier where; };  // start: since the profile began; where: see Entry
   struct Row { std::string name; double seconds = 0, flops = 0, bytes = 0, predicted = 0; int64_t calls = 0; };
   Profile() : begin_(Clock::now()) {}
-  void add(const Work&, int layer, double start, double seconds);
+  void add(const Work&, int layer, Tier where, double start, double seconds);
   const std::vector<Event>& events() const { return events_; }
   // Most time first; `predicted` is the spec's.
   std::vector<Row> by_op(const DeviceSpec&) const;
@@ -22,8 +22,8 @@ class Profile {
 
   class Timer {
    public:
-    Timer(Profile* profile, const Work& work, int layer) : profile_(profile), work_(work), layer_(layer) { if (profile_) start_ = profile_->now(); }
-    ~Timer() { if (profile_) profile_->add(work_, layer_, start_, profile_->now() - start_); }
+    Timer(Profile* profile, const Work& work, int layer, Tier where) : profile_(profile), work_(work), layer_(layer), where_(where) { if (profile_) start_ = profile_->now(); }
+    ~Timer() { if (profile_) profile_->add(work_, layer_, where_, start_, profile_->now() - start_); }
     Timer(const Timer&) = delete;
     Timer& operator=(const Timer&) = delete;
 
@@ -31,6 +31,7 @@ class Profile {
     Profile* profile_;
     const Work& work_;
     int layer_;
+    Tier where_;
     double start_ = 0;
   };
 

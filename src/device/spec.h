@@ -38,6 +38,7 @@ struct DeviceSpec {
   double disk_bandwidth = 3e9;     // between the disk tier and pinned; stated, not measured: what one NVMe drive of PCIe 3 gives
   double op_seconds = 5e-6;        // that an op takes however small it is: launch, or waking the threads
   std::shared_ptr<const OpRates> rates;  // of the ops that were measured on this machine; null: none was
+  std::shared_ptr<const DeviceSpec> processor;  // beside a GPU: what computes where host memory is; null: not known, and on the cpu itself
   int64_t matmul_workspace = 0;    // cap on what one matrix product may take as scratch from the arena
   int64_t memory = 0;              // bytes of the device's own memory; 0: the machine's RAM
   int64_t overhead = 0;            // of these, what the driver's context, the libraries and the kernels' code take beside every arena

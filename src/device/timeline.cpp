@@ -3,17 +3,18 @@
 
 namespace thimble {
 
-OpRate Timeline::rate_of(const char* name) const {
-  if (!spec_.rates) return {.fixed = spec_.op_seconds};
-  for (const auto& [known, rate] : rates_)
-    if (known == name) return rate;
-  const auto it = spec_.rates->find(std::string_view(name));
-  return rates_.emplace_back(name, it == spec_.rates->end() ? OpRate{.fixed = spec_.op_seconds} : it->second).second;
+OpRate Timeline::rate_of(const DeviceSpec& spec, const char* name) const {
+  if (!spec.rates) return {.fixed = spec.op_seconds};
+  for (const Known& known : rates_)
+    if (known.name == name && known.of == &spec) return known.rate;
+  const auto it = spec.rates->find(std::string_view(name));
+  return rates_.emplace_back(&spec, name, it == spec.rates->end() ? OpRate{.fixed = spec.op_seconds} : it->second).rate;
 }
 
 Timeline::Cost Timeline::cost_of(const Entry& e) const {
-  const OpRate rate = rate_of(e.name);
-  return {rate.fixed + rate.a_byte * double(e.bytes), e.flops / (e.matrix ? spec_.flops : spec_.vector_flops) / rate.speed, double(e.bytes) / spec_.memory_bandwidth / rate.speed};
+  const DeviceSpec& spec = e.tier == Tier::device || !spec_.processor ? spec_ : *spec_.processor;
+  const OpRate rate = rate_of(spec, e.name);
+  return {rate.fixed + rate.a_byte * double(e.bytes), e.flops / (e.matrix ? spec.flops : spec.vector_flops) / rate.speed, double(e.bytes) / spec.memory_bandwidth / rate.speed};
 }
 
 void Timeline::add(const Entry& e) {

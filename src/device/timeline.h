@@ -29,11 +29,12 @@ class Timeline {
   double lane(Lane l) const { return on_lane_[size_t(l)]; }      // that copies were under way
 
  private:
-  OpRate rate_of(const char* name) const;
+  OpRate rate_of(const DeviceSpec&, const char* name) const;
   const DeviceSpec& spec_;
   double now_ = 0, busy_ = 0, lanes_[lane_count] = {}, on_lane_[lane_count] = {};
   std::vector<std::pair<const char*, std::vector<double>>> arrivals_;  // by ring, then item
-  mutable std::vector<std::pair<const char*, OpRate>> rates_;          // by the literal's address
+  struct Known { const DeviceSpec* of; const char* name; OpRate rate; };
+  mutable std::vector<Known> rates_;                                   // by the literal's address
 };
 
 }  // namespace thimble

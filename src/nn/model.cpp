@@ -9,6 +9,8 @@
 
 namespace thimble::nn {
 
+bool can_host_embedding(const ModelSpec& m, const Method& method, const DeviceSpec& spec) { return !m.tied_head && !method.weights.embedding && spec.reads_pinned; }
+
 std::shared_ptr<const Tables> tables_of(const ModelSpec& spec, const Method& method) {
   auto tables = std::make_shared<Tables>();
   tables->weights = parameters(spec, method.format, method.weights, method.head);
@@ -148,8 +150,8 @@ LayerAdapters Model::of_layer(int layer, Tensor used) const {
   return of;
 }
 
-LayerParams Model::acquire(comm::Rank& rank, int layer, int next, bool unpack) {
-  LayerParams p{.weight = {weights_.acquire(layer, next), present(layer)}, .lora_spec = &method_.lora.layers[layer]};
+LayerParams Model::acquire(comm::Rank& rank, int layer, int next, bool unpack, bool few) {
+  LayerParams p{.weight = {weights_.acquire(layer, next, few), present(layer)}, .lora_spec = &method_.lora.layers[layer]};
   for (int m = 0; unpack && m < layer_param_count; ++m) {
     auto& w = p.weight[m];
     if (!is_matrix(m) || (w.format == quant::FormatId::dense && w.dense().dtype == rank.compute())) continue;

@@ -19,6 +19,9 @@ struct Method {
   bool trains_weights() const { return weights.any(); }
 };
 
+// May the embedding lie in pinned memory, its rows gathered from there: it is frozen, no head, and the device reads it.
+bool can_host_embedding(const ModelSpec&, const Method&, const DeviceSpec&);
+
 // What a model holds when it is tuned so: names and shapes, which every dry run of it shares.
 struct Tables {
   store::ParamTable weights;
@@ -42,8 +45,8 @@ class Model {
   void take_gradients(comm::Rank&, bool homes = true);
 
   // The layer ready to compute with; `next`: the one wanted after it, -1 if none. Adapters come in the type of the activations, copied into
-  // the caller's scope where that is not f32; with `unpack` so do the matrices, each once.
-  LayerParams acquire(comm::Rank&, int layer, int next, bool unpack);
+  // the caller's scope where that is not f32; with `unpack` so do the matrices, each once. `few`: see WeightStore.
+  LayerParams acquire(comm::Rank&, int layer, int next, bool unpack, bool few = false);
   void release(int layer, bool changed = false) { weights_.release(layer, changed); }
   // The layer's gradients, to add to, until they are closed. `first`, `next` and `keep`: see GradientStore.
   LayerGrads open_gradients(int layer, bool first, int next);

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "ops/elementwise.h"
 #include "ops/llm_int8.h"
 
 namespace thimble::ops {
@@ -24,6 +25,27 @@ void check_shapes(const Tensor& out, const Tensor& in, const quant::Weight& w) {
         "a linear layer's shapes agree");
 }
 
+// Kernels write and read pinned memory themselves: the lanes of copies may be busy with whole layers.
+void few_on_processor(Stream& s, Tensor x, std::span<const quant::FewProduct> products) {
+  const Scope scope(*s.pinned);
+  Stream there = s.of_processor();
+  const auto brought = [&](Tensor t) {
+    if (!t) return t;
+    const Tensor to = there.scratch("for the processor", t.dtype, t.shape);
+    convert(s, to, t);
+    return to;
+  };
+  std::array<quant::FewProduct, quant::most_few_products> on_host;
+  const Tensor from = brought(x);
+  for (size_t i = 0; i < products.size(); ++i) {
+    const auto& [y, w, c] = products[i];
+    on_host[i] = {there.scratch("by the processor", y.dtype, y.shape), w, brought(c)};
+  }
+  s.device.synchronize();
+  quant::format(products.front().w->format).multiply_few(there, from, std::span(on_host).first(products.size()));
+  for (size_t i = 0; i < products.size(); ++i) convert(s, products[i].y, on_host[i].y);
+}
+
 }  // namespace
 
 void linear(Stream& s, Tensor y, Tensor x, const quant::Weight& w, Tensor c) {
@@ -36,9 +58,10 @@ void linear(Stream& s, Tensor y, Tensor x, const quant::Weight& w, Tensor c) {
 void linear_few(Stream& s, Tensor x, std::span<const quant::FewProduct> products) {
   while (!products.empty()) {  // those of one format go together
     const auto& w = *products.front().w;
-    const auto alike = [&](const quant::FewProduct& p) { return p.w->format == w.format && p.w->parts[0].dtype == w.parts[0].dtype; };
+    const auto alike = [&](const quant::FewProduct& p) { return p.w->format == w.format && p.w->parts[0].dtype == w.parts[0].dtype && p.w->on_processor == w.on_processor; };
     const auto run = products.first(size_t(std::find_if_not(products.begin(), products.end(), alike) - products.begin()));
-    if (const auto& format = quant::format(w.format); x.shape[0] <= format.few_tokens) format.multiply_few(s, x, run);
+    if (w.on_processor) few_on_processor(s, x, run);
+    else if (const auto& format = quant::format(w.format); x.shape[0] <= format.few_tokens) format.multiply_few(s, x, run);
     else for (const auto& p : run) linear(s, p.y, x, *p.w, p.c);
     products = products.subspan(run.size());
   }

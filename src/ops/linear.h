@@ -9,7 +9,8 @@ namespace thimble::ops {
 
 // T tokens, K in, N out.   y (T, N) = x (T, K) . w^T + c; c as matmul's: y itself, another matrix, or null
 void linear(Stream&, Tensor y, Tensor x, const quant::Weight& w, Tensor c = {});
-// The same for matrices that read one x; by their format's product of few tokens where T is at most its few_tokens.
+// The same for matrices that read one x; by their format's product of few tokens where T is at most its few_tokens. Those that lie on_processor are
+// multiplied there, where T must be so few: x and c cross the link and y comes back, and the host waits.
 void linear_few(Stream&, Tensor x, std::span<const quant::FewProduct>);
 // dx (T, K) = dy (T, N) . w + c
 void linear_backward_input(Stream&, Tensor dx, Tensor dy, const quant::Weight& w, Tensor c = {});

@@ -3,6 +3,7 @@
 
 #include <fmt/core.h>
 
+#include <algorithm>
 #include <vector>
 
 #include "quant/dense.h"
@@ -24,6 +25,8 @@ constexpr Format table[] = {
 }  // namespace
 
 std::span<const Format> formats() { return table; }
+
+int64_t least_few_tokens() { return std::ranges::min_element(table, {}, &Format::few_tokens)->few_tokens; }
 
 const Format& format(FormatId id) {
   for (const Format& f : table)

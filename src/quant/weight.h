@@ -24,6 +24,7 @@ struct Weight {
   Shape shape;                    // (N, K), whatever the parts look like
   std::array<Tensor, 4> parts{};
   Unpacked* unpacked = nullptr;   // where one unpacking serves many products
+  bool on_processor = false;      // lies in pinned memory, and few tokens are multiplied by the processor there
   const Tensor& dense() const { return parts[0]; }
 };
 
@@ -57,6 +58,7 @@ struct Format {
 };
 
 std::span<const Format> formats();
+int64_t least_few_tokens();  // of all formats
 const Format& format(FormatId);
 const Format& format(std::string_view name);   // throws Error (usage) naming the nearest
 

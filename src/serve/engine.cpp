@@ -20,7 +20,7 @@ int resident(const EngineShape& s) { return s.resident_layers < 0 ? int(s.model.
 Engine::Engine(comm::Rank& rank, const EngineShape& shape)
     : rank_(rank), shape_(shape),
       model_(rank, shape.model, shape.method,
-             {.layers = int(shape.model.layers.size()), .resident = resident(shape), .embedding_on_host = shape.embedding_on_host}),
+             {.layers = int(shape.model.layers.size()), .resident = resident(shape), .embedding_on_host = shape.embedding_on_host, .on_processor = shape.processor_layers}),
       decoder_(rank, model_, {}, shape.prefill_chunk) {
   for (int64_t i = 0; i < shape.sequences; ++i) slots_.push_back({nn::KvCache(rank, shape.model, shape.context, shape.prefill_chunk)});
   const int64_t tokens = std::max(shape.prefill_chunk, shape.sequences), rows = shape.all_logits ? tokens : shape.sequences;

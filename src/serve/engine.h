@@ -17,7 +17,8 @@ struct EngineShape {
   int64_t prefill_chunk = 128;  // prompt tokens at a time
   int64_t sequences = 1;        // at a time, each with a cache of its own
   bool all_logits = true;       // room for those of all tokens of a chunk, which logits() and score() read
-  int resident_layers = -1;     // -1: all
+  int resident_layers = -1;     // -1: all; the others lie in pinned memory and come over the link
+  int processor_layers = 0;     // of these: for a few tokens the processor multiplies by them where they lie
   bool embedding_on_host = false;
 };
 

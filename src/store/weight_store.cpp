@@ -73,7 +73,10 @@ WeightStore::WeightStore(comm::Rank& rank, std::shared_ptr<const ParamTable> sha
     outside_.push_back(place(p, arena.take(Use::weights, name_of(p.role), DType::u8, {quant::bytes_of(p.format, p.shape, p.dtype)})));
   }
   views_.resize(table.layers.size());
-  int64_t largest_streamed = 0, largest_on_disk = 0;
+  at_processor_.resize(table.layers.size());
+  int64_t largest_streamed = 0, largest_on_disk = 0, pinned = 0;
+  const auto all_pinned = std::count(tiers_.begin(), tiers_.end(), Tier::pinned);
+  check(residency.on_processor >= 0 && residency.on_processor <= all_pinned, "layers that the processor multiplies lie in pinned memory");
   for (int l = 0; l < residency.layers; ++l) {
     const int64_t bytes = slab(l);
     rank.ledger.at_layer(l);
@@ -85,6 +88,9 @@ WeightStore::WeightStore(comm::Rank& rank, std::shared_ptr<const ParamTable> sha
     largest_streamed = std::max(largest_streamed, bytes);
     if (!on_disk(l)) {
       homes_.push_back(rank.pinned.take(Use::weights, "streamed layer", DType::u8, {bytes}));
+      if (!is_one_of(pinned++, residency.on_processor, all_pinned)) continue;
+      at_processor_[size_t(l)] = at_home(l);
+      for (quant::Weight& w : at_processor_[size_t(l)]) w.on_processor = true;
       continue;
     }
     largest_on_disk = std::max(largest_on_disk, bytes);
@@ -200,15 +206,17 @@ void WeightStore::load_packed(const WeightSource* source, const ParamSpec& p, co
   }
 }
 
-std::span<const quant::Weight> WeightStore::acquire(int layer, int next) {
-  const auto& view = views_[size_t(layer)];
-  if (!is_resident(layer)) {
+std::span<const quant::Weight> WeightStore::acquire(int layer, int next, bool few) {
+  const auto stays = [&](int l) { return is_resident(l) || (few && on_processor(l)); };
+  const auto& view = few && on_processor(layer) ? at_processor_[size_t(layer)] : views_[size_t(layer)];
+  if (few && on_processor(layer)) held_there_ = layer;
+  if (!stays(layer)) {
     bring(layer);
     put(layer, ring_->acquire(layer, home_of(layer)));
   }
   const int direction = next > layer ? 1 : -1;
   int l = next;
-  while (l >= 0 && l < residency_.layers && is_resident(l)) l += direction;
+  while (l >= 0 && l < residency_.layers && stays(l)) l += direction;
   if (l < 0 || l >= residency_.layers) return view;
   bring(l);  // the next one that has to come, however far: it may travel while resident layers compute
   if (disk_ring_) read_ahead(l + direction, direction);
@@ -241,6 +249,10 @@ void WeightStore::read_ahead(int layer, int direction) {
 
 void WeightStore::release(int layer, bool changed) {
   if (is_resident(layer)) return;
+  if (held_there_ == layer) {
+    held_there_ = -1;
+    return;
+  }
   if (changed) ring_->release(layer, home_of(layer));
   else ring_->release(layer);
 }

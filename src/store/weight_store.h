@@ -20,6 +20,7 @@ struct Residency {
   bool embedding_on_host = false;  // its rows are gathered straight from pinned memory
   int unpacked = 0;  // packed layers that lie unpacked, the first ones; only where all are resident
   int on_disk = 0;   // of the streamed layers; none of them is trained
+  int on_processor = 0;  // of those in pinned memory: few tokens are multiplied there, none of them is trained
 };
 
 class WeightStore {
@@ -32,10 +33,12 @@ class WeightStore {
   void load(const WeightSource* source);
 
   // The layer's weights in the table's order, ready for the compute stream. Starts fetching `next` (the layer wanted after it; -1: none).
-  std::span<const quant::Weight> acquire(int layer, int next);
+  // `few`: for products of few tokens alone, so that what the processor multiplies stays where it is.
+  std::span<const quant::Weight> acquire(int layer, int next, bool few = false);
   void release(int layer, bool changed = false);  // changed: its new values go home
 
   bool is_resident(int layer) const { return tiers_[size_t(layer)] == Tier::device; }
+  bool on_processor(int layer) const { return !at_processor_[size_t(layer)].empty(); }
   // The layer's weights where acquire put them last, and where they live, which is what the host may touch once settled.
   std::span<const quant::Weight> now(int layer) const { return views_[size_t(layer)]; }
   std::vector<quant::Weight> at_home(int layer) const;
@@ -68,6 +71,8 @@ class WeightStore {
   std::vector<quant::Weight> outside_;
   std::vector<Tensor> homes_;                         // a layer's slab, in that tier
   std::vector<std::vector<quant::Weight>> views_;     // resident: fixed; streamed: set by acquire
+  std::vector<std::vector<quant::Weight>> at_processor_;  // by layer: where it lies, if the processor multiplies few tokens there; else empty
+  int held_there_ = -1;                               // the layer that was acquired so
   std::unique_ptr<Ring> disk_ring_, ring_;            // the last one reads from the first, and goes before it
 };
 
