@@ -33,7 +33,7 @@ struct Bench {
   std::optional<std::string> vram, ram, disk;
   std::string trace;
   bool profile = false, calibrate = false;
-  bool full = false, hold_back = false, paged = false, deterministic = false;
+  bool full = false, pure_bf16 = false, hold_back = false, paged = false, deterministic = false;
 };
 
 // The shortest of some runs, the device's work included.
@@ -256,7 +256,7 @@ int bench(const Bench& b) {
   auto model = models::read_model(b.config);
   model.stored = {};  // the weights are made here, not read
   if (b.decode > 0) return bench_decode(b, model, spec);
-  train::Setup setup{.model = model, .method = {.weights = b.full ? nn::all_weights() : nn::TrainedWeights{}, .format = b.full ? quant::FormatId::dense : quant::format(b.format).id},
+  train::Setup setup{.model = model, .method = {.weights = b.full ? nn::all_weights(b.pure_bf16 ? DType::bf16 : DType::f32) : nn::TrainedWeights{}, .format = b.full ? quant::FormatId::dense : quant::format(b.format).id},
                      .optimizer = optim::OptimizerId::adamw_8bit, .max_grad_norm = b.max_grad_norm, .tokens_per_row = b.tokens};
   if (!b.full) setup.method.lora = nn::lora_on(b.rank, 2);
   setup.tables = nn::tables_of(setup.model, setup.method);
@@ -366,6 +366,7 @@ CLI::App* add(CLI::App& app, Run& run, const char* name, const char* help, const
   c->add_flag("--deterministic", b->deterministic, "the same bits in every run");
   c->add_option("--max-grad-norm", b->max_grad_norm, "clips; 0: does not")->check(CLI::Range(0.0, 1e9));
   c->add_flag("--full", b->full, "train all weights");
+  c->add_flag("--pure-bf16", b->pure_bf16, "these in bf16");
   c->add_flag("--hold-back", b->hold_back, "hold all of the card but the budget, so that the run lives on a card of that size");
   c->callback([=, &run] { run = [=] { return bench(*b); }; });
   return c;

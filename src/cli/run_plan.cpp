@@ -25,7 +25,7 @@ plan::Space space_of(const train::Setup& s, const DeviceSpec& spec) {
   const auto& [weights, lora] = std::tie(s.method.weights, s.method.lora);
   const bool same_unpacked = quant::format(s.method.format).same_unpacked;
   plan::Space space{.layers = int(m.layers.size()), .can_stream = true, .can_window = !(m.tied_head && weights.embedding), .layers_alike = true,
-                    .packed = s.method.format != quant::FormatId::dense && same_unpacked, .wide = s.method.trains_weights() && spec.compute != DType::f32,
+                    .packed = s.method.format != quant::FormatId::dense && same_unpacked, .wide = s.method.trains_weights() && spec.compute != weights.dtype,
                     .can_host_embedding = nn::can_host_embedding(m, s.method, spec), .tokens_per_row = s.tokens_per_row, .vocab = m.vocab};
   for (int l = 0; l < space.layers; ++l) {
     space.trained_layers += weights.layers[l].any();
@@ -188,6 +188,7 @@ void refuse(const train::TrainOptions& o, const Planned& planned) {
          return was;
        }},
       {"quantization_bit: 4", [plain](auto& c) { return plain && c.finetuning_type == train::Finetuning::lora && c.quantization_bit != 4 && (c.quantization_bit = 4, true); }},
+      {"pure_bf16: true", [](auto& c) { return c.finetuning_type != train::Finetuning::lora && !c.pure_bf16.value_or(false) && (c.pure_bf16 = true, true); }},
       {"optim: adamw_8bit",  // whose states the plan pages where it must
        [](auto& c) { return (c.optim == train::Optim::adamw || c.optim == train::Optim::paged_adamw) && (c.optim = train::Optim::adamw_8bit, true); }},
       {"disk: {}",  // as much as there is; what the plan takes of it is said

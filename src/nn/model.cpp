@@ -72,7 +72,7 @@ void Model::start_magnitudes() {
   }
 }
 
-void Model::take_gradients(comm::Rank& rank, bool homes) {
+void Model::take_gradients(comm::Rank& rank, store::Waits waits) {
   std::vector<const store::ParamSpec*> specs;
   const auto add_trained = [&](const std::vector<store::ParamSpec>& of) {
     for (const auto& p : of)
@@ -83,7 +83,7 @@ void Model::take_gradients(comm::Rank& rank, bool homes) {
     if (method_.weights.layers[l].any()) add_trained(weights_.table().layers[size_t(l)]);
     for (size_t i = first_adapter(l); i < first_adapter(l + 1); ++i) specs.push_back(&tables_->adapters[i]);
   }
-  gradients_.emplace(rank, specs, [&](int layer) { return travels(layer); }, homes);
+  gradients_.emplace(rank, specs, [&](int layer) { return travels(layer); }, waits);
 }
 
 bool Model::any_travels() const {

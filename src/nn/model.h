@@ -11,7 +11,7 @@ namespace thimble::nn {
 
 // How a model is tuned: nothing (inference), its adapters, some or all of its weights, or adapters beside some weights.
 struct Method {
-  TrainedWeights weights;                            // f32
+  TrainedWeights weights;
   LoraSpec lora;
   quant::FormatId format = quant::FormatId::dense;   // of the layers' frozen matrices
   quant::FormatId head = quant::FormatId::dense;     // of the head, and so of an embedding that is one; where frozen
@@ -41,8 +41,8 @@ class Model {
   void load(const store::WeightSource* source);
   // DoRA's magnitudes of new adapters: the norms of w + s B A, row by row (PEFT's DoraLinearLayer.update_layer). Once A and B are there.
   void start_magnitudes();
-  // Takes the gradients' memory. Only a model that is trained needs it. `homes`: see GradientStore.
-  void take_gradients(comm::Rank&, bool homes = true);
+  // Takes the gradients' memory. Only a model that is trained needs it.
+  void take_gradients(comm::Rank&, store::Waits = store::Waits::as_sums);
 
   // The layer ready to compute with; `next`: the one wanted after it, -1 if none. Adapters come in the type of the activations, copied into
   // the caller's scope where that is not f32; with `unpack` so do the matrices, each once. `few`: see WeightStore.

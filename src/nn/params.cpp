@@ -84,17 +84,17 @@ LoraSpec lora_on(int64_t rank, float scale, const std::function<bool(int param)>
   return {.layers = {layer}};
 }
 
-TrainedWeights all_weights() {
+TrainedWeights all_weights(DType dtype) {
   TrainedWeights::Layer layer;
   layer.of.fill(true);
-  return {.embedding = true, .final_norm = true, .head = true, .layers = {layer}};
+  return {.embedding = true, .final_norm = true, .head = true, .layers = {layer}, .dtype = dtype};
 }
 
 store::ParamTable parameters(const ModelSpec& m, quant::FormatId format, const TrainedWeights& trained, quant::FormatId head) {
   store::ParamTable table;
   const auto spec = [&](std::string name, Shape shape, store::Role role, int layer, quant::FormatId stored, bool is_trained) {
     return store::ParamSpec{.name = std::move(name), .shape = shape, .role = role, .layer = layer, .format = is_trained ? quant::FormatId::dense : stored,
-                            .dtype = is_trained ? DType::f32 : file_dtype(m), .trained = is_trained, .about_zero = role == store::Role::norm && m.norm_offset != 0};
+                            .dtype = is_trained ? trained.dtype : file_dtype(m), .trained = is_trained, .about_zero = role == store::Role::norm && m.norm_offset != 0};
   };
   const auto dense = quant::FormatId::dense;
   table.outside.push_back(spec("model.embed_tokens.weight", {m.vocab, m.hidden}, store::Role::embedding, -1, m.tied_head ? head : dense, trained.embedding));

@@ -99,11 +99,12 @@ struct TrainedWeights {
   };
   bool embedding = false, final_norm = false, head = false;  // a tied head is the embedding
   ByLayer<Layer> layers;
+  DType dtype = DType::f32;  // or bf16, whatever the files hold: what they are kept and updated in
   bool any() const { return embedding || final_norm || head || layers.any(); }
 };
-TrainedWeights all_weights();
+TrainedWeights all_weights(DType dtype = DType::f32);
 
-// All parameters: matrices of layers in `format`, the rest dense. Trained weights are f32 whatever the files hold, and never packed.
+// All parameters: matrices of layers in `format`, the rest dense. Trained weights are never packed.
 store::ParamTable parameters(const ModelSpec&, quant::FormatId format, const TrainedWeights& = {}, quant::FormatId head = quant::FormatId::dense);
 constexpr size_t embedding_index = 0, final_norm_index = 1, head_index = 2;  // in ParamTable::outside; a tied head has no third
 // A and B of every adapter, layer by layer, group by group: the A of a group as one matrix, then each B, then each magnitude; of a group that is one module

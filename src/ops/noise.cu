@@ -1,27 +1,17 @@
 // See noise.cpp: the same draws, a thread for each four channels.
 #include "device/kernel.cuh"
+#include "device/philox.cuh"
 
 namespace thimble::ops {
 namespace {
 
 constexpr int drawn_at_once = 4;
 
-// philox of base/philox.h, whose std::array no kernel can call.
 struct Draw {
   const int* key;
   uint32_t place;
-  __device__ void operator()(uint32_t (&c)[4], int64_t token, int64_t packs, int64_t pack) const {
-    const uint64_t index = uint64_t((key[3] + token) * packs + pack);
-    uint32_t k0 = uint32_t(key[0]), k1 = uint32_t(key[1]);
-    c[0] = uint32_t(index), c[1] = uint32_t(index >> 32), c[2] = place, c[3] = uint32_t(key[2]);
-#pragma unroll
-    for (int round = 0; round < 10; ++round) {
-      const uint64_t p0 = uint64_t{0xD2511F53u} * c[0], p1 = uint64_t{0xCD9E8D57u} * c[2];
-      const uint32_t c1 = c[1], c3 = c[3];
-      c[0] = uint32_t(p1 >> 32) ^ c1 ^ k0, c[1] = uint32_t(p1), c[2] = uint32_t(p0 >> 32) ^ c3 ^ k1, c[3] = uint32_t(p0);
-      k0 += 0x9E3779B9u;
-      k1 += 0xBB67AE85u;
-    }
+  __device__ void operator()(uint32_t (&bits)[4], int64_t token, int64_t packs, int64_t pack) const {
+    philox(bits, uint64_t{uint32_t(key[1])} << 32 | uint32_t(key[0]), uint64_t{uint32_t(key[2])} << 32 | place, uint64_t((key[3] + token) * packs + pack));
   }
 };
 

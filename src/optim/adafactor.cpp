@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "base/threads.h"
+#include "optim/blocks.h"
 
 namespace thimble::optim {
 
@@ -36,9 +36,17 @@ double sum(const float* x, int64_t n) {
   return total;
 }
 
-void update_moments(const Update& u, float scale, float beta) {
-  const float* g = u.grad.get<float>();
-  const auto square = [&](int64_t i) { return (g[i] * scale) * (g[i] * scale) + tiny; };
+// f(g): g(i) is the i-th number of the gradient, as read_gradient has it.
+template <class F>
+void with_gradient(const Update& u, F&& f) {
+  if (u.param.dtype == DType::f32) return f([g = u.grad.get<float>()](int64_t i) { return g[i]; });
+  if (u.grad.dtype == DType::f32) return f([g = u.grad.get<float>()](int64_t i) { return float(bf16(g[i])); });
+  f([g = u.grad.get<bf16>()](int64_t i) { return float(g[i]); });
+}
+
+template <class G>
+void update_moments(const Update& u, const G& g, float scale, float beta) {
+  const auto square = [&](int64_t i) { return (g(i) * scale) * (g(i) * scale) + tiny; };
   if (!factored(u.param.shape)) {
     float* v = u.states[0].get<float>();
     return each_row(u.param.shape, [&](int64_t, int64_t first, int64_t n) {
@@ -64,17 +72,18 @@ void update_moments(const Update& u, float scale, float beta) {
   });
 }
 
-void step(const Update& u, const float* now, float* parts) {
+template <class G>
+void step(const Update& u, const G& g, const float* now, float* parts) {
   const float scale = now[grad_scale], rate = now[learning_rate] * u.rate, decay = rate * u.weight_decay;
-  update_moments(u, scale, now[factored_beta2]);
+  update_moments(u, g, scale, now[factored_beta2]);
   const Shape& shape = u.param.shape;
   const bool two = factored(shape);
-  const float *g = u.grad.get<float>(), *first_state = u.states[0].get<float>(), *column = two ? u.states[1].get<float>() : nullptr;
+  const float *first_state = u.states[0].get<float>(), *column = two ? u.states[1].get<float>() : nullptr;
   const double mean = two ? sum(first_state, shape[0]) / double(shape[0]) : 0;
   // The update of element i of a row that begins at `first`, before it is clipped.
   const auto moved = [&](int64_t r, int64_t first, int64_t i) {
     const float root = two ? 1.0f / std::sqrt(float(double(first_state[r]) / mean)) * (1.0f / std::sqrt(column[i - first])) : 1.0f / std::sqrt(first_state[i]);
-    return root * (g[i] * scale);
+    return root * (g(i) * scale);
   };
   each_row(shape, [&](int64_t r, int64_t first, int64_t n) {
     double total = 0;
@@ -83,9 +92,15 @@ void step(const Update& u, const float* now, float* parts) {
   });
   const auto rms = float(std::sqrt(sum(parts, rows_of(shape).count) / double(shape.count())));
   const float size = rate / std::max(1.0f, rms / most);
-  float* p = u.param.get<float>();
-  each_row(shape, [&](int64_t r, int64_t first, int64_t n) {
-    for (int64_t i = first; i < first + n; ++i) p[i] = p[i] - decay * p[i] - size * moved(r, first, i);
+  const int64_t width = rows_of(shape).width;
+  for_blocks(std::span(&u, 1), draw_group, 4, [&](const Update&, int64_t first, int64_t n) {
+    change_values(u, first, n, now, [&](float* p) {
+      for (int64_t at = first; at < first + n;) {  // row by row, or the part of one
+        const int64_t r = at / width, end = std::min((r + 1) * width, first + n);
+        for (int64_t i = at; i < end; ++i) p[i - first] = p[i - first] - decay * p[i - first] - size * moved(r, r * width, i);
+        at = end;
+      }
+    });
   });
 }
 
@@ -116,7 +131,7 @@ void adafactor_update(Stream& s, std::span<const Update> updates, const Tensor& 
       [&] {
         const float* now = scalars.get<float>();
         if (!std::isfinite(now[grad_scale])) return;
-        for (const Update& u : updates) step(u, now, parts.get<float>());
+        for (const Update& u : updates) with_gradient(u, [&](const auto& g) { step(u, g, now, parts.get<float>()); });
       },
       [&](auto& cuda) { adafactor_update_cuda(cuda, updates, scalars, parts); });
 }

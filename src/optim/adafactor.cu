@@ -4,25 +4,23 @@
 namespace thimble::optim {
 namespace {
 
-constexpr int threads = 256;
 constexpr int64_t piece = 1024, stripes = 64;  // as in adafactor.cpp, which takes the scratch
 constexpr float tiny = 1e-30f, most = 1;
 
 struct Problem {
-  float *param, *first, *column;  // first: moments of rows, or of all elements where column is null
-  const float* grad;
-  int64_t count, rows, width;  // rows of a matrix, pieces of a vector
-  float weight_decay, rate;
+  DeviceUpdate u;
+  float *first, *column;  // first: moments of rows, or of all elements where column is null
+  int64_t rows, width;    // rows of a matrix, pieces of a vector
   float *parts, *mean, *rms, *of_stripes;
   __device__ float square(int64_t i, const float* now) const {
-    const float g = grad[i] * now[grad_scale];
+    const float g = u.gradient(i) * now[grad_scale];
     return g * g + tiny;
   }
-  __device__ float moved(int64_t r, int64_t i, const float* now) const {
+  __device__ float moved(int64_t r, int64_t i, float g, const float* now) const {
     const float root = column ? 1.0f / sqrtf(float(double(first[r]) / double(*mean))) * (1.0f / sqrtf(column[i - r * width])) : 1.0f / sqrtf(first[i]);
-    return root * (grad[i] * now[grad_scale]);
+    return root * (g * now[grad_scale]);
   }
-  __device__ int64_t end(int64_t r) const { return min((r + 1) * width, count); }
+  __device__ int64_t end(int64_t r) const { return min((r + 1) * width, u.count); }
 };
 
 __global__ void moments(Problem p, const float* now) {
@@ -68,7 +66,7 @@ __global__ void squares_of_update(Problem p, const float* now) {
   const int64_t r = blockIdx.x;
   double total = 0;
   for (int64_t i = r * p.width + threadIdx.x; i < p.end(r); i += threads) {
-    const double m = double(p.moved(r, i, now));
+    const double m = double(p.moved(r, i, p.u.gradient(i), now));
     total += m * m;
   }
   total = block_reduce<threads>(total, Add{});
@@ -77,9 +75,8 @@ __global__ void squares_of_update(Problem p, const float* now) {
 
 __global__ void apply(Problem p, const float* now) {
   if (!isfinite(now[grad_scale])) return;
-  const int64_t r = blockIdx.x;
-  const float rate = now[learning_rate] * p.rate, size = rate / fmaxf(1.0f, *p.rms / most), decay = rate * p.weight_decay;
-  for (int64_t i = r * p.width + threadIdx.x; i < p.end(r); i += threads) p.param[i] = p.param[i] - decay * p.param[i] - size * p.moved(r, i, now);
+  const float rate = now[learning_rate] * p.u.rate, size = rate / fmaxf(1.0f, *p.rms / most), decay = rate * p.u.weight_decay;
+  change_values(p.u, blockIdx.x, now, [&](int64_t i, float x, float g) { return x - decay * x - size * p.moved(i / p.width, i, g, now); });
 }
 
 }  // namespace
@@ -92,8 +89,7 @@ void adafactor_update_cuda(CudaContext& cuda, std::span<const Update> updates, c
     const bool matrix = shape.rank() == 2;
     const int64_t rows = matrix ? shape[0] : blocks_of(u.param.count(), piece), width = matrix ? shape[1] : piece;
     float* const sums = at<float>(parts);
-    const Problem p{at<float>(u.param), at<float>(u.states[0]), matrix ? at<float>(u.states[1]) : nullptr, at<const float>(u.grad), u.param.count(), rows, width,
-                    u.weight_decay, u.rate, sums, sums + rows, sums + rows + 1, sums + rows + 2};
+    const Problem p{DeviceUpdate(u), at<float>(u.states[0]), matrix ? at<float>(u.states[1]) : nullptr, rows, width, sums, sums + rows, sums + rows + 1, sums + rows + 2};
     moments<<<unsigned(rows), threads, 0, cuda.stream>>>(p, now);
     if (matrix) {
       const auto blocks = unsigned(blocks_of(width, threads));
@@ -103,7 +99,7 @@ void adafactor_update_cuda(CudaContext& cuda, std::span<const Update> updates, c
     }
     squares_of_update<<<unsigned(rows), threads, 0, cuda.stream>>>(p, now);
     mean_of<<<1, threads, 0, cuda.stream>>>(p.rms, p.parts, rows, double(u.param.count()), true);
-    apply<<<unsigned(rows), threads, 0, cuda.stream>>>(p, now);
+    apply<<<unsigned(blocks_of(u.param.count(), draw_group)), threads, 0, cuda.stream>>>(p, now);
   }
   check_cuda(cudaGetLastError(), "adafactor");
 }

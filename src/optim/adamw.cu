@@ -4,36 +4,33 @@
 namespace thimble::optim {
 namespace {
 
-constexpr int threads = 256, block = 1024;
-
 template <class S>
-__device__ void step_tensor(const DeviceUpdate& u, int64_t first, float rate, const float* now, const Hyper& hyper) {
+__device__ void step_group(const DeviceUpdate& u, int64_t group, float rate, const float* now, const Hyper& hyper) {
   S *m = static_cast<S*>(u.states[0]), *v = static_cast<S*>(u.states[1]);
   const float size = rate / now[bias1], root = now[sqrt_bias2], scale = now[grad_scale];
   const float decay = float(1.0 - double(rate) * double(u.weight_decay)), rest1 = 1.0f - hyper.beta1, rest2 = 1.0f - hyper.beta2;
-  const int64_t end = min(first + block, u.count);
-  for (int64_t i = first + threadIdx.x; i < end; i += threads) {
-    const float gradient = u.grad[i] * scale, before = float(m[i]);
+  change_values(u, group, now, [&](int64_t i, float p, float g) {
+    const float gradient = g * scale, before = float(m[i]);
     m[i] = S(before + rest1 * (gradient - before));
     v[i] = S(hyper.beta2 * float(v[i]) + rest2 * gradient * gradient);
-    u.param[i] = u.param[i] * decay - size * (float(m[i]) / (sqrtf(float(v[i])) / root + hyper.eps));
-  }
+    return p * decay - size * (float(m[i]) / (sqrtf(float(v[i])) / root + hyper.eps));
+  });
 }
 
 __global__ void step(const __grid_constant__ DeviceUpdates all, const float* now, Hyper hyper) {
   const int which = all.find(int(blockIdx.x));
   const DeviceUpdate& u = all.tensors[which];
   if (!isfinite(now[grad_scale])) return;
-  const int64_t first = int64_t{int(blockIdx.x) - all.first_block[which]} * block;
+  const int64_t group = all.group_of(int(blockIdx.x), which);
   const float rate = now[learning_rate] * u.rate;
-  if (u.packed) step_tensor<__nv_bfloat16>(u, first, rate, now, hyper);
-  else step_tensor<float>(u, first, rate, now, hyper);
+  if (u.packed) step_group<__nv_bfloat16>(u, group, rate, now, hyper);
+  else step_group<float>(u, group, rate, now, hyper);
 }
 
 }  // namespace
 
 void adamw_update_cuda(CudaContext& cuda, std::span<const Update> updates, const Tensor& scalars, const Hyper& hyper) {
-  for_tensors(updates, block, [&](const DeviceUpdates& all, int blocks) {
+  for_tensors(updates, [&](const DeviceUpdates& all, int blocks) {
     step<<<unsigned(blocks), threads, 0, cuda.stream>>>(all, at<const float>(scalars), hyper);
     check_cuda(cudaGetLastError(), "adamw");
   });

@@ -84,7 +84,7 @@ void encode_unsigned(uint8_t* codes, const float* x, int64_t n, float absmax, co
   for (int64_t i = 0; i < n; ++i) codes[i] = uint8_t(map.nearest(x[i] / absmax));
 }
 
-void step_block(const Update& u, int64_t first, int64_t n, const Step& s) {
+void step_block(const Update& u, float* p, const float* g, int64_t first, int64_t n, const Step& s) {
   const quant::DynamicMap &m_map = quant::signed_map(), &v_map = quant::unsigned_map();
   uint8_t* m_codes = u.states[0].get<uint8_t>() + first;
   uint8_t* v_codes = u.states[1].get<uint8_t>() + first;
@@ -98,7 +98,7 @@ void step_block(const Update& u, int64_t first, int64_t n, const Step& s) {
     m[i] = m_values[m_codes[i]] * m_scale;
     v[i] = v_values[v_codes[i]] * v_scale;
   }
-  step_moments(u.param.get<float>() + first, u.grad.get<float>() + first, m, v, n, s);
+  step_moments(p, g, m, v, n, s);
   m_absmax = quant::largest_magnitude(m, n);
   v_absmax = quant::largest_magnitude(v, n);
   encode_signed(m_codes, m, n, m_absmax, m_map);
@@ -140,11 +140,10 @@ void adamw_8bit_update(Stream& s, std::span<const Update> updates, const Tensor&
   launch(s, update_work("adamw 8bit", updates, 20), [&] {
     const float* now = scalars.get<float>();
     if (!finite(now[grad_scale])) return;
-    for_blocks(updates, state_block, 16, [&](const Update& u, int64_t first, int64_t n) {
+    for_values(updates, state_block, now, [&](const Update& u, float* p, const float* g, int64_t first, int64_t n) {
       const Step step = step_of(now, hyper, u);
-      if (u.states[0].dtype == DType::u8) return step_block(u, first, n, step);
-      step_small(u.param.get<float>() + first, u.grad.get<float>() + first, u.states[0].get<float>() + first,
-                 u.states[1].get<float>() + first, n, step);
+      if (u.states[0].dtype == DType::u8) return step_block(u, p, g, first, n, step);
+      step_small(p, g, u.states[0].get<float>() + first, u.states[1].get<float>() + first, n, step);
     });
   }, [&](auto& cuda) { adamw_8bit_update_cuda(cuda, updates, scalars, hyper); });
 }

@@ -6,8 +6,7 @@
 namespace thimble::optim {
 namespace {
 
-constexpr int threads = int(state_block);
-constexpr int each = 8;  // state blocks that share a copy of the maps
+static_assert(threads == state_block, "a row of values is a state block");
 
 struct Step {
   float size, scale, decay, eps;
@@ -18,34 +17,34 @@ __device__ Step step_of(const float* now, const Hyper& hyper, const DeviceUpdate
   return {-rate * now[sqrt_bias2] / now[bias1], now[grad_scale], u.weight_decay > 0 ? 1.0f - rate * u.weight_decay : 1.0f, now[sqrt_bias2] * hyper.eps};
 }
 
-__device__ void step_small(const DeviceUpdate& u, int64_t i, const Step& s, const Hyper& hyper) {
+__device__ float step_small(const DeviceUpdate& u, int64_t i, float p, float g, const Step& s, const Hyper& hyper) {
   float *m = static_cast<float*>(u.states[0]), *v = static_cast<float*>(u.states[1]);
-  const float gradient = u.grad[i] * s.scale;
+  const float gradient = g * s.scale;
   m[i] = m[i] * hyper.beta1 + (1.0f - hyper.beta1) * gradient;
   v[i] = v[i] * hyper.beta2 + (1.0f - hyper.beta2) * (gradient * gradient);
-  u.param[i] = (u.param[i] + s.size * (m[i] / (sqrtf(v[i]) + s.eps))) * s.decay;
+  return (p + s.size * (m[i] / (sqrtf(v[i]) + s.eps))) * s.decay;
 }
 
-__device__ void step_block(const DeviceUpdate& u, int64_t block, const Step& s, const Hyper& hyper, const quant::DeviceMaps& maps) {
-  const int64_t i = block * threads + threadIdx.x;
-  const bool mine = i < u.count;
-  const float g = mine ? u.grad[i] : 0.0f, gradient = g * s.scale;
+__device__ float step_block(const DeviceUpdate& u, int64_t i, float p, float g, bool mine, const Step& s, const Hyper& hyper, const quant::DeviceMaps& maps) {
+  const int64_t block = i / threads;
+  const float gradient = g * s.scale;
   uint8_t *m_codes = static_cast<uint8_t*>(u.states[0]), *v_codes = static_cast<uint8_t*>(u.states[1]);
   float *m_absmax = static_cast<float*>(u.states[2]) + block, *v_absmax = static_cast<float*>(u.states[3]) + block;
   float m = 0, v = 0;
   if (mine && isfinite(g)) {
     m = maps.signed_values[m_codes[i]] * *m_absmax * hyper.beta1 + (1.0f - hyper.beta1) * gradient;
     v = maps.unsigned_values[v_codes[i]] * *v_absmax * hyper.beta2 + (1.0f - hyper.beta2) * gradient * gradient;
-    u.param[i] = (u.param[i] + s.size * (m / (sqrtf(v) + s.eps))) * s.decay;
+    p = (p + s.size * (m / (sqrtf(v) + s.eps))) * s.decay;
   }
   const float2 most = block_reduce<threads>(float2{quant::magnitude(m), quant::magnitude(v)}, Max2{});
   if (threadIdx.x == 0) *m_absmax = most.x, *v_absmax = most.y;
-  if (!mine) return;
+  if (!mine) return p;
   // where rounding of m crossed zero, the neighbour on m's side
   int code = quant::nearest_code(maps.signed_thresholds, m / most.x);
   if ((maps.signed_values[code] < 0) != (m < 0 || (m == 0 && signbit(m)))) code += m > 0 ? 1 : -1;
   m_codes[i] = uint8_t(code);
   v_codes[i] = uint8_t(quant::nearest_code(maps.unsigned_thresholds, v / most.y));
+  return p;
 }
 
 __global__ void step(const __grid_constant__ DeviceUpdates all, const float* now, Hyper hyper, const quant::DeviceMaps* maps) {
@@ -60,17 +59,15 @@ __global__ void step(const __grid_constant__ DeviceUpdates all, const float* now
     for (int i = 0; i < 4; ++i) reinterpret_cast<float*>(&near)[i * threads + threadIdx.x] = reinterpret_cast<const float*>(maps)[i * threads + threadIdx.x];
     __syncthreads();
   }
-  const int64_t first = int64_t{int(blockIdx.x) - all.first_block[which]} * each;
-  for (int64_t block = first; block < first + each && block * threads < u.count; ++block) {
-    if (u.packed) step_block(u, block, s, hyper, near);
-    else if (const int64_t i = block * threads + threadIdx.x; i < u.count) step_small(u, i, s, hyper);
-  }
+  const int64_t group = all.group_of(int(blockIdx.x), which);  // its rows share a copy of the maps
+  if (u.packed) change_rows(u, group, now, [&](int64_t i, float p, float g, bool mine) { return step_block(u, i, p, g, mine, s, hyper, near); });
+  else change_values(u, group, now, [&](int64_t i, float p, float g) { return step_small(u, i, p, g, s, hyper); });
 }
 
 }  // namespace
 
 void adamw_8bit_update_cuda(CudaContext& cuda, std::span<const Update> updates, const Tensor& scalars, const Hyper& hyper) {
-  for_tensors(updates, threads * each, [&](const DeviceUpdates& all, int blocks) {
+  for_tensors(updates, [&](const DeviceUpdates& all, int blocks) {
     step<<<unsigned(blocks), threads, 0, cuda.stream>>>(all, at<const float>(scalars), hyper, quant::device_maps());
     check_cuda(cudaGetLastError(), "adamw 8bit");
   });

@@ -25,10 +25,9 @@ void lion_update(Stream& s, std::span<const Update> updates, const Tensor& scala
     const float* now = scalars.get<float>();
     const float scale = now[grad_scale], rest1 = 1.0f - hyper.beta1, rest2 = 1.0f - hyper.beta2;
     if (!std::isfinite(scale)) return;
-    for_blocks(updates, block, 16, [&](const Update& u, int64_t first, int64_t n) {
+    for_values(updates, block, now, [&](const Update& u, float* p, const float* g, int64_t first, int64_t n) {
       const float rate = now[learning_rate] * u.rate, decay = float(1.0 - double(rate) * double(u.weight_decay));
-      float *p = u.param.get<float>() + first, *m = u.states[0].get<float>() + first;
-      const float* g = u.grad.get<float>() + first;
+      float* m = u.states[0].get<float>() + first;
 #pragma omp simd
       for (int64_t i = 0; i < n; ++i) {
         const float gradient = g[i] * scale, way = hyper.beta1 * m[i] + rest1 * gradient;

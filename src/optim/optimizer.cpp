@@ -3,6 +3,7 @@
 
 #include <fmt/core.h>
 
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <vector>
@@ -51,7 +52,7 @@ const Optimizer& optimizer(std::string_view name) {
                              .fix = close.empty() ? "" : fmt::format("did you mean '{}'?", close)});
 }
 
-std::array<float, scalar_count> scalars_of(int64_t t, double rate, double scale, const Hyper& hyper) {
+std::array<float, scalar_count> scalars_of(int64_t t, double rate, double scale, const Hyper& hyper, uint64_t seed) {
   check(t >= 1, "steps of an optimizer count from one");
   std::array<float, scalar_count> s{};
   s[learning_rate] = float(rate);
@@ -59,6 +60,9 @@ std::array<float, scalar_count> scalars_of(int64_t t, double rate, double scale,
   s[sqrt_bias2] = float(std::sqrt(1.0 - std::pow(double(hyper.beta2), double(t))));
   s[grad_scale] = float(scale);
   s[factored_beta2] = float(1.0 - std::pow(double(t), -0.8));
+  s[seed_low] = std::bit_cast<float>(uint32_t(seed));
+  s[seed_high] = std::bit_cast<float>(uint32_t(seed >> 32));
+  s[step_number] = std::bit_cast<float>(uint32_t(t));
   return s;
 }
 
@@ -85,7 +89,8 @@ void update(Stream& s, OptimizerId id, std::span<const Update> updates, const Te
   check(scalars.dtype == DType::f32 && scalars.count() == scalar_count, "an optimizer's scalars: an f32 of each");
   check_updates(id, updates);
   for (const Update& u : updates) {
-    check(u.param.dtype == DType::f32 && u.grad.dtype == DType::f32, "an optimizer updates f32 parameters with f32 gradients");
+    check(u.param.dtype == DType::f32 ? u.grad.dtype == DType::f32 : u.param.dtype == DType::bf16 && (u.grad.dtype == DType::bf16 || u.grad.dtype == DType::f32),
+          "an optimizer updates f32 parameters with f32 gradients, bf16 ones with either");
     check(u.param.shape == u.grad.shape, "a gradient is shaped like its parameter");
   }
   optimizer(id).update(s, updates, scalars, hyper);
@@ -108,8 +113,9 @@ void check_updates(OptimizerId id, std::span<const Update> updates) {
 
 Work update_work(const char* name, std::span<const Update> updates, double flops_an_element) {
   Work work{.name = name};
+  constexpr double flops_of_a_rounding = 18;  // of one element: ten rounds for eight
   for (const Update& u : updates) {
-    work.flops += flops_an_element * double(u.param.count());
+    work.flops += (flops_an_element + (u.param.dtype == DType::bf16 ? flops_of_a_rounding : 0)) * double(u.param.count());
     work.bytes += 2.0 * double(u.param.bytes()) + double(u.grad.bytes());  // read and written; read
     for (const Tensor& t : u.states)
       if (t) work.bytes += 2.0 * double(t.bytes());

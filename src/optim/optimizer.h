@@ -17,12 +17,15 @@ struct Hyper {
   float momentum = 0;                               // of SGD
 };
 
-// One tensor to update: param and grad f32 of one shape, param overwritten; states as states_of says, overwritten.
+// One tensor to update: param and grad of one shape, param overwritten; states as states_of says, overwritten. Both f32; or param bf16, from which the
+// update is computed in f32 and rounded back as optim/stochastic_rounding.h says, and grad bf16, or f32 and taken as the nearest bf16: so that one that
+// waits in bf16 until it is wanted gives the same bits.
 struct Update {
   Tensor param, grad;
   std::array<Tensor, 4> states{};
   float weight_decay = 0;
-  float rate = 1;  // times the step's learning rate
+  float rate = 1;      // times the step's learning rate
+  uint32_t place = 0;  // of the step's draws: no two tensors share one
 };
 
 // The values of a step, an f32 device tensor of this many.
@@ -32,11 +35,12 @@ enum Scalar : int {
   sqrt_bias2,  // sqrt(1 - beta2^t)
   grad_scale,  // multiplied into the gradient: the clip factor, 1 where nothing is clipped; not finite: the update changes nothing
   factored_beta2,  // 1 - t^-0.8, Adafactor's decay
+  seed_low, seed_high, step_number,  // of what is drawn: the bits of 32-bit integers, which are copied and never computed with
   scalar_count
 };
 
 // The values of step t = 1, 2, ..., computed in double.
-std::array<float, scalar_count> scalars_of(int64_t t, double rate, double scale, const Hyper&);
+std::array<float, scalar_count> scalars_of(int64_t t, double rate, double scale, const Hyper&, uint64_t seed = 0);
 
 struct Optimizer {
   OptimizerId id;

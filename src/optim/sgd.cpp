@@ -26,10 +26,8 @@ void sgd_update(Stream& s, std::span<const Update> updates, const Tensor& scalar
     const float* now = scalars.get<float>();
     const float scale = now[grad_scale];
     if (!std::isfinite(scale)) return;
-    for_blocks(updates, block, 16, [&](const Update& u, int64_t first, int64_t n) {
+    for_values(updates, block, now, [&](const Update& u, float* p, const float* g, int64_t first, int64_t n) {
       const float rate = now[learning_rate] * u.rate, decay = u.weight_decay;
-      float* p = u.param.get<float>() + first;
-      const float* g = u.grad.get<float>() + first;
       if (!u.states[0]) {
 #pragma omp simd
         for (int64_t i = 0; i < n; ++i) p[i] -= rate * (g[i] * scale + decay * p[i]);

@@ -78,7 +78,7 @@ struct Space {
   bool all_trained() const { return layers > 0 && trained_layers == layers; }
   bool layers_alike = false;               // all have one structure, so that what a share of them takes is that share
   bool packed = false;                     // these are stored packed
-  bool wide = false;                       // or in f32, where products take fewer bits
+  bool wide = false;                       // or in another type than products take
   bool can_host_embedding = false;         // the table is frozen, no head, and the device reads pinned memory
   bool paged_optimizer = false;            // the user's choice of optimizer; a plan may page another's states too
   std::optional<nn::Save> save;            // every tensor of every layer

@@ -194,7 +194,7 @@ void AdapterFile::read(const ParamSpec& p, Tensor to) const { file_.read(info(p)
 std::vector<WrittenFile> write_adapter(const fs::path& folder, const AdapterConfig& a, const std::vector<ParamSpec>& adapters,
                                        const std::function<void(const std::function<void(const ParamSpec&, Tensor piece)>& put)>& fill) {
   std::vector<SafetensorsWriter::Declared> declared;
-  for (const auto& p : adapters) declared.push_back({peft_name(p), DType::f32, p.shape});
+  for (const auto& p : adapters) declared.push_back({peft_name(p), p.dtype, p.shape});
   fs::create_directories(folder);
   SafetensorsWriter writer(folder / "adapter_model.safetensors", std::move(declared));
   fill([&](const ParamSpec&, Tensor piece) { writer.write(piece); });

@@ -1,5 +1,7 @@
-// Many f32 tensors in one allocation: adapters, and gradients. One norm, one zeroing, one update run over the whole of it.
+// Many tensors in one allocation: adapters, and gradients. One norm, one zeroing, one update run over the whole of it.
 #pragma once
+#include <algorithm>
+
 #include "comm/rank.h"
 #include "store/param_table.h"
 
@@ -18,9 +20,15 @@ class FlatLayout {
     count_ += p.shape.count();
   }
   size_t size() const { return places_.size(); }
-  int64_t count() const { return count_; }  // of floats, the padding between them included
-  int64_t bytes() const { return padded(count_) * int64_t(sizeof(float)); }
-  Tensor at(void* base, size_t i) const { return {static_cast<float*>(base) + places_[i].first, DType::f32, places_[i].spec->shape}; }
+  int64_t count() const { return count_; }  // of numbers, the padding between them included
+  int64_t bytes() const { return padded(count_) * int64_t(sizeof(float)); }  // in f32
+  Tensor at(void* base, size_t i, DType dtype = DType::f32) const {
+    return {static_cast<std::byte*>(base) + places_[i].first * size_of(dtype), dtype, places_[i].spec->shape};
+  }
+  // Is every one of them kept in this type?
+  bool all_are(DType dtype) const {
+    return std::all_of(places_.begin(), places_.end(), [&](const Place& p) { return p.spec->dtype == dtype; });
+  }
 
  private:
   static int64_t padded(int64_t floats) { return aligned(floats * int64_t(sizeof(float))) / int64_t(sizeof(float)); }

@@ -28,7 +28,6 @@ constexpr std::string_view may_change[] = {"model_name_or_path",
                                            "num_train_epochs",
                                            "max_steps",
                                            "bf16",
-                                           "pure_bf16",
                                            "gradient_checkpointing",
                                            "disable_gradient_checkpointing",
                                            "output_dir",
@@ -133,6 +132,7 @@ Error unusable(const fs::path& folder, std::string found) {
 
 // What an option makes of a run's numbers: paging moves the optimizer's states and changes none.
 Json effect(const std::string& key, const Json& value) {
+  if (key == "pure_bf16" && value.is_null()) return false;
   if (key != "optim" || !value.is_string()) return value;
   const auto text = value.get<std::string>();
   return text == "paged_adamw_32bit" ? Json("adamw_torch") : text == "paged_adamw_8bit" ? Json("adamw_8bit") : text == "paged_lion_32bit" ? Json("lion_32bit") : value;
@@ -238,7 +238,7 @@ bool Checkpoints::any() const { return !places_in(options_.output_dir).empty(); 
 int64_t Checkpoints::bytes_of(Trainer& trainer, const Setup& setup) {
   // A folder of weights holds those that stay frozen too.
   int64_t bytes = setup.method.lora.any() ? 0 : nn::parameters(setup.model, quant::FormatId::dense).parameters() * size_of(nn::file_dtype(setup.model));
-  for (const auto& t : trainer.model().trained()) bytes += (setup.method.lora.any() ? t.value.count() * size_of(DType::f32) : 0) + (loses_bits(setup) ? t.value.bytes() : 0);
+  for (const auto& t : trainer.model().trained()) bytes += (setup.method.lora.any() ? t.value.bytes() : 0) + (loses_bits(setup) ? t.value.bytes() : 0);
   for (const auto& s : trainer.states()) bytes += s.home.bytes();
   return bytes;
 }

@@ -8,9 +8,12 @@
 
 namespace thimble::train {
 
+constexpr uint32_t first_place = uint32_t{1} << 31;  // of the updates' draws: beyond those of all layers (nn/saved.h)
+
 OptimizerState::OptimizerState(comm::Rank& rank, const nn::Model& model, optim::OptimizerId id, bool paged, Rates rates)
     : rank_(rank), model_(model), id_(id) {
   groups_.reserve(model.spec().layers.size() + 3);
+  uint32_t place = first_place;
   for (const auto& t : model.trained()) {
     const int layer = t.spec->layer;
     if (groups_.empty() || layer < 0 || layer != groups_.back().layer) {
@@ -23,14 +26,15 @@ OptimizerState::OptimizerState(comm::Rank& rank, const nn::Model& model, optim::
     Group& g = groups_.back();
     g.specs.push_back(t.spec);
     if (g.alike + 1 < int(groups_.size())) {  // laid out like its kin
-      g.updates[g.specs.size() - 1].param = t.value;
+      auto& u = g.updates[g.specs.size() - 1];
+      u.param = t.value, u.place = place++;
       continue;
     }
     int n = 0;
     const auto parts = optim::states_of(id, t.value.shape, n);
     const bool is_norm = t.spec->role == store::Role::norm || t.spec->role == store::Role::bias;
     optim::Update u{.param = t.value, .grad = {}, .weight_decay = is_norm ? rates.decay_of_norms : rates.decay,
-                    .rate = t.spec->role == store::Role::lora_b ? rates.lora_b : 1};
+                    .rate = t.spec->role == store::Role::lora_b ? rates.lora_b : 1, .place = place++};
     auto& offsets = g.offsets.emplace_back();
     for (int i = 0; i < n; ++i) {
       u.states[size_t(i)] = Tensor{nullptr, parts[size_t(i)].dtype, parts[size_t(i)].shape};
@@ -81,7 +85,7 @@ void OptimizerState::update(int layer, Tensor scalars, const optim::Hyper& hyper
     const Tensor bytes = ring_ ? ring_->acquire(i, g.home) : g.home;
     const int after = is_of(i + 1, layer) ? i + 1 : next < 0 ? -1 : index_of(next);
     if (ring_ && after >= 0) ring_->prefetch(after, groups_[size_t(after)].home);
-    rank_.once_a_kind({"update", {g.alike}}, [&] {
+    rank_.once_a_kind({"update", {g.alike, int64_t(model_.gradients().all(layer).dtype)}}, [&] {
       if (trained.empty()) trained = model_.trained(layer);
       check(done + g.updates.size() <= trained.size(), "an update is of all that is trained of a layer");
       for (size_t u = 0; u < g.updates.size(); ++u) g.updates[u].param = trained[done + u].value, g.updates[u].grad = trained[done + u].gradient;

@@ -189,7 +189,7 @@ struct TrainOptions {
     visit("seed", o.seed, "of the adapters' start, of shuffling, and of what steps draw");
     visit("data_seed", o.data_seed, "of shuffling, mixing and val_size; null: seed");
     visit("bf16", o.bf16, "16-bit arithmetic; the device decides where it pays");
-    visit("pure_bf16", o.pure_bf16, "as bf16");
+    visit("pure_bf16", o.pure_bf16, "weights that are trained are kept in bf16, not f32, and rounded stochastically; adapters stay in f32");
     visit("gradient_checkpointing", o.gradient_checkpointing, "true: recompute all; false: recompute nothing; null: the plan decides");
     visit("disable_gradient_checkpointing", o.disable_gradient_checkpointing, "the same as gradient_checkpointing: false");
     visit("output_dir", o.output_dir, "folder for all that the run leaves");

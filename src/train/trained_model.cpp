@@ -34,11 +34,13 @@ std::vector<WrittenFile> write_model(const fs::path& folder, const TrainOptions&
   store::SafetensorsWriter writer(folder / model_file, std::move(declared));
   std::vector<std::byte> converted;
   trainer.save([&](const store::ParamSpec&, Tensor piece) {
-    if (dtype == DType::f32) return writer.write(piece);
+    if (dtype == piece.dtype) return writer.write(piece);
     converted.resize(size_t(piece.count() * size_of(dtype)));
     const Tensor to{converted.data(), dtype, piece.shape};
     visit_float(dtype, [&]<class T>(T) {
-      for (int64_t i = 0; i < piece.count(); ++i) to.get<T>()[i] = T(piece.get<float>()[i]);
+      visit_float(piece.dtype, [&]<class P>(P) {
+        for (int64_t i = 0; i < piece.count(); ++i) to.get<T>()[i] = T(float(piece.get<P>()[i]));
+      });
     });
     writer.write(to);
   });
@@ -64,7 +66,10 @@ fs::path base_folder(const TrainOptions& o) {
   return fs::is_directory(model) ? model : model.parent_path();
 }
 
-bool loses_bits(const Setup& setup) { return !setup.method.lora.any() && (nn::file_dtype(setup.model) != DType::f32 || setup.model.fused_files); }
+bool loses_bits(const Setup& setup) {
+  const DType file = nn::file_dtype(setup.model);
+  return !setup.method.lora.any() && ((file != DType::f32 && file != setup.method.weights.dtype) || setup.model.fused_files);
+}
 
 std::vector<WrittenFile> write_trained(const fs::path& folder, const TrainOptions& o, const Setup& setup, Trainer& trainer) {
   auto files = setup.method.lora.any() ? write_adapter(folder, setup, trainer) : write_model(folder, o, setup, trainer);

@@ -11,7 +11,7 @@ std::vector<WrittenFile> write_trained(const fs::path& folder, const TrainOption
 inline constexpr const char *adapter_file = "adapter_model.safetensors", *model_file = "model.safetensors";
 
 fs::path base_folder(const TrainOptions&);  // of the base model's files
-// Trained values are f32 by their own names; whether the files above hold fewer bits, or several as one.
+// Trained values are f32 or bf16 by their own names; whether the files above hold fewer bits, or several as one.
 bool loses_bits(const Setup&);
 
 }  // namespace thimble::train

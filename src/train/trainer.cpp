@@ -42,9 +42,8 @@ Trainer::Trainer(comm::Rank& rank, const Setup& setup, const plan::Plan& plan)
       decoder_(rank, model_, {.save = plan.save, .head_chunk = plan.head_chunk, .token_chunk = plan.token_chunk, .window = plan.window, .unpack_layer = plan.unpack_layer,
                                .longest_document = setup.tokens_per_row},
                data::token_cap(plan.micro_batch, setup.tokens_per_row)),
-      window_(plan.window) {
-  // A streamed layer's gradients outlive its turn where they wait for the norm of all, or for the next window.
-  model_.take_gradients(rank, clips() || plan.window < plan.accumulation);
+      window_(plan.window), accumulation_(plan.accumulation) {
+  model_.take_gradients(rank, plan.window < plan.accumulation ? store::Waits::as_sums : clips() ? store::Waits::whole : store::Waits::never);
   const OptimizerState::Rates rates{setup.weight_decay, setup.decay_norms ? setup.weight_decay : 0, setup.lora_b_rate};
   optimizer_.emplace(rank, model_, setup.optimizer, plan.paged_optimizer, rates);
   const int64_t cap = data::token_cap(plan.micro_batch, setup.tokens_per_row);
@@ -190,10 +189,11 @@ StepResult Trainer::step(std::span<const data::MicroBatch> batches, double learn
     result.tokens += int64_t(m.ids.size());
     for (const int32_t t : m.targets) result.targets += t >= 0;
   }
+  check(std::ssize(batches) <= accumulation_, "a step has at most the planned micro-batches");
   ++steps_;
   if (!rank_.is_phantom()) {
     auto* s = host_scalars_.get<float>();
-    std::ranges::copy(optim::scalars_of(steps_, learning_rate, 1, setup_.hyper), s);
+    std::ranges::copy(optim::scalars_of(steps_, learning_rate, 1, setup_.hyper, setup_.seed), s);
     s[loss_scale] = float(1.0 / double(std::max<int64_t>(1, result.targets)));
   }
   rank_.upload("scalars", scalars_, host_scalars_);

@@ -96,7 +96,7 @@ class Trainer {
   nn::Model model_;
   nn::Decoder decoder_;
   std::optional<OptimizerState> optimizer_;
-  int64_t window_;
+  int64_t window_, accumulation_;
   Tensor tokens_, keys_, scalars_, results_, correct_;                // on the device; keys_ (window, 4): ops/noise.h
   Tensor host_tokens_, host_key_, host_scalars_, host_results_, host_correct_;   // pinned
   Tensor staging_;                                                    // pinned: pieces of adapters, trained tensors and states

@@ -171,23 +171,24 @@ quant::FormatId format_of_base(const nn::ModelSpec& m, const TrainOptions& o) {
 }  // namespace
 
 Tuning tuning_of(const nn::ModelSpec& m, const TrainOptions& o) {
-  const auto noisy = [&](Tuning t) {
+  const auto tuned = [&](Tuning t) {
     t.method.embedding_noise = float(o.neftune_noise_alpha.value_or(0));
+    if (o.pure_bf16.value_or(false)) t.method.weights.dtype = DType::bf16;
     return t;
   };
   if (o.finetuning_type == Finetuning::full) {
     if (m.stored.format != quant::FormatId::dense)
       throw Error(Fault::usage, {.what = "full tuning of a folder whose matrices are packed", .where = o.model_name_or_path, .expected = "16-bit weights",
                                  .found = std::string(quant::format(m.stored.format).name), .fix = "finetuning_type: lora; or write 16-bit weights first: thimble export"});
-    return noisy({.model = m, .method = {.weights = nn::all_weights()}});
+    return tuned({.model = m, .method = {.weights = nn::all_weights()}});
   }
   const auto format = format_of_base(m, o);
-  if (o.finetuning_type == Finetuning::freeze) return noisy({.model = m, .method = {.weights = thawed(m, o), .format = format}});
-  if (!o.adapter_name_or_path) return noisy(with_adapters(m, asked_for(o), format, false, Fault::usage, "lora_target"));
+  if (o.finetuning_type == Finetuning::freeze) return tuned({.model = m, .method = {.weights = thawed(m, o), .format = format}});
+  if (!o.adapter_name_or_path) return tuned(with_adapters(m, asked_for(o), format, false, Fault::usage, "lora_target"));
   auto a = store::read_adapter_config(*o.adapter_name_or_path);
   store::warn_of_other_base(a, o.model_name_or_path);
   a.base_model = o.model_name_or_path;
-  return noisy(with_adapters(m, a, format, false, Fault::bad_input, *o.adapter_name_or_path));
+  return tuned(with_adapters(m, a, format, false, Fault::bad_input, *o.adapter_name_or_path));
 }
 
 Tuning tuning_of(const nn::ModelSpec& m, const store::AdapterConfig& a, quant::FormatId format, bool frozen) {

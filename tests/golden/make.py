@@ -16,6 +16,7 @@ import parquet_goldens
 import quantised
 import methods
 import optim
+import rounding
 import stories
 import template_goldens
 import token_goldens
@@ -28,6 +29,7 @@ GOLDENS = {                                       # in an order in which each fi
     "quantised": lambda a: quantised.make_quantised(a.out),
     "methods": lambda a: methods.make_methods(a.out),
     "optim": lambda a: optim.make_optim(a.out),
+    "rounding": lambda a: rounding.make_rounding(a.out),
     "families": lambda a: families.make_families(a.out, a.only),
     "peft-fused": lambda a: methods.make_peft_fused(a.out),
     "stories": lambda a: stories.make_stories(a.out, a.stories),

@@ -110,8 +110,10 @@ TEST(Optimizers, WrongStatesAreRefused) {
     table.updates[0].grad = rig.take(DType::f32, {4999});
     EXPECT_THROW(update(rig.stream, id, table.updates, table.scalars, {}), Error);
     table.updates[0] = good;
-    table.updates[0].param = rig.take(DType::bf16, {5000});
-    EXPECT_THROW(update(rig.stream, id, table.updates, table.scalars, {}), Error);
+    for (const auto& [param, grad] : {std::pair{DType::f16, DType::f32}, {DType::f32, DType::bf16}, {DType::bf16, DType::f16}}) {
+      table.updates[0].param = rig.take(param, {5000}), table.updates[0].grad = rig.take(grad, {5000});
+      EXPECT_THROW(update(rig.stream, id, table.updates, table.scalars, {}), Error);
+    }
     table.updates[0] = good;
     EXPECT_THROW(update(rig.stream, id, table.updates, rig.take(DType::f32, {3}), {}), Error);
   }

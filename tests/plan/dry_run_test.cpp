@@ -115,15 +115,15 @@ TEST(DryRun, LongContextsOf8BOn24GiB) {
 
 // Llama-3.1-8B, all of it trained, every layer at home in host memory: 65,536 tokens a step as eight micro-batches, each layer crossing the link once each way.
 TEST(DryRun, FullTuningOf8BOn24GiB) {
-  const auto outcome = [](optim::OptimizerId optimizer, float max_grad_norm, int64_t micro_batches) {
+  const auto outcome = [](optim::OptimizerId optimizer, float max_grad_norm, int64_t micro_batches, DType dtype = DType::f32) {
     train::Setup setup = long_context(8192);
-    setup.method = {.weights = nn::all_weights()};
+    setup.method = {.weights = nn::all_weights(dtype)};
     setup.optimizer = optimizer, setup.max_grad_norm = max_grad_norm;
-    Plan plan{.accumulation = micro_batches, .window = micro_batches, .unpack_layer = true, .resident_layers = 0, .head_chunk = 1024, .paged_optimizer = true};
+    Plan plan{.accumulation = micro_batches, .window = micro_batches, .unpack_layer = dtype == DType::f32, .resident_layers = 0, .head_chunk = 1024, .paged_optimizer = true};
     plan.save.assign(32, ladder().back().save);
     const Outcome o = train::Trainer::rehearse(an_h200(), setup, plan);
-    std::printf("%lld tokens a step, %s, %s: %.2f GiB of the card, %.2f GiB of RAM, %.0f tokens/s\n", static_cast<long long>(8192 * micro_batches),
-                optimizer == optim::OptimizerId::adamw ? "f32 states" : "8-bit states", max_grad_norm > 0 ? "clipped" : "not clipped",
+    std::printf("%lld tokens a step, weights in %s, %s, %s: %.2f GiB of the card, %.2f GiB of RAM, %.0f tokens/s\n", static_cast<long long>(8192 * micro_batches),
+                name_of(dtype).data(), optimizer == optim::OptimizerId::adamw ? "f32 states" : "8-bit states", max_grad_norm > 0 ? "clipped" : "not clipped",
                 double(o.device() + an_h200().overhead) / double(1 << 30), double(o.ram()) / double(1 << 30), o.tokens_per_second(plan));
     EXPECT_LE(o.device(), on_24_gib(0).device);
     return std::pair(double(o.ram()) / double(1 << 30), o.tokens_per_second(plan));
@@ -132,10 +132,15 @@ TEST(DryRun, FullTuningOf8BOn24GiB) {
   const auto clipped = outcome(adamw_8bit, 1, 8), free = outcome(adamw_8bit, 0, 8), exact = outcome(adamw, 0, 8);
   outcome(adamw_8bit, 1, 2);
   outcome(adamw_8bit, 0, 2);
+  const auto clipped_bf16 = outcome(adamw_8bit, 1, 8, DType::bf16), free_bf16 = outcome(adamw_8bit, 0, 8, DType::bf16);
+  outcome(adamw, 1, 8, DType::bf16);
+  outcome(adamw_8bit, 1, 2, DType::bf16);
+  outcome(adamw_8bit, 0, 2, DType::bf16);
+  EXPECT_LE(clipped_bf16.first, 63);
   EXPECT_LE(clipped.first, 126);
   EXPECT_LE(exact.first, 126);
   EXPECT_LE(free.first, 63);
-  for (const auto& o : {clipped, free, exact}) EXPECT_GE(o.second, 7500);
+  for (const auto& o : {clipped, free, exact, clipped_bf16, free_bf16}) EXPECT_GE(o.second, 7500);
 }
 
 // Eight micro-batches of 1,024 tokens inside 24 GiB and 64 GiB, planned for a card that is not here.

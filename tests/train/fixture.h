@@ -69,13 +69,13 @@ inline nn::Method fused(nn::Method m) {
   return m;
 }
 // Adapters of some matrices of some layers, embedding and head whole.
-inline nn::Method with_modules() {
-  nn::Method m{.weights = {.embedding = true, .head = true}, .lora = {.layers = {nn::LayerLora{}, nn::lora_on(3, 2).layers[0], nn::lora_on(5, 1, [](int p) { return p == nn::v_proj; }).layers[0]}}};
+inline nn::Method with_modules(DType dtype = DType::f32) {
+  nn::Method m{.weights = {.embedding = true, .head = true, .dtype = dtype}, .lora = {.layers = {nn::LayerLora{}, nn::lora_on(3, 2).layers[0], nn::lora_on(5, 1, [](int p) { return p == nn::v_proj; }).layers[0]}}};
   return m;
 }
 // Of three layers the last one, and the final norm.
-inline nn::Method freeze(quant::FormatId format) {
-  nn::Method m{.weights = {.final_norm = true, .layers = {{}, {}, nn::all_weights().layers[0]}}, .format = format};
+inline nn::Method freeze(quant::FormatId format, DType dtype = DType::f32) {
+  nn::Method m{.weights = {.final_norm = true, .layers = {{}, {}, nn::all_weights().layers[0]}, .dtype = dtype}, .format = format};
   return m;
 }
 // Whether a plan may leave so many of three layers on the device, trained ones beside frozen ones among them, and run several micro-batches at a time.
@@ -85,7 +85,7 @@ inline bool may_stay(const nn::Method& m, int resident) {
   return trained == 3 || resident >= trained;
 }
 inline bool in_windows(const nn::Method& m, const nn::ModelSpec& model) { return !model.rope_follows_length() && !(model.tied_head && m.weights.embedding); }
-inline nn::Method full() { return {.weights = nn::all_weights()}; }
+inline nn::Method full(DType dtype = DType::f32) { return {.weights = nn::all_weights(dtype)}; }
 
 // `tokens` tokens in documents of 1 to 20, a quarter of the targets masked.
 inline data::MicroBatch random_batch(const nn::ModelSpec& m, int64_t tokens, uint64_t seed) {
@@ -128,6 +128,10 @@ inline std::vector<data::MicroBatch> three_batches(const nn::ModelSpec& m, int64
   return {random_batch(m, tokens, seed), random_batch(m, 6, seed + 200), random_batch(m, tokens - 5, seed + 100)};
 }
 
+inline void append(std::vector<float>& all, Tensor piece) {
+  visit_float(piece.dtype, [&]<class T>(T) { all.insert(all.end(), piece.get<T>(), piece.get<T>() + piece.count()); });
+}
+
 // Everything a short run leaves: losses, norms and the trained values, to be compared bit for bit.
 struct Trace {
   std::vector<double> numbers;
@@ -153,7 +157,7 @@ inline Trace run(const Setup& setup, const plan::Plan& plan, int64_t tokens, int
   }
   const auto eval = trainer.evaluate(std::vector<data::MicroBatch>{random_batch(setup.model, tokens, 77)});
   trace.numbers.push_back(eval.loss);
-  trainer.save([&](const store::ParamSpec&, Tensor rows) { trace.values.insert(trace.values.end(), rows.get<float>(), rows.get<float>() + rows.count()); });
+  trainer.save([&](const store::ParamSpec&, Tensor rows) { append(trace.values, rows); });
   return trace;
 }
 

@@ -19,14 +19,17 @@ Trace trained(const Setup& setup, int resident, bool paged, const Bad* bad, int6
   for (uint64_t s = 0; s < 4; ++s) {
     if (s == 2 && bad) {
       // The head's rows: of a token that the batch asks for, so that the loss feels it.
-      float& poisoned = trainer.model().trained()[setup.method.trains_weights() ? size_t(nn::head_index) : 0].value.get<float>()[element];
-      const float kept = poisoned;
-      poisoned = bad->value;
-      std::vector<data::MicroBatch> window{random_batch(setup.model, 40, 50)};
-      window[0].targets[3] = 7;
-      const auto r = trainer.step(window, 1e-2);
-      EXPECT_FALSE(r.finite()) << bad->name << ": loss " << r.loss << ", norm " << r.grad_norm;
-      poisoned = kept;
+      const Tensor rows = trainer.model().trained()[setup.method.trains_weights() ? size_t(nn::head_index) : 0].value;
+      visit_float(rows.dtype, [&]<class T>(T) {
+        T& poisoned = rows.get<T>()[element];
+        const T kept = poisoned;
+        poisoned = T(bad->value);
+        std::vector<data::MicroBatch> window{random_batch(setup.model, 40, 50)};
+        window[0].targets[3] = 7;
+        const auto r = trainer.step(window, 1e-2);
+        EXPECT_FALSE(r.finite()) << bad->name << ": loss " << r.loss << ", norm " << r.grad_norm;
+        poisoned = kept;
+      });
       EXPECT_EQ(trainer.steps(), 2);
     }
     const std::vector<data::MicroBatch> window{random_batch(setup.model, 40, s)};
@@ -34,7 +37,7 @@ Trace trained(const Setup& setup, int resident, bool paged, const Bad* bad, int6
     EXPECT_TRUE(r.finite());
     trace.numbers.insert(trace.numbers.end(), {r.loss, r.grad_norm});
   }
-  trainer.save([&](const store::ParamSpec&, Tensor rows) { trace.values.insert(trace.values.end(), rows.get<float>(), rows.get<float>() + rows.count()); });
+  trainer.save([&](const store::ParamSpec&, Tensor rows) { append(trace.values, rows); });
   return trace;
 }
 
@@ -54,6 +57,7 @@ void stays_as_it_was(const nn::Method& method, int64_t hidden) {
 }
 
 TEST(NotFinite, AFullStepChangesNothing) { stays_as_it_was(full(), tiny_model().hidden); }
+TEST(NotFinite, AFullStepInBf16ChangesNothing) { stays_as_it_was(full(DType::bf16), tiny_model().hidden); }
 TEST(NotFinite, AnAdaptersStepChangesNothing) { stays_as_it_was(lora(quant::FormatId::nf4), 1); }
 
 }  // namespace

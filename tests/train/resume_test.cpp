@@ -94,6 +94,11 @@ TEST(Resume, FullWhereLayersAreStreamed) {
   for (const float clip : {1.0f, 0.0f})
     for (const auto& resident : {std::array{1, 0}, {0, 99}, {99, 1}}) resumes(full(), optim::OptimizerId::adamw, tiny_model(), resident, clip);
 }
+TEST(Resume, FullInBf16) {
+  for (const float clip : {1.0f, 0.0f})
+    for (const auto& resident : {std::array{1, 0}, {0, 99}}) resumes(full(DType::bf16), optim::OptimizerId::adamw_8bit, tiny_model(3, false), resident, clip);
+  resumes(with_modules(DType::bf16), optim::OptimizerId::adafactor, tiny_model(3, false));
+}
 TEST(Resume, Lora) { resumes(lora(quant::FormatId::dense), optim::OptimizerId::adamw, tiny_model()); }
 TEST(Resume, EightBitStates) {
   nn::ModelSpec m = tiny_model(2);  // matrices of 4096 elements and more, whose states are packed

@@ -121,7 +121,7 @@ TEST(MethodsRoundTrip, PeftsOfModulesOfSeveralMatrices) {
 }
 
 // What was frozen stays as it was; of a packed base, as the numbers that its codes stand for.
-void thawed_written_and_read(const fs::path& from, double tolerance) {
+void thawed_written_and_read(const fs::path& from, double tolerance, bool pure_bf16 = false) {
   SCOPED_TRACE(from);
   const fs::path out = fs::path(testing::TempDir()) / "a_frozen_model";
   fs::remove_all(out);
@@ -130,6 +130,7 @@ void thawed_written_and_read(const fs::path& from, double tolerance) {
   o.model_name_or_path = from.string();
   o.finetuning_type = Finetuning::freeze;
   o.freeze_trainable_layers = 1;
+  o.pure_bf16 = pure_bf16;
   const auto tuning = tuning_of(models::read_model(from), o);
   const train::Setup setup{.model = tuning.model, .method = tuning.method, .tokens_per_row = 24};
   const auto plan = plan_of(setup.model, nn::all(nn::Save::keep), 1, false);  // the frozen layer streams
@@ -159,7 +160,7 @@ void thawed_written_and_read(const fs::path& from, double tolerance) {
 }
 
 TEST(MethodsRoundTrip, AFrozenModelIsWrittenWhole) {
-  thawed_written_and_read(golden / "llama_odd_tied", 1e-5);
+  for (const bool bf16 : {false, true}) thawed_written_and_read(golden / "llama_odd_tied", 1e-5, bf16);
   for (const char* packed : {"nf4", "nf4_dq"}) thawed_written_and_read(golden / "quantised" / packed, 1e-5);
   thawed_written_and_read(golden / "quantised" / "int8", 2e-2);  // training multiplies with rounded activations, a 16-bit folder does not
 }

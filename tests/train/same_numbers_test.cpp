@@ -10,11 +10,11 @@ namespace {
 void in_chunks_too(const Setup& setup, const Trace& whole) {
   const auto in_chunks_of = [&](plan::Plan p) { return run(setup, in_chunks(std::move(p), 16), 61, 4); };
   const Trace kept = in_chunks_of(plan_of(setup.model, nn::all(nn::Save::keep), 3, false));
-  EXPECT_NEAR(kept.numbers[0], whole.numbers[0], tests_run_on_cuda() ? 1e-6 * whole.numbers[0] : 0);  // a loss is of rows alone; a card's library chooses a product's way by its size
+  EXPECT_NEAR(kept.numbers[0], whole.numbers[0], 1e-6 * whole.numbers[0]);  // a loss is of rows alone, but libraries choose a product's way by its size
   EXPECT_FALSE(kept == whole);
   double error = 0, squares = 0;
   for (size_t i = 0; i < kept.values.size(); ++i) error += std::pow(double(kept.values[i]) - whole.values[i], 2), squares += std::pow(double(whole.values[i]), 2);
-  EXPECT_LT(error / squares, 1e-9);
+  EXPECT_LT(error / squares, setup.method.weights.dtype == DType::f32 ? 1e-9 : 1e-7);  // a draw that falls the other way is a whole step of bf16
   for (const auto save : {nn::Save::recompute, nn::Save::offload}) EXPECT_TRUE(in_chunks_of(plan_of(setup.model, nn::all(save), 3, false)) == kept) << int(save);
   for (const auto& level : plan::ladder()) {
     EXPECT_TRUE(in_chunks_of(plan_of(setup.model, level.save, 3, false)) == kept) << level.name;
@@ -51,13 +51,38 @@ void same_everywhere(const nn::Method& method, optim::OptimizerId optimizer, con
 
 TEST(SameNumbers, Full) { same_everywhere(full(), optim::OptimizerId::adamw); }
 TEST(SameNumbers, FullOfAnUntiedModel) { same_everywhere(full(), optim::OptimizerId::adamw_8bit, tiny_model(3, false)); }
-TEST(SameNumbers, FullWithoutClippingUpdatesInBackward) {
-  const train::Setup setup{.model = tiny_model(3, false), .method = full(), .optimizer = optim::OptimizerId::adamw_8bit, .weight_decay = 0.01f, .max_grad_norm = 0, .tokens_per_row = 64};
+void same_without_clipping(const nn::Method& method, optim::OptimizerId optimizer) {
+  const train::Setup setup{.model = tiny_model(3, false), .method = method, .optimizer = optimizer, .weight_decay = 0.01f, .max_grad_norm = 0, .tokens_per_row = 64};
   const Trace kept = run(setup, plan_of(setup.model, nn::all(nn::Save::keep), 3, false), 61, 4);
   for (const int64_t window : {1, 2, 3})
     for (const int resident : {1, 0})
       for (const bool paged : {false, true})
         EXPECT_TRUE(run(setup, in_windows(plan_of(setup.model, nn::all(nn::Save::offload), resident, paged), window, true), 61, 4) == kept) << window << " " << resident << paged;
+}
+TEST(SameNumbers, FullWithoutClippingUpdatesInBackward) { same_without_clipping(full(), optim::OptimizerId::adamw_8bit); }
+
+// Weights in bf16: what a step draws to round them is of their place, and a streamed layer's gradients wait as the bf16 numbers that a resident one's are taken as.
+TEST(SameNumbers, FullInBf16) { same_everywhere(full(DType::bf16), optim::OptimizerId::adamw_8bit, tiny_model(3, false)); }
+TEST(SameNumbers, FullInBf16OfATiedOrnateModel) {
+  auto model = ornate_model();
+  model.tied_head = true;
+  same_everywhere(full(DType::bf16), optim::OptimizerId::adamw, model);
+}
+TEST(SameNumbers, FullInBf16WithoutClipping) { same_without_clipping(full(DType::bf16), optim::OptimizerId::adamw_8bit); }
+TEST(SameNumbers, InBf16ByEachOptimizer) {
+  const auto by = [](const optim::Optimizer& o, const nn::Method& method) {
+    const train::Setup setup{.model = tiny_model(3, false), .method = method, .optimizer = o.id, .weight_decay = 0.01f, .tokens_per_row = 64};
+    const Trace kept = run(setup, plan_of(setup.model, nn::all(nn::Save::keep), 3, false), 61, 4);
+    for (const auto& [resident, paged, window] : {std::tuple{0, true, 3}, {1, false, 1}, {0, false, 2}}) {
+      if (!may_stay(method, resident)) continue;
+      EXPECT_TRUE(run(setup, in_windows(plan_of(setup.model, nn::all(nn::Save::offload), resident, paged), window, true), 61, 4) == kept) << o.name << " " << resident << paged << window;
+    }
+    return kept;
+  };
+  for (const auto& o : optim::optimizers()) {
+    EXPECT_FALSE(by(o, full(DType::bf16)) == by(o, full()));
+    by(o, with_modules(DType::bf16)), by(o, freeze(quant::FormatId::nf4, DType::bf16));
+  }
 }
 TEST(SameNumbers, Lora) { same_everywhere(lora(quant::FormatId::dense), optim::OptimizerId::adamw); }
 TEST(SameNumbers, FullOfAnOrnateModel) { same_everywhere(full(), optim::OptimizerId::adamw, ornate_model()); }
