@@ -148,6 +148,7 @@ Planned make_plan(const train::TrainOptions& o, std::optional<plan::SumOrder> or
   Planned p;
   p.spec = planned_machine(o);
   p.spec.deterministic = o.deterministic;
+  if (o.fp16.value_or(false)) p.spec.compute = DType::f16;
   auto tuning = train::tuning_of(models::read_model(o.model_name_or_path), o);
   const auto rule = o.optimizer();
   p.setup = {.model = std::move(tuning.model), .method = std::move(tuning.method), .adapter = std::move(tuning.adapter),

@@ -88,25 +88,28 @@ void TrainingRun::step() {
     window.push_back(data_.training.at(epoch, i));
   const double rate = train::learning_rate(schedule_, step), started = seconds();
   const auto r = trainer_.step(window, rate);
-  if (!r.finite())
+  const auto& scale = trainer_.loss_scale();
+  if (!r.finite() && (scale.skipped == 0 || scale.exhausted()))
     throw Error(Fault::internal, {.what = "the loss or the gradient is not a number; the update was not made, the run ends here",
                                   .where = fmt::format("step {}", step + 1),
                                   .found = fmt::format("loss {}, gradient norm {}", r.loss, r.grad_norm),
                                   .fix = step == 0 ? "thimble inspect MODEL --check-tensors says whether the weights are damaged; if not, lower learning_rate" : "lower learning_rate"});
+  if (!r.finite()) log_info("step {} is left out: too large for f16 with a loss scale of {:.0f}, which is {:.0f} now", step + 1, 2 * scale.scale, scale.scale);
   state_ = {.step = step + 1,
             .tokens = state_.tokens + r.tokens,
-            .loss_sum = state_.loss_sum + r.loss,
+            .loss_sum = state_.loss_sum + (std::isfinite(r.loss) ? r.loss : report_.loss),
             .seconds = seconds(),
             .best_loss = state_.best_loss,
-            .best_step = state_.best_step};
+            .best_step = state_.best_step,
+            .loss_scale = scale};
   double& lately = report_.tokens_per_second;
   const double now = double(r.tokens) / (state_.seconds - started);
   lately = lately == 0 ? now : 0.9 * lately + 0.1 * now;
   report_.step = state_.step;
   report_.epoch = double(state_.step) / double(course_.per_epoch);
-  report_.loss = r.loss;
+  if (std::isfinite(r.loss)) report_.loss = r.loss;
+  if (r.finite()) report_.grad_norm = r.grad_norm;
   report_.learning_rate = rate;
-  report_.grad_norm = r.grad_norm;
   report_.seconds = state_.seconds;
   report_.tokens = state_.tokens;
   if (state_.step % options_.logging_steps == 0 || (state_.step == 1 && options_.logging_first_step) || state_.step == course_.total)

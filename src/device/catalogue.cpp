@@ -12,7 +12,7 @@ constexpr const char *turing = "NVIDIA T4 datasheet, 2019", *ampere = "NVIDIA Am
                      *blackwell = "NVIDIA HGX B200 datasheet, 2025", *blackwell_rtx = "NVIDIA RTX Blackwell GPU architecture whitepaper V1.1";
 
 constexpr Gpu table[] = {
-    {"t4", "Tesla T4", 75, 15360, 0, 0, 8.1, 320, 16, turing},
+    {"t4", "Tesla T4", 75, 15360, 65, 0, 8.1, 320, 16, turing},
     {"rtx3060", "GeForce RTX 3060", 86, 12288, 25.6, 0, 12.7, 360, 32, ampere},
     {"rtx3080", "GeForce RTX 3080", 86, 10240, 59.5, 0, 29.8, 760, 32, ampere},
     {"rtx3090", "GeForce RTX 3090", 86, 24576, 71.2, 0, 35.6, 936, 32, ampere},
@@ -70,9 +70,7 @@ const Gpu* gpu_of_driver_name(std::string_view name) {
 }
 
 DeviceSpec spec_of(const Gpu& g) {
-  const bool has_bf16 = g.bf16 > 0;  // before Ampere no tensor core takes it, and products run in f32
-  DeviceSpec spec{.kind = DeviceKind::cuda, .name = g.name, .compute = has_bf16 ? DType::bf16 : DType::f32};
-  spec.flops = has_bf16 ? g.bf16 * 1e12 * of_matrix : g.f32 * 1e12 * of_vector;
+  DeviceSpec spec{.kind = DeviceKind::cuda, .name = g.name, .compute = half_of(g.capability), .capability = g.capability, .flops = g.half * 1e12 * of_matrix};
   spec.vector_flops = g.f32 * 1e12 * of_vector;
   spec.memory_bandwidth = g.memory_gb * 1e9 * of_memory;
   spec.link_bandwidth = g.link_gb * 1e9 * of_link;

@@ -51,7 +51,8 @@ DeviceSpec this_cuda(int index) {
   const Gpu* known = gpu_of_driver_name(p.name);
   DeviceSpec spec = spec_of(known ? *known : *find_gpu("h200"));
   spec.name = p.name;
-  spec.compute = p.major >= 8 ? DType::bf16 : DType::f32;  // before, no tensor core takes bf16
+  spec.capability = 10 * p.major + p.minor;
+  spec.compute = half_of(spec.capability);
   spec.memory = int64_t(p.totalGlobalMem);
   spec.index = index;
   char address[32] = {};

@@ -30,7 +30,8 @@ using OpRates = std::map<std::string, OpRate, std::less<>>;  // by the op's name
 struct DeviceSpec {
   DeviceKind kind = DeviceKind::cpu;
   std::string name = "cpu";
-  DType compute = DType::f32;      // type of activations: bf16 where the matrix units take it, else f32
+  DType compute = DType::f32;      // type of activations: bf16 where the matrix units take it, else f16 on a GPU, else f32
+  int capability = 80;             // of a GPU: its compute capability, times ten
   double flops = 1e11;             // matrix products in `compute`, per second
   double vector_flops = 2.5e10;    // all other arithmetic
   double memory_bandwidth = 1e10;  // bytes per second, read or written

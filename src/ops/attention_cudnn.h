@@ -11,7 +11,7 @@ namespace thimble::ops {
 
 // What a plan must know: cuDNN may be taken, so its workspace is.
 inline bool attention_may_take_cudnn(const DeviceSpec& spec, const Tensor& q, const AttentionShape& a) {
-  return a.cap == 0 && spec.kind == DeviceKind::cuda && !spec.deterministic && q.dtype != DType::f32 && q.shape[2] % 8 == 0 && q.shape[2] <= 128;
+  return a.cap == 0 && spec.kind == DeviceKind::cuda && spec.capability >= 80 && !spec.deterministic && q.dtype != DType::f32 && q.shape[2] % 8 == 0 && q.shape[2] <= 128;
 }
 // A function of types, shapes and the documents' length alone, so that forward and backward, which share lse, agree.
 inline bool attention_takes_cudnn(const DeviceSpec& spec, const Tensor& q, const AttentionShape& a) {

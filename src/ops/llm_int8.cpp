@@ -115,7 +115,7 @@ void llm_int8(Stream& s, Tensor y, Tensor x, const quant::Weight& w, Tensor c) {
   quant::check_parts(w);
   check(w.format == quant::FormatId::int8 && x.shape.rank() == 2 && y.shape.rank() == 2 && x.shape[1] == w.shape[1] && y.shape == Shape{x.shape[0], w.shape[0]},
         "llm_int8: x (T, K), w (N, K) of int8, y (T, N)");
-  check((x.dtype == DType::f32 || x.dtype == DType::bf16) && (!c || (c.shape == y.shape && c.dtype == y.dtype)), "llm_int8: x f32 or bf16, c like y");
+  check(!c || (c.shape == y.shape && c.dtype == y.dtype), "llm_int8: c like y");
   const int64_t tokens = x.shape[0], columns = x.shape[1], rows = w.shape[0], cap = outlier_cap(columns);
   const Scope scope(s.arena);
   const auto make = [&](const char* name, DType type, Shape shape) { return s.scratch(name, type, shape); };
@@ -125,7 +125,7 @@ void llm_int8(Stream& s, Tensor y, Tensor x, const quant::Weight& w, Tensor c) {
                       .codes = make("activation codes", x.dtype, x.shape), .row_scales = make("activation scales", DType::f32, {tokens}),
                       .x_outliers = make("activation outliers", x.dtype, {tokens, cap}),
                       .w_codes = make("weight codes", x.dtype, w.shape), .w_outliers = make("weight of outliers", x.dtype, {rows, cap})};
-  const auto each = [&](auto&& f) { x.dtype == DType::f32 ? f(float{}) : f(bf16{}); };
+  const auto each = [&](auto&& f) { visit_float(x.dtype, f); };
   launch(s, {.name = "int8 outliers", .bytes = double(x.bytes())}, [&] { each([&]<class T>(T) { find_outliers<T>(p); }); },
          [&](auto& cuda) { find_outliers_cuda(cuda, p); });
   launch(s, {.name = "int8 activations", .bytes = double(x.bytes() + p.codes.bytes())}, [&] { each([&]<class T>(T) { round_rows<T>(p); }); },

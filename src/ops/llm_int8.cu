@@ -113,19 +113,13 @@ struct Scale {
   }
 };
 
-template <class F>
-void visit_compute(DType t, F&& f) {
-  if (t == DType::f32) f(float{});
-  else f(__nv_bfloat16{});
-}
-
 }  // namespace
 
 void find_outliers_cuda(CudaContext& cuda, const Int8Product& p) {
   const int64_t rows = p.x.shape[0], columns = p.x.shape[1];
   if (p.x.count() == 0) return;
   check_cuda(cudaMemsetAsync(p.column_most.data, 0, size_t(p.column_most.bytes()), cuda.stream), "cudaMemsetAsync");
-  visit_compute(p.x.dtype, [&]<class T>(T) {
+  visit_cuda(p.x.dtype, [&]<class T>(T) {
     const dim3 blocks(unsigned(blocks_of(columns, threads)), unsigned(blocks_of(rows, rows_at_once)));
     column_maxima<<<blocks, threads, 0, cuda.stream>>>(at<int>(p.column_most), at<const T>(p.x), rows, columns);
   });
@@ -135,7 +129,7 @@ void find_outliers_cuda(CudaContext& cuda, const Int8Product& p) {
 
 void round_rows_cuda(CudaContext& cuda, const Int8Product& p) {
   if (p.x.count() == 0) return;
-  visit_compute(p.x.dtype, [&]<class T>(T) {
+  visit_cuda(p.x.dtype, [&]<class T>(T) {
     round_row<<<unsigned(p.x.shape[0]), threads, 0, cuda.stream>>>(at<T>(p.codes), at<float>(p.row_scales), at<T>(p.x_outliers), at<const T>(p.x), at<const int>(p.columns),
                                                                   at<const float>(p.threshold), int(p.columns.count()), p.x.shape[1]);
   });
@@ -143,7 +137,7 @@ void round_rows_cuda(CudaContext& cuda, const Int8Product& p) {
 }
 
 void widen_codes_cuda(CudaContext& cuda, const Int8Product& p) {
-  visit_compute(p.x.dtype, [&]<class T>(T) {
+  visit_cuda(p.x.dtype, [&]<class T>(T) {
     const int64_t n = p.w_codes.count();
     const auto* codes = at<const int8_t>(p.w.parts[0]);
     if (n % 4 == 0) for_each(cuda, n / 4, Widen<T, 4>{at<T>(p.w_codes), codes});
@@ -153,7 +147,7 @@ void widen_codes_cuda(CudaContext& cuda, const Int8Product& p) {
 }
 
 void scale_sums_cuda(CudaContext& cuda, Tensor y, Tensor sums, Tensor row_scales, Tensor absmax, Tensor c) {
-  visit_compute(y.dtype, [&]<class Y>(Y) {
+  visit_cuda(y.dtype, [&]<class Y>(Y) {
     for_each(cuda, y.count(), Scale<Y>{at<Y>(y), at<const float>(sums), at<const float>(row_scales), at<const float>(absmax), c ? at<const Y>(c) : nullptr, y.shape[1]});
   });
 }

@@ -12,7 +12,7 @@ constexpr float outlier_threshold = 6;
 // until no more do: the largest stay out.
 constexpr int64_t outlier_cap(int64_t columns) { return std::min(columns, std::max<int64_t>(16, (columns / 16 + 15) / 16 * 16)); }
 
-// y (T, N) = x (T, K) . w^T + c; x f32 or bf16, w of format int8; c: (T, N), y itself, or null.
+// y (T, N) = x (T, K) . w^T + c; x f32, bf16 or f16, w of format int8; c: (T, N), y itself, or null.
 void llm_int8(Stream&, Tensor y, Tensor x, const quant::Weight& w, Tensor c = {});
 
 }  // namespace thimble::ops

@@ -77,15 +77,16 @@ void matmul(Stream& s, const MatmulArgs& given) {
     convert(s, converted, t);
     t = converted;
   };
-  const bool native_bf16 = s.device.kind() == DeviceKind::cuda || s.device.spec().compute == DType::bf16;
-  const DType type = args.a.dtype == DType::bf16 && native_bf16 ? DType::bf16 : DType::f32;
+  const bool cuda = s.device.kind() == DeviceKind::cuda;
+  const bool native = cuda || (args.a.dtype == DType::bf16 && s.device.spec().compute == DType::bf16);
+  const DType type = native ? args.a.dtype : DType::f32;
   bring_to(args.a, type);
   bring_to(args.b, type);
-  if (type == DType::f32 && args.y.dtype != DType::f32) {  // a bf16 result of f32 sums: through scratch
+  if (type == DType::f32 && args.y.dtype != DType::f32) {  // a 16-bit result of f32 sums: through scratch
     args.y = s.scratch("matmul result", DType::f32, given.y.shape);
     if (given.c) convert(s, args.y, given.c), args.c = args.y;
   }
-  const Tensor workspace = s.device.kind() == DeviceKind::cuda ? s.scratch("matmul workspace", DType::u8, {s.device.spec().matmul_workspace}) : Tensor{};
+  const Tensor workspace = cuda ? s.scratch("matmul workspace", DType::u8, {s.device.spec().matmul_workspace}) : Tensor{};
   const Work work{.name = given.name, .flops = 2.0 * double(sizes.m) * double(sizes.n) * double(sizes.k),
                   .bytes = double(args.y.bytes() * (args.c ? 2 : 1) + args.a.bytes() + args.b.bytes()), .matrix = true};
   const auto on_cpu = [&] {

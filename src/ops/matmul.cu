@@ -11,7 +11,8 @@ cudaDataType type_of(const Tensor& t) {
   switch (t.dtype) {
     case DType::f32: return CUDA_R_32F;
     case DType::bf16: return CUDA_R_16BF;
-    default: throw Error("matmul takes f32 and bf16");
+    case DType::f16: return CUDA_R_16F;
+    default: throw Error("matmul takes floating-point numbers");
   }
 }
 

@@ -92,6 +92,7 @@ Json to_json(const RunState& s, const Recipe& r) {
   return {{"format", run_format},         {"step", s.step},       {"tokens", s.tokens},
           {"loss_sum", s.loss_sum},       {"seconds", s.seconds}, {"best_loss", s.best_loss ? Json(*s.best_loss) : Json(nullptr)},
           {"best_step", s.best_step},     {"model", r.model},     {"data", r.data},
+          {"loss_scale", s.loss_scale.scale}, {"good_steps", s.loss_scale.good}, {"skipped_steps", s.loss_scale.skipped},
           {"micro_batch", r.order.micro_batch}, {"token_chunk", r.order.token_chunk}, {"head_chunk", r.order.head_chunk},
           {"machine", r.machine},         {"options", r.options}};
 }
@@ -117,8 +118,10 @@ Checkpoint read_checkpoint(const fs::path& folder) {
   // An older one has none of these: layers ran whole, and logits of 1,024 tokens, where these fitted.
   if (j.contains("token_chunk")) c.recipe.order.token_chunk = require<int64_t>(j, "token_chunk", where);
   if (j.contains("head_chunk")) c.recipe.order.head_chunk = require<int64_t>(j, "head_chunk", where);
-  if (c.state.step < 1 || c.recipe.order.micro_batch < 1 || c.recipe.order.token_chunk < 0 || c.recipe.order.head_chunk < 1 || !c.recipe.options.is_object())
-    fail_field(where, "step, micro_batch, token_chunk, head_chunk, options", "what a run has", nullptr);
+  if (j.contains("loss_scale"))
+    c.state.loss_scale = {require<double>(j, "loss_scale", where), require<int64_t>(j, "good_steps", where), require<int64_t>(j, "skipped_steps", where)};
+  if (c.state.step < 1 || !(c.state.loss_scale.scale >= 1) || c.state.loss_scale.good < 0 || c.state.loss_scale.skipped < 0 || c.state.loss_scale.skipped > c.state.step || c.recipe.order.micro_batch < 1 || c.recipe.order.token_chunk < 0 || c.recipe.order.head_chunk < 1 || !c.recipe.options.is_object())
+    fail_field(where, "step, micro_batch, token_chunk, head_chunk, loss_scale, good_steps, skipped_steps, options", "what a run has", nullptr);
   return c;
 }
 
@@ -215,7 +218,7 @@ void restore(Trainer& trainer, const Setup& setup, const Checkpoint& c) {
     file.read(*info, first, piece);
   };
   trainer.restore(
-      c.state.step,
+      c.state.step - c.state.loss_scale.skipped, c.state.loss_scale,
       [&](const store::ParamSpec& p, int64_t first, Tensor piece) { read(values, setup.method.lora.any() ? store::peft_name(p) : store::name_in_file(p), first, piece); },
       [&](const std::string& name, int64_t first, Tensor piece) { read(states, name, first, piece); });
 }

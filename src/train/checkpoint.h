@@ -15,6 +15,7 @@ struct RunState {
   double loss_sum = 0, seconds = 0;
   std::optional<double> best_loss;  // of an evaluation that has a checkpoint
   int64_t best_step = 0;
+  LossScale loss_scale;
 };
 
 // What makes a run's numbers.

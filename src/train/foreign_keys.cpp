@@ -149,7 +149,6 @@ constexpr std::string_view sharding = "one device trains here: leave it out; a b
 constexpr std::string_view tokens_stay = "the tokenizer of the model folder is used as it is: leave it out";
 
 constexpr Noted refused[] = {
-    {"fp16", "half precision needs loss scaling, which is not there yet: use bf16: true"},
     {"load_in_4bit", "write quantization_bit: 4"},
     {"load_in_8bit", "write quantization_bit: 8"},
     {"use_peft", "write finetuning_type: lora"},

@@ -109,6 +109,7 @@ double momentum_of(const TrainOptions& o) {
 }
 
 void validate_method(const TrainOptions& o) {
+  contradiction(o.bf16.value_or(false) && o.fp16.value_or(false), "bf16 and fp16 together", "leave one out: fp16 is for GPUs that have no bf16");
   if (o.quantization_bit) {
     expect(*o.quantization_bit == 4 || *o.quantization_bit == 8, "quantization_bit", "4 or 8, or null for 16-bit weights", fmt::format("{}", *o.quantization_bit));
     contradiction(o.finetuning_type == Finetuning::full, "quantization_bit with finetuning_type full: packed weights cannot be trained",

@@ -101,7 +101,7 @@ struct TrainOptions {
   std::optional<std::string> optim_args;
   int64_t seed = 42;
   std::optional<int64_t> data_seed;
-  std::optional<bool> bf16, pure_bf16;
+  std::optional<bool> bf16, fp16, pure_bf16;
   std::optional<bool> gradient_checkpointing;
   bool disable_gradient_checkpointing = false;
 
@@ -189,6 +189,7 @@ struct TrainOptions {
     visit("seed", o.seed, "of the adapters' start, of shuffling, and of what steps draw");
     visit("data_seed", o.data_seed, "of shuffling, mixing and val_size; null: seed");
     visit("bf16", o.bf16, "16-bit arithmetic; the device decides where it pays");
+    visit("fp16", o.fp16, "arithmetic in f16 with dynamic loss scaling; what a GPU without bf16 does by itself");
     visit("pure_bf16", o.pure_bf16, "weights that are trained are kept in bf16, not f32, and rounded stochastically; adapters stay in f32");
     visit("gradient_checkpointing", o.gradient_checkpointing, "true: recompute all; false: recompute nothing; null: the plan decides");
     visit("disable_gradient_checkpointing", o.disable_gradient_checkpointing, "the same as gradient_checkpointing: false");

@@ -42,8 +42,8 @@ Trainer::Trainer(comm::Rank& rank, const Setup& setup, const plan::Plan& plan)
       decoder_(rank, model_, {.save = plan.save, .head_chunk = plan.head_chunk, .token_chunk = plan.token_chunk, .window = plan.window, .unpack_layer = plan.unpack_layer,
                                .longest_document = setup.tokens_per_row},
                data::token_cap(plan.micro_batch, setup.tokens_per_row)),
-      window_(plan.window), accumulation_(plan.accumulation) {
-  model_.take_gradients(rank, plan.window < plan.accumulation ? store::Waits::as_sums : clips() ? store::Waits::whole : store::Waits::never);
+      window_(plan.window), accumulation_(plan.accumulation), loss_scale_(LossScale::of(rank.compute())) {
+  model_.take_gradients(rank, plan.window < plan.accumulation ? store::Waits::as_sums : waits_for_norm() ? store::Waits::whole : store::Waits::never);
   const OptimizerState::Rates rates{setup.weight_decay, setup.decay_norms ? setup.weight_decay : 0, setup.lora_b_rate};
   optimizer_.emplace(rank, model_, setup.optimizer, plan.paged_optimizer, rates);
   const int64_t cap = data::token_cap(plan.micro_batch, setup.tokens_per_row);
@@ -53,7 +53,7 @@ Trainer::Trainer(comm::Rank& rank, const Setup& setup, const plan::Plan& plan)
     host_key_ = rank.pinned.take(Use::batch, "keys", DType::i32, {key_size});
   }
   scalars_ = rank.memory.take(Use::batch, "scalars", DType::f32, {scalar_total});
-  if (model_.any_travels() && clips()) pending_scalars_ = rank.memory.take(Use::batch, "scalars of the last step", DType::f32, {optim::scalar_count});
+  if (model_.any_travels() && waits_for_norm()) pending_scalars_ = rank.memory.take(Use::batch, "scalars of the last step", DType::f32, {optim::scalar_count});
   results_ = rank.memory.take(Use::batch, "results", DType::f32, {result_count});
   correct_ = rank.memory.take(Use::batch, "correct", DType::i32, {1});
   host_tokens_ = rank.pinned.take(Use::batch, "tokens", DType::i32, {token_rows, cap});
@@ -124,7 +124,7 @@ Tensor Trainer::upload_key(int64_t first_token, int64_t place) {
   return there;
 }
 
-nn::LossOut Trainer::loss_out() const { return {element(results_, loss_sum), correct_, element(scalars_, loss_scale)}; }
+nn::LossOut Trainer::loss_out() const { return {element(results_, loss_sum), correct_, element(scalars_, token_weight)}; }
 
 nn::Turns Trainer::turns(bool first, bool last) {
   nn::Turns t{.first = first};
@@ -133,7 +133,7 @@ nn::Turns Trainer::turns(bool first, bool last) {
     t.after_backward = [this](int l) {
       if (!model_.gradients().has(l)) return false;
       add_squares(model_.gradients().all(l));
-      if (clips() || !model_.travels(l)) return false;
+      if (waits_for_norm() || !model_.travels(l)) return false;
       set_update_scale(0);  // what is not finite by now stops this update and all that follow
       update_layer(l, scalars_.rows(0, optim::scalar_count), l - 1);
       return true;
@@ -144,7 +144,7 @@ nn::Turns Trainer::turns(bool first, bool last) {
 void Trainer::add_squares(Tensor gradients) { ops::sum_of_squares(rank_.stream, element(results_, squares), gradients); }
 
 void Trainer::set_update_scale(float most) {
-  optim::clip_scale(rank_.stream, element(scalars_, optim::grad_scale), element(results_, squares), element(results_, loss_sum), most);
+  optim::clip_scale(rank_.stream, element(scalars_, optim::grad_scale), element(results_, squares), element(results_, loss_sum), element(scalars_, unscale), most);
 }
 
 void Trainer::update_layer(int layer, Tensor scalars, int next) { optimizer_->update(layer, scalars, setup_.hyper, next); }
@@ -194,7 +194,8 @@ StepResult Trainer::step(std::span<const data::MicroBatch> batches, double learn
   if (!rank_.is_phantom()) {
     auto* s = host_scalars_.get<float>();
     std::ranges::copy(optim::scalars_of(steps_, learning_rate, 1, setup_.hyper, setup_.seed), s);
-    s[loss_scale] = float(1.0 / double(std::max<int64_t>(1, result.targets)));
+    s[token_weight] = float(loss_scale_.scale / double(std::max<int64_t>(1, result.targets)));
+    s[unscale] = float(1 / loss_scale_.scale);
   }
   rank_.upload("scalars", scalars_, host_scalars_);
   ops::zero(rank_.stream, model_.gradients().resident());
@@ -222,9 +223,10 @@ StepResult Trainer::step(std::span<const data::MicroBatch> batches, double learn
   }
   fetch_results();
   if (rank_.is_phantom()) return result;
-  result.loss = host_results_.get<float>()[loss_sum];
-  result.grad_norm = std::sqrt(double(host_results_.get<float>()[squares]));
+  result.loss = host_results_.get<float>()[loss_sum] / loss_scale_.scale;
+  result.grad_norm = std::sqrt(double(host_results_.get<float>()[squares])) / loss_scale_.scale;
   if (!result.finite()) --steps_;  // nothing was updated, so Adam's count stays too
+  if (rank_.compute() == DType::f16) loss_scale_.after(result.finite());
   return result;
 }
 
@@ -233,7 +235,7 @@ EvalResult Trainer::evaluate(std::span<const data::MicroBatch> batches) {
   EvalResult result;
   double sum = 0;
   for (const auto& m : batches) {
-    if (!rank_.is_phantom()) host_scalars_.get<float>()[loss_scale] = 1;
+    if (!rank_.is_phantom()) host_scalars_.get<float>()[token_weight] = 1;
     rank_.upload("scalars", scalars_, host_scalars_);
     ops::zero(rank_.stream, results_);
     ops::zero(rank_.stream, correct_);
@@ -278,7 +280,7 @@ void Trainer::save_states(const std::function<void(Tensor piece)>& write) {
     });
 }
 
-void Trainer::restore(int64_t steps, const std::function<void(const store::ParamSpec&, int64_t first, Tensor piece)>& read,
+void Trainer::restore(int64_t steps, const LossScale& loss_scale, const std::function<void(const store::ParamSpec&, int64_t first, Tensor piece)>& read,
                       const std::function<void(const std::string& state, int64_t first, Tensor piece)>& read_state) {
   pending_ = false;
   model_.weights().settle();
@@ -296,6 +298,7 @@ void Trainer::restore(int64_t steps, const std::function<void(const store::Param
       if (!optimizer_->paged()) rank_.upload("resuming", piece, host);
     });
   steps_ = steps;
+  loss_scale_ = loss_scale;
 }
 
 namespace {

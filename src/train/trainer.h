@@ -7,6 +7,7 @@
 #include "nn/decoder.h"
 #include "plan/plan.h"
 #include "store/adapter_files.h"
+#include "train/loss_scale.h"
 #include "train/optimizer_state.h"
 
 namespace thimble::train {
@@ -55,8 +56,8 @@ class Trainer {
   // The same of the optimizer's states, packed as they are; states() lists them in this order.
   void save_states(const std::function<void(Tensor piece)>& write);
   std::vector<OptimizerState::State> states() const { return optimizer_->states(); }
-  // The run as it was after `steps` steps, from what save and save_states gave: each fills a host piece, which begins at element `first`.
-  void restore(int64_t steps, const std::function<void(const store::ParamSpec&, int64_t first, Tensor piece)>& read,
+  // The run as it was after `steps` updates, from what save and save_states gave: each fills a host piece, which begins at element `first`.
+  void restore(int64_t steps, const LossScale&, const std::function<void(const store::ParamSpec&, int64_t first, Tensor piece)>& read,
                const std::function<void(const std::string& state, int64_t first, Tensor piece)>& read_state);
 
   // Load, a window of a step and evaluate, all at their caps: what a plan is made of. Returns the dry run's outcome.
@@ -67,11 +68,12 @@ class Trainer {
 
   nn::Model& model() { return model_; }
   nn::Decoder& decoder() { return decoder_; }
-  int64_t steps() const { return steps_; }
+  int64_t steps() const { return steps_; }  // that updated something
+  const LossScale& loss_scale() const { return loss_scale_; }
 
  private:
   // f32 values of the step, on the device; the first ones are optim's.
-  enum Scalar { loss_scale = optim::scalar_count, scalar_total };
+  enum Scalar { token_weight = optim::scalar_count, unscale, scalar_total };  // the loss scale over the step's targets; its reciprocal
   enum Result { loss_sum, squares, result_count };
 
   nn::Tokens upload(const data::MicroBatch&, int64_t place = 0);  // of a window
@@ -80,7 +82,7 @@ class Trainer {
   // What is trained is updated as soon as its gradients are whole and, where they are clipped, their norm is known: all that is resident at the end of
   // the step, a streamed layer at its turn: in backward where nothing is clipped, else before the next forward reads it.
   nn::Turns turns(bool first, bool last);
-  bool clips() const { return setup_.max_grad_norm > 0; }
+  bool waits_for_norm() const { return setup_.max_grad_norm > 0 || rank_.compute() == DType::f16; }  // f16: which says whether there is an update
   void add_squares(Tensor gradients);
   void set_update_scale(float most);
   void update_layer(int layer, Tensor scalars, int next);  // acquired, its gradients open
@@ -102,6 +104,7 @@ class Trainer {
   Tensor staging_;                                                    // pinned: pieces of adapters, trained tensors and states
   Tensor pending_scalars_;                                            // on the device: of updates that wait for the next forward
   bool pending_ = false;
+  LossScale loss_scale_;
   int64_t steps_ = 0;
 };
 

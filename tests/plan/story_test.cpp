@@ -91,8 +91,8 @@ TEST(Catalogue, ACardIsItsRow) {
   for (const Gpu& g : gpus()) {
     const DeviceSpec spec = spec_of(g);
     EXPECT_EQ(find_gpu(g.key), &g);
-    EXPECT_EQ(spec.compute, g.bf16 > 0 ? DType::bf16 : DType::f32) << g.key;
-    EXPECT_LT(spec.flops, (g.bf16 > 0 ? g.bf16 : g.f32) * 1e12) << g.key;
+    EXPECT_EQ(spec.compute, g.capability >= 80 ? DType::bf16 : DType::f16) << g.key;
+    EXPECT_LT(spec.flops, g.half * 1e12) << g.key;
     EXPECT_LT(spec.memory_bandwidth, g.memory_gb * 1e9) << g.key;
     EXPECT_GT(spec.memory, spec.overhead) << g.key;
     EXPECT_EQ(gpu_of_driver_name(std::string("NVIDIA ") + g.name), &g);

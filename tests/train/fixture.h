@@ -11,9 +11,9 @@
 
 namespace thimble::train {
 
-inline DeviceSpec f32_cpu() {
+inline DeviceSpec f32_cpu(DType compute = DType::f32) {
   DeviceSpec spec = this_cpu();
-  spec.compute = DType::f32;
+  spec.compute = compute;
   return spec_under_test(spec);
 }
 
@@ -139,8 +139,8 @@ struct Trace {
   bool operator==(const Trace&) const = default;
 };
 
-inline Trace run(const Setup& setup, const plan::Plan& plan, int64_t tokens, int steps) {
-  const DeviceSpec spec = plan.disk_layers ? f32_cpu_with_disk() : f32_cpu();
+inline Trace run(const Setup& setup, const plan::Plan& plan, int64_t tokens, int steps, DType compute = DType::f32) {
+  const DeviceSpec spec = plan.disk_layers ? f32_cpu_with_disk() : f32_cpu(compute);
   const auto outcome = Trainer::rehearse(spec, setup, plan);
   const auto device = device_under_test(spec);
   comm::Rank rank(*device, {outcome.peak[0], outcome.peak[1], outcome.peak[2], outcome.peak[3]});

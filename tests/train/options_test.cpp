@@ -128,7 +128,7 @@ TEST_F(TrainOptionsTest, DefaultsAreTheirs) {
             R"("dataset_dir":"data","val_size":0.0,"template":null,"cutoff_len":2048,"packing":false,"neat_packing":false,"train_on_prompt":false,"mask_history":false,)"
             R"("default_system":"","max_samples":null,"mix_strategy":"concat","interleave_probs":[],"tokenized_path":null,"overwrite_cache":false,"disable_shuffling":false,"per_device_train_batch_size":8,"per_device_eval_batch_size":8,"gradient_accumulation_steps":1,"learning_rate":5e-05,)"
             R"("weight_decay":0.0,"adam_beta1":0.9,"adam_beta2":0.999,"adam_epsilon":1e-08,"max_grad_norm":1.0,"num_train_epochs":3.0,"max_steps":-1,)"
-            R"("lr_scheduler_type":"linear","lr_scheduler_kwargs":{},"warmup_ratio":0.0,"warmup_steps":0.0,"optim":"adamw_torch","optim_args":null,"seed":42,"data_seed":null,"bf16":null,"pure_bf16":null,)"
+            R"("lr_scheduler_type":"linear","lr_scheduler_kwargs":{},"warmup_ratio":0.0,"warmup_steps":0.0,"optim":"adamw_torch","optim_args":null,"seed":42,"data_seed":null,"bf16":null,"fp16":null,"pure_bf16":null,)"
             R"("gradient_checkpointing":null,"disable_gradient_checkpointing":false,"output_dir":"","overwrite_output_dir":false,"logging_steps":500,)"
             R"("logging_first_step":true,"plot_loss":false,"report_to":["none"],"logging_dir":null,"eval_strategy":"no","eval_steps":500,"save_strategy":"steps","save_steps":500.0,)"
             R"("save_total_limit":null,"load_best_model_at_end":false,"metric_for_best_model":null,"greater_is_better":null,"resume_from_checkpoint":null,"gpu":null,"vram":null,"ram":null,"disk":null,"device":"auto","deterministic":false,"threads":null,"save":"auto",)"
@@ -346,9 +346,10 @@ TEST_F(TrainOptionsTest, ContradictionsAreRefused) {
   EXPECT_NO_THROW(read("eval_strategy: steps\nval_size: 5"));
 }
 
-TEST_F(TrainOptionsTest, HalfPrecisionIsRefusedByNameAndBfloatIsNot) {
-  EXPECT_NE(refusal("fp16: true").fix.find("bf16"), std::string::npos);
+TEST_F(TrainOptionsTest, OneKindOfHalfPrecision) {
+  EXPECT_NE(refusal("fp16: true\nbf16: true").what.find("bf16 and fp16"), std::string::npos);
   EXPECT_NO_THROW(read("fp16: false\nbf16: true\npure_bf16: true"));
+  EXPECT_TRUE(read("fp16: true").options.fp16.value());
 }
 
 TEST_F(TrainOptionsTest, UnknownKeysNameTheNearest) {

@@ -94,7 +94,7 @@ void rehearse_all(comm::Rank& rank, const Setup& setup, const plan::Plan& plan, 
   trainer.evaluate(batches);
   trainer.save([](const store::ParamSpec&, Tensor) {});
   trainer.save_states([](Tensor) {});
-  trainer.restore(2, [](const store::ParamSpec&, int64_t, Tensor) {}, [](const std::string&, int64_t, Tensor) {});
+  trainer.restore(2, {}, [](const store::ParamSpec&, int64_t, Tensor) {}, [](const std::string&, int64_t, Tensor) {});
   trainer.step(batches, 1e-3);
 }
 

@@ -45,7 +45,7 @@ class Run {
   }
   void restore(int64_t steps, const Kept& k) {
     trainer_.restore(
-        steps,
+        steps, {},
         [&](const store::ParamSpec& p, int64_t first, Tensor piece) { Kept::take(k.values.at(store::name_in_file(p)), first, piece); },
         [&](const std::string& name, int64_t first, Tensor piece) { Kept::take(k.states.at(name), first, piece); });
   }
