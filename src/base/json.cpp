@@ -1,6 +1,6 @@
-// Parsing with limits: depth and size are refused before anything has grown, duplicate keys when their object ends. RapidJSON reads, in a third
+// Parsing with limits: depth and size are refused before anything has grown, duplicate keys when their object ends. RapidJSON reads, in a fraction
 // of the time of nlohmann's lexer; the tree is built by ourselves, since that library looks for each new key among all others, and an index of
-// 90,000 tensors would take a minute.
+// 90,000 tensors would take a minute. A vocabulary of 150,000 tokens makes no tree, nor does an item of it.
 #include "base/json.h"
 
 #ifdef __clang__  // whose sanitizer ends the program where RapidJSON 1.1 adds to the null that an empty stack begins at
@@ -13,46 +13,62 @@
 #endif
 
 #include <algorithm>
+#include <bit>
 #include <charconv>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <utility>
 #include <vector>
 
+#include "base/utf8.h"
+
 namespace thimble {
-namespace {
+
+const Json& JsonItem::tree() {
+  const auto value = [](const JsonScalar& s) { return s.text ? Json(std::string(*s.text)) : s.other; };
+  if (shape_ == Shape::scalar) {
+    tree_ = value(parts_.front());
+  } else if (shape_ == Shape::list) {
+    tree_ = Json::array();
+    for (const JsonScalar& s : parts_) tree_.push_back(value(s));
+  }
+  return tree_;
+}
 
 // The parser's listener: the open values from the root to where parsing stands, each the last child of the one before it.
-class TreeBuilder {
+class JsonTreeBuilder {
  public:
-  TreeBuilder(std::string_view where, int max_depth, int64_t tree_bytes, std::span<const JsonItems> handed_over = {})
+  JsonTreeBuilder(std::string_view where, int max_depth, int64_t tree_bytes, std::span<const JsonItems> handed_over = {})
       : where_(where), max_depth_(size_t(max_depth)), most_(tree_bytes), handed_over_(handed_over) {}
   Json take() { return std::move(root_); }
 
-  bool Null() { return add(nullptr); }
-  bool Bool(bool x) { return add(x); }
-  bool RawNumber(const char* text, unsigned length, bool) { return add(number({text, length})); }
+  bool Null() { return add({}); }
+  bool Bool(bool x) { return add({.other = x}); }
+  bool RawNumber(const char* text, unsigned length, bool) { return add({.other = number({text, length})}); }
   bool Int(int) { return false; }  // all numbers are raw
   bool Uint(unsigned) { return false; }
   bool Int64(int64_t) { return false; }
   bool Uint64(uint64_t) { return false; }
   bool Double(double) { return false; }
-  bool String(const char* text, unsigned length, bool) {
-    std::string s = checked({text, length});
-    grow(int64_t(sizeof s) + heap_of(s));
-    return add(std::move(s));
-  }
+  bool String(const char* text, unsigned length, bool) { return is_text({text, length}) && add({.text = std::string_view(text, length)}); }
   bool StartObject() { return open(Json::object()); }
-  bool StartArray() { return open(Json::array()); }
+  bool StartArray() {
+    if (!takes_items() || item_.shape_ == Shape::list) return open(Json::array());
+    check_depth();
+    item_.shape_ = Shape::list;
+    return true;
+  }
   bool Key(const char* text, unsigned length, bool) {
-    std::string key = checked({text, length});
-    if (!open_.back().items) {
+    if (!is_text({text, length})) return false;
+    if (takes_items()) {
+      item_.key_.assign(text, length);
+    } else {
+      std::string key(text, length);
       grow(heap_of(key));
       auto& list = members(*open_.back().value);
       grow_to_hold(list);
       list.emplace_back(std::move(key), nullptr);
-    } else {
-      key_ = std::move(key);
     }
     return true;
   }
@@ -62,14 +78,11 @@ class TreeBuilder {
     std::sort(keys.begin(), keys.end());
     const auto twice = std::adjacent_find(keys.begin(), keys.end());
     if (twice != keys.end()) fail("a key stands twice in one object", std::string(twice->substr(0, 80)));
-    return EndArray(0);
+    return close();
   }
-  bool EndArray(unsigned) {
-    open_.pop_back();
-    hand_over();
-    return true;
-  }
+  bool EndArray(unsigned) { return takes_items() && item_.shape_ == Shape::list ? hand_over() : close(); }
 
+  const char* wrong_text() const { return wrong_text_; }  // of the string at which the parser was stopped
   [[noreturn]] void fail(std::string what, std::string found = "", std::string expected = "valid JSON") const {
     throw Error(Fault::bad_input,
                 {.what = std::move(what), .where = std::string(where_), .expected = std::move(expected), .found = std::move(found)});
@@ -77,6 +90,7 @@ class TreeBuilder {
   [[noreturn]] void fail_at_nul(int64_t byte) const { fail("cannot parse JSON", fmt::format("a NUL at byte {}", byte)); }
 
  private:
+  using Shape = JsonItem::Shape;
   struct Open {
     Json* value;             // stable: a parent does not grow while a child is open
     const JsonItems* items;  // takes its items
@@ -97,11 +111,13 @@ class TreeBuilder {
     if (!std::isfinite(x)) fail("cannot parse JSON", fmt::format("a number out of range: {}", text.substr(0, 80)));
     return x;
   }
-  // The parser refuses what is not UTF-8, but takes an escaped half of a pair for a character.
-  std::string checked(std::string_view text) const {
-    for (size_t at = text.find('\xed'); at != text.npos; at = text.find('\xed', at + 1))
-      if (static_cast<unsigned char>(text[at + 1]) >= 0xa0) fail("cannot parse JSON", "a lone surrogate in a string");
-    return std::string(text);
+  // What the parser does not look at; and it takes an escaped half of a pair for a character.
+  bool is_text(std::string_view text) {
+    const size_t bad = first_invalid_utf8(text);
+    if (bad == text.npos) return true;
+    const bool surrogate = text[bad] == '\xed' && bad + 1 < text.size() && static_cast<unsigned char>(text[bad + 1]) >= 0xa0;
+    wrong_text_ = surrogate ? "a lone surrogate in a string" : "a string that is not UTF-8";
+    return false;
   }
   static Json::object_t::Container& members(Json& object) { return object.get_ref<Json::object_t&>(); }
   static int64_t heap_of(const std::string& s) { return s.size() > 15 ? int64_t(s.size()) + 16 : 0; }
@@ -121,15 +137,27 @@ class TreeBuilder {
   Json& place(Json value) {
     if (open_.empty()) return root_ = std::move(value);
     const Open& parent = open_.back();
-    if (parent.items) return item_ = std::move(value);
+    if (parent.items) return item_.shape_ = Shape::tree, item_.tree_ = std::move(value);
     if (parent.value->is_object()) return members(*parent.value).back().second = std::move(value);
     auto& list = parent.value->get_ref<Json::array_t&>();
     grow_to_hold(list);
     return list.emplace_back(std::move(value));
   }
-  bool add(Json value) {
-    place(std::move(value));
-    hand_over();
+  bool add(JsonScalar value) {
+    if (takes_items()) {
+      const int64_t bytes = value.text ? int64_t(value.text->size()) : 0;
+      grow(3 * (int64_t(sizeof value) + bytes));  // while a list grows, its old block and the new one, of twice the size
+      if (value.text) item_.text_ += *value.text;
+      item_.parts_.push_back(std::move(value));
+      return item_.shape_ == Shape::list || hand_over();
+    }
+    if (value.text) {
+      std::string s(*value.text);
+      grow(int64_t(sizeof s) + heap_of(s));
+      place(std::move(s));
+    } else {
+      place(std::move(value.other));
+    }
     return true;
   }
   std::optional<std::string> path_of_next() const {
@@ -141,8 +169,12 @@ class TreeBuilder {
     if (key.empty() || key.find('.') != key.npos) return std::nullopt;  // which would read like another path
     return parent.path->empty() ? key : *parent.path + "." + key;
   }
-  bool open(Json value) {
+  void check_depth() const {
     if (open_.size() >= max_depth_) fail(fmt::format("nested deeper than {} levels", max_depth_));
+  }
+  bool open(Json value) {
+    if (takes_items() && item_.shape_ == Shape::list) make_tree();
+    check_depth();
     grow(48);  // the list's own fields, on the heap
     Open next{nullptr, nullptr, path_of_next()};
     for (const JsonItems& items : handed_over_)
@@ -151,27 +183,53 @@ class TreeBuilder {
     open_.push_back(std::move(next));
     return true;
   }
-  void hand_over() {  // the item that is complete now, if its parent's are
-    if (open_.empty() || !open_.back().items) return;
-    open_.back().items->take(open_.back().value->is_object() ? &key_ : nullptr, item_);
-    item_ = nullptr;
+  bool close() {
+    open_.pop_back();
+    return !takes_items() || hand_over();
+  }
+
+  bool takes_items() const { return !open_.empty() && open_.back().items; }
+  void place_texts() {
+    const char* at = item_.text_.data();
+    for (JsonScalar& s : item_.parts_)
+      if (s.text) s.text = std::string_view(at, s.text->size()), at += s.text->size();
+  }
+  void make_tree() {  // of a list of scalars that goes on with something else
+    place_texts();
+    const std::vector<JsonScalar> parts = std::exchange(item_.parts_, {});
+    item_.shape_ = Shape::tree;
+    open(Json::array());
+    for (const JsonScalar& s : parts) add(s);
+  }
+  bool hand_over() {
+    place_texts();
+    item_.has_key_ = open_.back().value->is_object();
+    open_.back().items->take(item_);
+    item_.shape_ = Shape::scalar;
+    item_.parts_.clear();
+    item_.text_.clear();
+    item_.tree_ = nullptr;
     taken_ = kept_;
+    return true;
   }
 
   std::string_view where_;
   size_t max_depth_;
   int64_t most_, taken_ = 0, kept_ = 0;  // bytes of the tree; without the item that is being read
   std::span<const JsonItems> handed_over_;
-  Json root_, item_;
-  std::string key_;  // of item_
+  Json root_;
+  JsonItem item_;  // that is being read
   std::vector<Open> open_;
+  const char* wrong_text_ = "";
 };
+
+namespace {
 
 // The characters of a text or a file as the parser's stream: one after the other, then NUL.
 class Characters {
  public:
   using Ch = char;
-  Characters(std::string_view text, FilePieces* file, const TreeBuilder& tree) : file_(file), tree_(&tree) {
+  Characters(std::string_view text, FilePieces* file, const JsonTreeBuilder& tree) : file_(file), tree_(&tree) {
     if (text.starts_with("\xef\xbb\xbf")) tree.fail("the file starts with a byte order mark");
     begin_piece(text);
   }
@@ -184,9 +242,27 @@ class Characters {
   size_t PutEnd(Ch*) { return 0; }
 
   void skip_blanks() {
+    static constexpr char blanks[] = "        ";
     do {
+      while (end_ - at_ >= 8 && std::memcmp(at_, blanks, 8) == 0) at_ += 8;
       while (at_ != end_ && (*at_ == ' ' || *at_ == '\n' || *at_ == '\r' || *at_ == '\t')) ++at_;
     } while (at_ == end_ && next_piece());
+  }
+  // Copies what stands for itself in a string, sixteen characters at a time as far as this piece has so many.
+  template <class Out>
+  void copy_plain(Out& out) {
+    typedef uint8_t Bytes __attribute__((vector_size(16)));
+    while (end_ - at_ >= int64_t{sizeof(Bytes)}) {
+      Bytes b;
+      std::memcpy(&b, at_, sizeof b);
+      const auto marks = (b == '"') | (b == '\\') | (b < 0x20);
+      uint64_t halves[2];
+      std::memcpy(halves, &marks, sizeof halves);
+      const int plain = halves[0] ? std::countr_zero(halves[0]) / 8 : halves[1] ? 8 + std::countr_zero(halves[1]) / 8 : 16;
+      std::memcpy(out.Push(unsigned(plain)), at_, size_t(plain));
+      at_ += plain;
+      if (plain < 16) return;
+    }
   }
   std::string position() const {
     if (file_) return fmt::format("byte {}", Tell());
@@ -207,19 +283,25 @@ class Characters {
   }
   const char *piece_ = nullptr, *at_ = nullptr, *end_ = nullptr;
   FilePieces* file_;  // none: the text is all
-  const TreeBuilder* tree_;
+  const JsonTreeBuilder* tree_;
   int64_t before_ = 0;  // bytes of the pieces before
 };
 
 }  // namespace
 }  // namespace thimble
 
-namespace rapidjson {  // which keeps such a stream in registers while it reads a string or a number
+namespace rapidjson {  // as its own streams have these: such a stream is kept in registers while a string or a number is read
 
 template <>
 struct StreamTraits<thimble::Characters> {
   enum { copyOptimization = 1 };
 };
+// Called where encodings are not checked.
+template <>
+template <>
+inline void Reader::ScanCopyUnescapedString(thimble::Characters& characters, Reader::StackStream<char>& out) {
+  characters.copy_plain(out);
+}
 template <>
 inline void SkipWhitespace(thimble::Characters& characters) {
   characters.skip_blanks();
@@ -230,28 +312,31 @@ inline void SkipWhitespace(thimble::Characters& characters) {
 namespace thimble {
 namespace {
 
-Json parse(Characters characters, TreeBuilder& tree) {
+Json parse(Characters characters, JsonTreeBuilder& tree) {
   using namespace rapidjson;
   Reader reader;
-  const ParseResult result = reader.Parse<kParseValidateEncodingFlag | kParseNumbersAsStringsFlag>(characters, tree);
-  if (!result) tree.fail("cannot parse JSON", fmt::format("{}: {}", characters.position(), GetParseError_En(result.Code())));
+  const ParseResult result = reader.Parse<kParseNumbersAsStringsFlag>(characters, tree);
+  if (!result) {
+    const bool stopped = result.Code() == kParseErrorTermination;
+    tree.fail("cannot parse JSON", fmt::format("{}: {}", characters.position(), stopped ? tree.wrong_text() : GetParseError_En(result.Code())));
+  }
   return tree.take();
 }
 
 }  // namespace
 
 Json parse_json(std::string_view text, std::string_view where, int max_depth, int64_t tree_bytes) {
-  TreeBuilder tree(where, max_depth, std::max(tree_bytes, int64_t(text.size()) + 4096));
+  JsonTreeBuilder tree(where, max_depth, std::max(tree_bytes, int64_t(text.size()) + 4096));
   return parse(Characters(text, nullptr, tree), tree);
 }
 
 Json parse_json(std::string_view text, std::string_view where, std::span<const JsonItems> items, int max_depth) {
-  TreeBuilder tree(where, max_depth, small_tree, items);
+  JsonTreeBuilder tree(where, max_depth, small_tree, items);
   return parse(Characters(text, nullptr, tree), tree);
 }
 
 Json parse_json(FilePieces& file, std::string_view where, std::span<const JsonItems> items, int max_depth) {
-  TreeBuilder tree(where, max_depth, small_tree, items);
+  JsonTreeBuilder tree(where, max_depth, small_tree, items);
   return parse(Characters(file.next(), &file, tree), tree);
 }
 

@@ -6,6 +6,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/error.h"
 #include "base/file.h"
@@ -21,10 +22,33 @@ constexpr int64_t small_tree = int64_t{16} << 20;
 // the tree would take more than it may.
 Json parse_json(std::string_view text, std::string_view where, int max_depth = 64, int64_t tree_bytes = small_tree);
 
+// A value without children: a string's text, or any other value.
+struct JsonScalar {
+  std::optional<std::string_view> text;
+  Json other;
+};
+
+// An item of a long object or list, which becomes a tree only where it must or somebody asks for one.
+class JsonItem {
+ public:
+  const std::string* key() const { return has_key_ ? &key_ : nullptr; }  // none: an item of a list
+  const JsonScalar* scalar() const { return shape_ == Shape::scalar ? &parts_.front() : nullptr; }
+  std::span<const JsonScalar> list() const { return shape_ == Shape::list ? std::span(parts_) : std::span<const JsonScalar>(); }  // of scalars alone
+  const Json& tree();
+
+ private:
+  friend class JsonTreeBuilder;
+  enum class Shape { scalar, list, tree } shape_ = Shape::scalar;
+  bool has_key_ = false;
+  std::string key_, text_;         // text_: of all parts
+  std::vector<JsonScalar> parts_;  // their text is in text_ once the item is complete
+  Json tree_;
+};
+
 // An object or a list that may be too long for a tree: its items are handed over as they are read. What is returned has it empty.
 struct JsonItems {
-  std::string_view path;                                          // "weight_map", "model.vocab"; "" is the root
-  std::function<void(const std::string* key, Json& item)> take;   // no key: an item of a list. That keys are distinct is the taker's to check.
+  std::string_view path;                // "weight_map", "model.vocab"; "" is the root
+  std::function<void(JsonItem&)> take;  // that keys are distinct is the taker's to check
 };
 Json parse_json(std::string_view text, std::string_view where, std::span<const JsonItems>, int max_depth = 64);
 Json parse_json(FilePieces&, std::string_view where, std::span<const JsonItems>, int max_depth = 64);

@@ -76,14 +76,18 @@ void Bpe::read_merges(TokenizerFile& file) {
   merges_ = MergeTable(merges.size() / 2);
   words_begin_at_blanks_ = !whole_words_ && vocabulary_.find(blank);
   std::string both;
+  int32_t last = -1;
   for (size_t rank = 0; rank < merges.size() / 2; ++rank) {
     const std::string_view left = merges[2 * rank], right = merges[2 * rank + 1];
     const auto shown = [&] { return fmt::format("merge {}: \"{}\" and \"{}\"", rank, left.substr(0, 40), right.substr(0, 40)); };
     both.assign(left).append(right);
-    const auto a = vocabulary_.find(left), b = vocabulary_.find(right), joined = vocabulary_.find(both);
+    const auto a = vocabulary_.find(left), b = vocabulary_.find(right);
+    const bool is_next = vocabulary_.token(last + 1) == both;  // most vocabularies are in the order of the merges that made them
+    const auto joined = is_next ? std::optional(last + 1) : vocabulary_.find(both);
     if (left.empty() || right.empty()) refuse(where_, "a merge joins an empty token", "two tokens", shown());
     if (!a || !b || !joined)
       refuse(where_, "a merge speaks of a token that is not in the vocabulary", "both tokens and the two joined in model.vocab", shown());
+    last = *joined;
     if (!left.ends_with(blank) && right.starts_with(blank)) words_begin_at_blanks_ = false;
     if (!is_special(*joined)) merges_.set(*a, *b, uint32_t(rank), *joined);
   }

@@ -16,40 +16,42 @@ class Reader {
  public:
   explicit Reader(TokenizerFile& file) : file_(file) {}
 
-  void word(const std::string* token, const Json& item) {
+  void word(JsonItem& item) {
     if (file_.words.size() >= max_vocab) fail(fmt::format("at most {} entries in model.vocab", max_vocab), "more");
-    if (token) {  // of BPE: an id
-      if (!item.is_number_integer() || (item.is_number_unsigned() && item.get<uint64_t>() > uint64_t(INT64_MAX))) fail(ids_by_token, shown(item));
-      file_.words.add(*token);
-      file_.ids.push_back(item.get<int64_t>());
+    if (item.key()) {  // of BPE: an id
+      const Json* id = item.scalar() ? &item.scalar()->other : nullptr;
+      if (!id || !id->is_number_integer() || (id->is_number_unsigned() && id->get<uint64_t>() > uint64_t(INT64_MAX))) fail(ids_by_token, shown(item));
+      file_.words.add(*item.key());
+      file_.ids.push_back(id->get<int64_t>());
     } else {  // of Unigram: [token, score]
-      if (!item.is_array() || item.size() != 2 || !item[0].is_string() || !item[1].is_number()) fail(scored_tokens, shown(item));
-      file_.words.add(item[0].get_ref<const std::string&>());
-      file_.scores.push_back(item[1].get<double>());
+      const auto pair = item.list();
+      if (pair.size() != 2 || !pair[0].text || !pair[1].other.is_number()) fail(scored_tokens, shown(item));
+      file_.words.add(*pair[0].text);
+      file_.scores.push_back(pair[1].other.get<double>());
       file_.ids.push_back(int64_t(file_.ids.size()));
     }
   }
-  void merge(const std::string* key, const Json& item) {
+  void merge(JsonItem& item) {
     if (file_.merges.size() >= 2 * max_merges) fail(fmt::format("at most {} merges", max_merges), "more");
-    if (item.is_string()) {
-      const std::string_view both = item.get_ref<const std::string&>();
+    if (item.scalar() && item.scalar()->text) {
+      const std::string_view both = *item.scalar()->text;
       const size_t blank = both.find(' ');
       if (blank == both.npos || both.find(' ', blank + 1) != both.npos) fail("a merge of two tokens with one blank between", shown(item));
       add_merge(both.substr(0, blank), both.substr(blank + 1));
-    } else if (!key && item.is_array() && item.size() == 2 && item[0].is_string() && item[1].is_string()) {
-      add_merge(item[0].get_ref<const std::string&>(), item[1].get_ref<const std::string&>());
+    } else if (const auto pair = item.list(); !item.key() && pair.size() == 2 && pair[0].text && pair[1].text) {
+      add_merge(*pair[0].text, *pair[1].text);
     } else {
-      fail(!key && item.is_array() ? "a merge of two tokens" : pairs_of_tokens, shown(item));
+      fail(!item.key() && item.tree().is_array() ? "a merge of two tokens" : pairs_of_tokens, shown(item));
     }
   }
-  void added(const std::string* key, const Json& item) {
-    if (key) fail_field(file_.where, "added_tokens", "a list", nullptr);
+  void added(JsonItem& item) {
+    if (item.key()) fail_field(file_.where, "added_tokens", "a list", nullptr);
     if (file_.added.size() >= max_added_tokens) fail(fmt::format("at most {} added tokens", max_added_tokens), "more");
-    file_.added.push_back(read_added_token(item, file_.where));
+    file_.added.push_back(read_added_token(item.tree(), file_.where));
   }
 
  private:
-  static std::string shown(const Json& item) { return item.dump(-1, ' ', false, Json::error_handler_t::replace).substr(0, 80); }
+  static std::string shown(JsonItem& item) { return item.tree().dump(-1, ' ', false, Json::error_handler_t::replace).substr(0, 80); }
   [[noreturn]] void fail(std::string_view expected, std::string_view found) const {
     throw Error(Fault::bad_input, {.what = "a tokenizer file has the wrong form",
                                    .where = file_.where,
@@ -68,9 +70,9 @@ template <class Text>
 TokenizerFile parse(Text& text, std::string where) {
   TokenizerFile file{.where = std::move(where)};
   Reader reader(file);
-  const JsonItems lists[] = {{"model.vocab", [&](const std::string* key, const Json& item) { reader.word(key, item); }},
-                             {"model.merges", [&](const std::string* key, const Json& item) { reader.merge(key, item); }},
-                             {"added_tokens", [&](const std::string* key, const Json& item) { reader.added(key, item); }}};
+  const JsonItems lists[] = {{"model.vocab", [&](JsonItem& item) { reader.word(item); }},
+                             {"model.merges", [&](JsonItem& item) { reader.merge(item); }},
+                             {"added_tokens", [&](JsonItem& item) { reader.added(item); }}};
   file.rest = parse_json(text, file.where, lists);
   if (!file.rest.is_object()) fail_field(file.where, "tokenizer.json", "an object", &file.rest);
   const auto is_list = [&](const Json& of, const char* key, const char* name, bool or_object) {

@@ -8,6 +8,15 @@
 #include "base/error.h"
 
 namespace thimble::data {
+namespace {
+
+constexpr int id_bits = 24;  // of a slot; the seven above them are the hash's, so that hardly another word is compared
+constexpr int32_t id_mask = (1 << id_bits) - 1;
+
+size_t hash_of(std::string_view token) { return std::hash<std::string_view>{}(token); }
+int32_t tag_of(size_t hash) { return int32_t(hash >> 57); }
+
+}  // namespace
 
 Vocabulary::Vocabulary(Strings words, const std::vector<int64_t>& ids, std::string_view where, int64_t limit) : words_(std::move(words)) {
   check(words_.size() == ids.size(), "each word has an id");
@@ -18,6 +27,7 @@ Vocabulary::Vocabulary(Strings words, const std::vector<int64_t>& ids, std::stri
                                     .found = fmt::format("\"{}\" with id {}", words_[i].substr(0, 80), ids[i])});
   };
   int64_t most = -1;
+  limit = std::min<int64_t>(limit, id_mask);
   for (size_t i = 0; i < ids.size(); ++i) {
     if (ids[i] < 0 || ids[i] >= limit) throw refuse(i, "an id of the vocabulary is out of range", fmt::format("0 to {}", limit - 1));
     most = std::max(most, ids[i]);
@@ -28,23 +38,25 @@ Vocabulary::Vocabulary(Strings words, const std::vector<int64_t>& ids, std::stri
     int32_t& place = by_id_[size_t(ids[i])];
     if (place >= 0)
       throw refuse(i, "two tokens have one id", fmt::format("an id other than that of \"{}\"", words_[size_t(place)].substr(0, 80)));
-    int32_t& slot = slots_[slot_of(words_[i])];
+    const size_t hash = hash_of(words_[i]);
+    int32_t& slot = slots_[slot_of(words_[i], hash)];
     if (slot >= 0) throw refuse(i, "a token stands twice in the vocabulary", "each token once");
     place = int32_t(i);
-    slot = int32_t(ids[i]);
+    slot = tag_of(hash) << id_bits | int32_t(ids[i]);
   }
 }
 
-size_t Vocabulary::slot_of(std::string_view token) const {
-  size_t at = std::hash<std::string_view>{}(token) & (slots_.size() - 1);
-  while (slots_[at] >= 0 && words_[size_t(by_id_[size_t(slots_[at])])] != token) at = (at + 1) & (slots_.size() - 1);
+size_t Vocabulary::slot_of(std::string_view token, size_t hash) const {
+  const auto is_here = [&](int32_t slot) { return slot >> id_bits == tag_of(hash) && words_[size_t(by_id_[size_t(slot & id_mask)])] == token; };
+  size_t at = hash & (slots_.size() - 1);
+  while (slots_[at] >= 0 && !is_here(slots_[at])) at = (at + 1) & (slots_.size() - 1);
   return at;
 }
 
 std::optional<int32_t> Vocabulary::find(std::string_view token) const {
   if (slots_.empty()) return std::nullopt;
-  const int32_t id = slots_[slot_of(token)];
-  return id < 0 ? std::nullopt : std::optional(id);
+  const int32_t slot = slots_[slot_of(token, hash_of(token))];
+  return slot < 0 ? std::nullopt : std::optional(slot & id_mask);
 }
 
 std::optional<std::string_view> Vocabulary::token(int64_t id) const {

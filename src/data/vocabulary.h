@@ -21,10 +21,10 @@ class Vocabulary {
   std::optional<std::string_view> token(int64_t id) const;  // nothing for a gap or an id out of range
 
  private:
-  size_t slot_of(std::string_view token) const;  // where it stands in slots_, or the free place where it would
+  size_t slot_of(std::string_view token, size_t hash) const;  // where it stands in slots_, or the free place where it would
   Strings words_;
   std::vector<int32_t> by_id_;  // index in words_, -1 for a gap
-  std::vector<int32_t> slots_;  // ids by hash of the word, open addressing; -1 is free
+  std::vector<int32_t> slots_;  // ids by hash of the word, open addressing, each beside seven bits of the hash; -1 is free
 };
 
 // The tokens <0x00> ... <0xFF>, which stand for bytes of characters that have no token. Throws Error (bad_input) where one lacks.

@@ -165,13 +165,14 @@ SafetensorsFile::SafetensorsFile(const fs::path& path) : file_(path), descriptor
   tensors_.reserve(size_t(int64_t(header) / shortest_entry));
   const HeaderReader reader(path, 8 + int64_t(header), size - 8 - int64_t(header));
   bool has_metadata = false;
-  const JsonItems entries{"", [&](const std::string* name, Json& entry) {
+  const JsonItems entries{"", [&](JsonItem& item) {
+    const std::string* name = item.key();
     if (!name) refuse("not a safetensors header", path.string(), "a JSON object", "a list");
     if (*name == "__metadata__") {
       if (std::exchange(has_metadata, true)) refuse("a key stands twice in one object", path.string(), "each key once", *name);
-      return read_metadata(entry);
+      return read_metadata(item.tree());
     }
-    const TensorInfo info = reader.read(*name, entry);
+    const TensorInfo info = reader.read(*name, item.tree());
     check(names_.size() + name->size() <= names_.capacity() && tensors_.size() < tensors_.capacity(), "an entry is no shorter than what it says");
     names_.insert(names_.end(), name->begin(), name->end());
     tensors_.push_back(info);

@@ -127,11 +127,12 @@ class SafetensorsFolder final : public WeightSource {
   // Item by item: an index of 90,000 tensors is not kept beside the headers that say the same.
   void read_index(const fs::path& index) {
     std::map<std::string, uint32_t> opened;
-    const JsonItems map{"weight_map", [&](const std::string* name, Json& value) {
+    const JsonItems map{"weight_map", [&](JsonItem& item) {
+      const std::string* name = item.key();
       if (!name) fail_field(index.string(), "weight_map", "an object from tensor to file", nullptr);
-      const auto file = read_as<std::string>(value, "weight_map." + name->substr(0, 100), index.string());
+      const auto file = read_as<std::string>(item.tree(), "weight_map." + name->substr(0, 100), index.string());
       if (file.empty() || fs::path(file).filename() != file || file == ".." || file == ".")
-        fail_field(index.string(), "weight_map", "file names inside the folder", &value);
+        fail_field(index.string(), "weight_map", "file names inside the folder", &item.tree());
       const auto [at, is_new] = opened.try_emplace(file, uint32_t(files_.size()));
       if (is_new) open_shard(file, *name);
       const auto& shard = *files_[at->second];

@@ -146,7 +146,7 @@ TEST(Json, ATreeOfTooManyPartsIsRefused) {
 TEST(Json, ItemsAreHandedOverAndNotKept) {
   const std::string text = R"({"a":1,"long":{"x":[1,{"y":2}],"":null,"x":"again"},"in":{"list":["p",["q"],{"r":{}}],"other":[1]},"root.list":[0]})";
   const auto read = [](auto&& source, std::string& items) {
-    const auto add = [&](const std::string* key, Json& item) { items += (key ? *key + "=" : "") + item.dump() + ";"; };
+    const auto add = [&](JsonItem& item) { items += (item.key() ? *item.key() + "=" : "") + item.tree().dump() + ";"; };
     const JsonItems taken[] = {{"long", add}, {"in.list", add}, {"absent", add}};
     return parse_json(source, "x", taken).dump();
   };
@@ -164,7 +164,7 @@ TEST(Json, ItemsAreHandedOverAndNotKept) {
     EXPECT_EQ(from_file, from_text);
   }
   std::string all;
-  const JsonItems root{"", [&](const std::string* key, Json& item) { all += *key + item.dump(); }};
+  const JsonItems root{"", [&](JsonItem& item) { all += *item.key() + item.tree().dump(); }};
   EXPECT_EQ(parse_json(R"({"a":[1],"":{"b":2}})", "x", {&root, 1}).dump(), "{}");
   EXPECT_EQ(all, R"(a[1]{"b":2})");
   all.clear();
@@ -186,6 +186,20 @@ TEST(Json, ItemsAreHandedOverAndNotKept) {
     }
   }
   fs::remove(path);
+}
+
+TEST(Json, ItemsAreScalarsListsOfThemOrTrees) {
+  std::string seen;
+  const auto part = [](const JsonScalar& s) { return s.text ? "'" + std::string(*s.text) + "'" : s.other.dump(); };
+  const JsonItems items{"", [&](JsonItem& item) {
+    if (const auto* s = item.scalar()) seen += part(*s);
+    for (const JsonScalar& s : item.list()) seen += part(s) + ",";
+    seen += item.tree().dump() + ";";
+  }};
+  const std::string longer(100, 'x');
+  parse_json(R"(["a\n\u00e9", 3, ["b", -1.5, ")" + longer + R"(", null, true], [], ["c", ["d"], "e"], ["f", {"g": 1}], {}, ""])", "x", {&items, 1});
+  EXPECT_EQ(seen, "'a\né'\"a\\né\";33;'b',-1.5,'" + longer + "',null,true,[\"b\",-1.5,\"" + longer + "\",null,true];[];[\"c\",[\"d\"],\"e\"];[\"f\",{\"g\":1}];{};''\"\";");
+  for (const char* bad : {R"(["a", ["b", "\udc00"]])", "[[\"\xff\"]]"}) EXPECT_THROW(parse_json(bad, "x", {&items, 1}), Error);
 }
 
 TEST(Json, TypedReads) {
