@@ -40,15 +40,16 @@ void find_outliers(const Int8Product& p) {
   float threshold = outlier_threshold;
   while (std::count_if(most, most + columns, [&](float v) { return v >= threshold; }) > cap) threshold *= 2;
   *p.threshold.get<float>() = threshold;
-  int32_t* to = p.columns.get<int32_t>();
+  int32_t *const picked = p.columns.get<int32_t>(), *to = picked;
   std::fill_n(to, cap, -1);
   for (int64_t k = 0; k < columns; ++k)
     if (most[k] >= threshold) *to++ = int32_t(k);
+  *p.found.get<int32_t>() = int32_t(to - picked);
 }
 
 template <class T>
 void round_rows(const Int8Product& p) {
-  const int64_t columns = p.x.shape[1], cap = p.columns.count();
+  const int64_t columns = p.x.shape[1], cap = p.columns.count(), found = *p.found.get<int32_t>();
   const float threshold = *p.threshold.get<float>();
   const int32_t* outliers = p.columns.get<int32_t>();
   parallel_for(p.x.shape[0], 4, [&](int64_t begin, int64_t end) {
@@ -65,9 +66,9 @@ void round_rows(const Int8Product& p) {
       const float scale = most > 0 ? quant::int8_top / most : 0.0f;
 #pragma omp simd
       for (int64_t k = 0; k < columns; ++k) codes[k] = T(std::nearbyint(quant::as_f16(float(x[k])) * scale));
-      for (int64_t j = 0; j < cap; ++j) {
-        p.x_outliers.get<T>()[row * cap + j] = outliers[j] < 0 ? T(0.0f) : x[outliers[j]];
-        if (outliers[j] >= 0) codes[outliers[j]] = T(0.0f);
+      for (int64_t j = 0; j < found; ++j) {
+        p.x_outliers.get<T>()[row * cap + j] = x[outliers[j]];
+        codes[outliers[j]] = T(0.0f);
       }
     }
   });
@@ -75,7 +76,7 @@ void round_rows(const Int8Product& p) {
 
 template <class T>
 void widen_codes(const Int8Product& p) {
-  const int64_t columns = p.x.shape[1], cap = p.columns.count();
+  const int64_t columns = p.x.shape[1], cap = p.columns.count(), found = *p.found.get<int32_t>();
   const int32_t* outliers = p.columns.get<int32_t>();
   parallel_for(p.w_codes.shape[0], 8, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
@@ -84,7 +85,7 @@ void widen_codes(const Int8Product& p) {
       const float scale = p.w.parts[1].get<float>()[row] * quant::int8_step;
 #pragma omp simd
       for (int64_t k = 0; k < columns; ++k) to[k] = T(float(from[k]));
-      for (int64_t j = 0; j < cap; ++j) p.w_outliers.get<T>()[row * cap + j] = T(outliers[j] < 0 ? 0.0f : float(from[outliers[j]]) * scale);
+      for (int64_t j = 0; j < found; ++j) p.w_outliers.get<T>()[row * cap + j] = T(float(from[outliers[j]]) * scale);
     }
   });
 }
@@ -121,7 +122,7 @@ void llm_int8(Stream& s, Tensor y, Tensor x, const quant::Weight& w, Tensor c) {
   const auto make = [&](const char* name, DType type, Shape shape) { return s.scratch(name, type, shape); };
   const Int8Product p{.x = x, .w = w,
                       .column_most = make("largest of columns", DType::f32, {columns}), .threshold = make("outlier threshold", DType::f32, {1}),
-                      .columns = make("outlier columns", DType::i32, {cap}),
+                      .columns = make("outlier columns", DType::i32, {cap}), .found = make("number of outlier columns", DType::i32, {1}),
                       .codes = make("activation codes", x.dtype, x.shape), .row_scales = make("activation scales", DType::f32, {tokens}),
                       .x_outliers = make("activation outliers", x.dtype, {tokens, cap}),
                       .w_codes = make("weight codes", x.dtype, w.shape), .w_outliers = make("weight of outliers", x.dtype, {rows, cap})};
@@ -132,15 +133,16 @@ void llm_int8(Stream& s, Tensor y, Tensor x, const quant::Weight& w, Tensor c) {
          [&](auto& cuda) { round_rows_cuda(cuda, p); });
   launch(s, {.name = "int8 codes", .bytes = double(quant::bytes_of(w) + p.w_codes.bytes())}, [&] { each([&]<class T>(T) { widen_codes<T>(p); }); },
          [&](auto& cuda) { widen_codes_cuda(cuda, p); });
-  const Tensor sums = make("sums of codes", DType::f32, {std::min(tokens, tokens_at_once), rows});
+  const bool in_place = y.dtype == DType::f32 && !c;
+  const Tensor sums = in_place ? Tensor{} : make("sums of codes", DType::f32, {std::min(tokens, tokens_at_once), rows});
   for (int64_t t = 0; t < tokens; t += tokens_at_once) {
     const int64_t n = std::min(tokens_at_once, tokens - t);
-    const Tensor some = sums.rows(0, n), to = y.rows(t, n), scales = p.row_scales.rows(t, n), plus = c ? c.rows(t, n) : Tensor{};
+    const Tensor to = y.rows(t, n), some = in_place ? to : sums.rows(0, n), scales = p.row_scales.rows(t, n), plus = c ? c.rows(t, n) : Tensor{};
     matmul(s, {.y = some, .a = p.codes.rows(t, n), .b = p.w_codes, .tb = Trans::yes, .name = "int8 product"});
     launch(s, {.name = "int8 scales", .bytes = double(some.bytes() + to.bytes() * (c ? 2 : 1))}, [&] { scale_sums(to, some, scales, w.parts[1], plus); },
            [&](auto& cuda) { scale_sums_cuda(cuda, to, some, scales, w.parts[1], plus); });
   }
-  matmul(s, {.y = y, .a = p.x_outliers, .b = p.w_outliers, .tb = Trans::yes, .c = y, .name = "int8 outlier product"});
+  matmul(s, {.y = y, .a = p.x_outliers, .b = p.w_outliers, .tb = Trans::yes, .c = y, .used = p.found, .name = "int8 outlier product"});
 }
 
 }  // namespace thimble::ops

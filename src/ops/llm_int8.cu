@@ -22,21 +22,22 @@ __global__ void column_maxima(int* most, const T* x, int64_t rows, int64_t colum
 }
 
 // One block: raises the threshold until the columns are few, then writes them in order.
-__global__ void pick_columns(int* picked, float* threshold, const float* most, int cap, int64_t columns) {
+__global__ void pick_columns(int* picked, int* found, float* threshold, const float* most, int cap, int64_t columns) {
   __shared__ int before[pick_threads];
   const int64_t each = (columns + pick_threads - 1) / pick_threads, begin = threadIdx.x * each, end = min(begin + each, columns);
   float limit = outlier_threshold;
-  int mine = 0;
+  int mine = 0, all = 0;
   for (;; limit *= 2) {
     mine = 0;
     for (int64_t k = begin; k < end; ++k) mine += most[k] >= limit;
-    if (block_reduce<pick_threads>(mine, Add{}) <= cap) break;
+    if ((all = block_reduce<pick_threads>(mine, Add{})) <= cap) break;
   }
   before[threadIdx.x] = mine;
   for (int i = int(threadIdx.x); i < cap; i += pick_threads) picked[i] = -1;
   __syncthreads();
   if (threadIdx.x == 0) {
     *threshold = limit;
+    *found = all;
     int sum = 0;
     for (int i = 0; i < pick_threads; ++i) {
       const int n = before[i];
@@ -123,7 +124,8 @@ void find_outliers_cuda(CudaContext& cuda, const Int8Product& p) {
     const dim3 blocks(unsigned(blocks_of(columns, threads)), unsigned(blocks_of(rows, rows_at_once)));
     column_maxima<<<blocks, threads, 0, cuda.stream>>>(at<int>(p.column_most), at<const T>(p.x), rows, columns);
   });
-  pick_columns<<<1, pick_threads, 0, cuda.stream>>>(at<int>(p.columns), at<float>(p.threshold), at<const float>(p.column_most), int(p.columns.count()), columns);
+  pick_columns<<<1, pick_threads, 0, cuda.stream>>>(at<int>(p.columns), at<int>(p.found), at<float>(p.threshold), at<const float>(p.column_most),
+                                                      int(p.columns.count()), columns);
   check_cuda(cudaGetLastError(), "int8 outliers");
 }
 

@@ -16,12 +16,13 @@ namespace {
 struct Sizes { int64_t m, n, k; };
 
 Sizes checked(const MatmulArgs& args) {
-  const auto& [y, a, ta, b, tb, scale, c, name] = args;
+  const auto& [y, a, ta, b, tb, scale, c, used, name] = args;
   check(y.shape.rank() == 2 && a.shape.rank() == 2 && b.shape.rank() == 2, "matmul takes matrices");
   const Sizes s{y.shape[0], y.shape[1], a.shape[ta == Trans::yes ? 0 : 1]};
   check(a.shape[ta == Trans::yes ? 1 : 0] == s.m && b.shape[tb == Trans::yes ? 1 : 0] == s.k && b.shape[tb == Trans::yes ? 0 : 1] == s.n,
         "matmul's shapes agree");
   check(!c || (c.shape == y.shape && c.dtype == y.dtype), "what is added to a product is like it");
+  check(!used || (used.dtype == DType::i32 && used.count() == 1), "matmul: one i32 says how much of K is used");
   return s;
 }
 
@@ -91,9 +92,10 @@ void matmul(Stream& s, const MatmulArgs& given) {
                   .bytes = double(args.y.bytes() * (args.c ? 2 : 1) + args.a.bytes() + args.b.bytes()), .matrix = true};
   const auto on_cpu = [&] {
     begin_with_c(args);
-    if (sizes.m == 0 || sizes.n == 0 || sizes.k == 0) multiply_nothing(args);
-    else if (type == DType::f32) multiply_f32(args, sizes);
-    else multiply_bf16(args, sizes);
+    const Sizes now{sizes.m, sizes.n, args.used ? *args.used.get<int32_t>() : sizes.k};
+    if (now.m == 0 || now.n == 0 || now.k == 0) multiply_nothing(args);
+    else if (type == DType::f32) multiply_f32(args, now);
+    else multiply_bf16(args, now);
   };
   launch(s, work, on_cpu, [&](auto& cuda) { matmul_cuda(cuda, args, workspace); });
   if (args.y.data != given.y.data) convert(s, given.y, args.y);

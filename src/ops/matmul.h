@@ -14,6 +14,7 @@ struct MatmulArgs {
   Tensor b; Trans tb = Trans::no; // (K, N), or (N, K) when transposed
   float scale = 1;                // of the product
   Tensor c{};                     // (M, N), y's type: added to the product. y itself, or a matrix apart from it; null: nothing is added
+  Tensor used{};                  // (1) i32: that many of K, the first, are not 0, as an op before found; the cpu leaves the rest out. Null: all
   const char* name = "matmul";    // as the profile shows it
 };
 void matmul(Stream&, const MatmulArgs&);
