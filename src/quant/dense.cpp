@@ -36,15 +36,17 @@ struct Matrix {
 
 template <int R, class W>
 struct DenseRows {
-  static constexpr int64_t group = 64;
+  static constexpr int64_t group = 64, stretch = whole_rows;
   static constexpr int rows_of_one_token = 4;
   static constexpr bool scales_groups = false, pads_last = false;
   const W* row[R];
   const W* here[R];
   int64_t ahead;
-  DenseRows(const Matrix<W>& m, int64_t first) : ahead(fetch_distance(m.columns * int64_t{sizeof(W)}, R)) {
+  struct Scratch {};
+  DenseRows(const Matrix<W>& m, int64_t first, Scratch&) : ahead(fetch_distance(m.columns * int64_t{sizeof(W)}, R)) {
     for (int r = 0; r < R; ++r) row[r] = here[r] = m.values + (first + r) * m.columns;
   }
+  void begin(int64_t) {}
   template <bool last>
   void enter(int64_t k) {
     for (int r = 0; r < R; ++r) {

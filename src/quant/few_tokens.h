@@ -24,6 +24,7 @@ typedef int32_t I8 __attribute__((vector_size(32)));
 typedef uint16_t H8 __attribute__((vector_size(16)));
 
 constexpr int64_t lanes = 16;
+constexpr int64_t whole_rows = int64_t{1} << 40;  // as a stretch
 
 template <class V>
 inline V load_as(const void* p) {
@@ -76,10 +77,31 @@ inline float sum_of(Floats x) {
   return x[0] + x[1];
 }
 
+// Of eight at once, each by the same tree: half the shuffles.
+inline void sums_of_eight(float* sums, const Floats* x) {
+  F8 halves[8], quarters[4], pairs[2];
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i)
+    halves[i] = __builtin_shufflevector(x[i], x[i], 0, 1, 2, 3, 4, 5, 6, 7) + __builtin_shufflevector(x[i], x[i], 8, 9, 10, 11, 12, 13, 14, 15);
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    const F8 a = halves[2 * i], b = halves[2 * i + 1];
+    quarters[i] = __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11) + __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15);
+  }
+#pragma GCC unroll 2
+  for (int i = 0; i < 2; ++i) {
+    const F8 a = quarters[2 * i], b = quarters[2 * i + 1];
+    pairs[i] = __builtin_shufflevector(a, b, 0, 1, 8, 9, 4, 5, 12, 13) + __builtin_shufflevector(a, b, 2, 3, 10, 11, 6, 7, 14, 15);
+  }
+  const F8 all = __builtin_shufflevector(pairs[0], pairs[1], 0, 2, 8, 10, 4, 6, 12, 14) + __builtin_shufflevector(pairs[0], pairs[1], 1, 3, 9, 11, 5, 7, 13, 15);
+  for (int i = 0; i < 8; ++i) sums[i] = all[i / 2 + 4 * (i % 2)];
+}
+
 // How far ahead of a row's bytes those are fetched that the same place of a later row needs: rows lie one after the other, and R of them are
-// read side by side, which the processor's own prefetching does not see through. Very long rows it follows by itself.
-inline int64_t fetch_distance(int64_t row_bytes, int rows) {
-  constexpr int64_t enough = 4096, most = 65536;
+// read side by side, which the processor's own prefetching does not see through. Very long rows it follows by itself. At least `enough`, which is less
+// where more is computed with each byte; what comes too early is in the way.
+inline int64_t fetch_distance(int64_t row_bytes, int rows, int64_t enough = 4096) {
+  constexpr int64_t most = 65536;
   const int64_t tile = row_bytes * rows;
   return tile > most ? enough : (enough + tile - 1) / tile * tile;
 }
@@ -92,8 +114,10 @@ struct FewTokens {
 
 // A `Rows<R>` decodes R rows of the matrix side by side:
 //   group                      columns between two calls of enter(), a multiple of the lanes
-//   Rows(source, row)          begins at the first column of rows [row, row + R)
+//   Rows(source, row, scratch) begins at the first column of rows [row, row + R)
+//   Scratch                    what it has in memory, apart from it, so that it stays in registers itself
 //   rows_of_one_token          what R is best for one token: more where decoding waits for itself, fewer where rows are longer
+//   stretch, begin(k)          columns [k, k + stretch) come next, a multiple of the group; what is called here is called outside of the loop
 //   enter<last>(k)             columns [k, k + group) come next; last: fewer are left of them, where pads_last says that Rows and x have pads
 //   Floats at(r, j)            the weights of row r that meet x[k + 16 j ...]
 //   Floats scaled<last>(r, s)  where scales_groups says so: the sums s of a group, by the scales that its weights have in common
@@ -102,7 +126,8 @@ struct FewTokens {
 // The order of additions is that of the columns, whatever R and T: sixteen partial sums, then one.
 template <int R, int T, class Rows, class Source>
 void multiply_tile(float (&sums)[R][T], const Source& source, int64_t row, const float* x, int64_t x_row, int64_t columns) {
-  Rows rows(source, row);
+  typename Rows::Scratch scratch;
+  Rows rows(source, row, scratch);
   Floats acc[R][T];
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
@@ -139,15 +164,26 @@ void multiply_tile(float (&sums)[R][T], const Source& source, int64_t row, const
     }
   };
   const int64_t whole = columns / Rows::group * Rows::group;
-  for (int64_t k = 0; k < whole; k += Rows::group) add_group.template operator()<false>(k);
+  for (int64_t from = 0; from < columns; from += Rows::stretch) {
+    rows.begin(from);
+    const int64_t end = std::min(whole, from + Rows::stretch);
+    for (int64_t k = from; k < end; k += Rows::group) add_group.template operator()<false>(k);
+  }
   if constexpr (Rows::pads_last) {
     if (whole < columns) add_group.template operator()<true>(whole);
+  }
+  float across[R][T];
+  if constexpr (R * T == 8) {
+    sums_of_eight(across[0], acc[0]);
+  } else {
+#pragma GCC unroll 8
+    for (int i = 0; i < R * T; ++i) across[i / T][i % T] = sum_of(acc[i / T][i % T]);
   }
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 8
     for (int t = 0; t < T; ++t) {
-      float sum = sum_of(acc[r][t]);
+      float sum = across[r][t];
       if constexpr (!Rows::pads_last)
         for (int64_t k = whole; k < columns; ++k) sum += rows.one(r, k) * x[t * x_row + k];
       sums[r][t] = sum * rows.scale(r);

@@ -24,19 +24,21 @@ struct Matrix8 {
 
 template <int R>
 struct Int8Rows {
-  static constexpr int64_t group = 64;
+  static constexpr int64_t group = 64, stretch = whole_rows;
   static constexpr int rows_of_one_token = 4;
   static constexpr bool scales_groups = false, pads_last = false;
   const int8_t *row[R], *here[R];
   float scales[R];
   int64_t ahead;
 
-  Int8Rows(const Matrix8& m, int64_t first) : ahead(fetch_distance(m.columns, R)) {
+  struct Scratch {};
+  Int8Rows(const Matrix8& m, int64_t first, Scratch&) : ahead(fetch_distance(m.columns, R)) {
     for (int r = 0; r < R; ++r) {
       row[r] = here[r] = m.codes + (first + r) * m.columns;
       scales[r] = m.absmax[first + r] * int8_step;
     }
   }
+  void begin(int64_t) {}
   template <bool last>
   void enter(int64_t k) {
     for (int r = 0; r < R; ++r) {

@@ -13,29 +13,35 @@ namespace {
 // Scales come in at the end of a group: lanes 0-7 have the first block's, 8-15 the second's.
 template <int R>
 struct Nf4Rows {
-  static constexpr int64_t group = 2 * nf4_block;
+  static constexpr int64_t group = 2 * nf4_block, stretch = 128 * nf4_block;
   static constexpr int rows_of_one_token = 8;
   static constexpr bool scales_groups = true, pads_last = true;
-  static constexpr int64_t batch = 128;  // blocks of a row whose scales are decoded at once
+  struct Scratch { alignas(64) float scales[R * stretch / nf4_block]; };  // where they are codes themselves
 
   const Nf4Bytes& w;
   int64_t blocks, first_block, row_bytes, ahead;  // blocks of a row; of the first row
-  int64_t scales_row;                             // between the scales of two rows
-  const float* here = nullptr;                    // the first row's at enter()
+  int64_t scales_row = 0, scales_from = 0;        // between the scales of two rows; the block of the first ones
+  float* decoded;
+  const float *scales = nullptr, *here = nullptr;  // of the first row; and those of the group that was entered
   Ints words[R];
-  alignas(64) float scales[R * batch];
 
-  Nf4Rows(const Nf4Bytes& bytes, int64_t first)
-      : w(bytes), blocks(bytes.columns / nf4_block), first_block(first * blocks), row_bytes(blocks * (nf4_block / 2)), ahead(fetch_distance(row_bytes, R)),
-        scales_row(std::min(blocks, batch)) {
-    if (blocks <= batch) w.scales(scales, first_block, R * blocks);
+  Nf4Rows(const Nf4Bytes& bytes, int64_t first, Scratch& scratch)
+      : w(bytes), blocks(bytes.columns / nf4_block), first_block(first * blocks), row_bytes(blocks * (nf4_block / 2)), ahead(fetch_distance(row_bytes, R, 2048)),
+        decoded(scratch.scales) {}
+  void begin(int64_t k) {
+    if (w.absmax) {
+      scales = w.absmax + first_block, scales_row = blocks;
+      return;
+    }
+    constexpr int64_t most = stretch / nf4_block;
+    scales = decoded, scales_row = std::min(blocks, most), scales_from = k / nf4_block;
+    if (blocks <= most) return w.scales(decoded, first_block, R * blocks);
+    for (int r = 0; r < R; ++r) w.scales(decoded + r * most, first_block + r * blocks + scales_from, std::min(most, blocks - scales_from));
   }
   template <bool last>
   [[gnu::always_inline]] void enter(int64_t k) {
     const int64_t block = k / nf4_block;
-    if (blocks > batch && block % batch == 0)
-      for (int r = 0; r < R; ++r) w.scales(scales + r * batch, first_block + r * blocks + block, std::min(batch, blocks - block));
-    here = scales + block % batch;
+    here = scales + (block - scales_from);
     const uint8_t* codes = w.codes + (first_block + block) * (nf4_block / 2);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
