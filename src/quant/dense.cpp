@@ -70,11 +70,12 @@ void dense_parts(const Shape& matrix, DType dense, std::array<Part, 4>& out, int
   count = 1;
 }
 
-void dense_pack(Stream& s, const Weight& out, Tensor dense) {
+void dense_pack(Stream& s, const Weight& out, const Numbers& numbers) {
   check_parts(out);
-  check(dense.count() == out.shape.count(), "dense pack: as many numbers as the matrix has");
-  const Tensor to = out.dense();
-  launch(s, {.name = "dense pack", .bytes = double(to.bytes() + dense.bytes())}, [&] { convert(to, dense); }, [&](auto& cuda) { dense_convert_cuda(cuda, to, dense); });
+  for_each_strip(out, numbers, [&](int64_t row, Tensor dense) {
+    const Tensor to = out.dense().rows(row, dense.count() / out.shape.row());
+    launch(s, {.name = "dense pack", .bytes = double(to.bytes() + dense.bytes())}, [&] { convert(to, dense); }, [&](auto& cuda) { dense_convert_cuda(cuda, to, dense); });
+  });
 }
 
 void dense_unpack(Stream& s, Tensor dense, const Weight& w) {

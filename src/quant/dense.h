@@ -6,7 +6,7 @@
 namespace thimble::quant {
 
 void dense_parts(const Shape& matrix, DType dense, std::array<Part, 4>& out, int& count);
-void dense_pack(Stream&, const Weight& out, Tensor dense);
+void dense_pack(Stream&, const Weight& out, const Numbers&);
 void dense_unpack(Stream&, Tensor dense, const Weight&);
 void dense_multiply_few(Stream&, Tensor x, std::span<const FewProduct>);
 void dense_decode(float* out, const Weight&, int64_t first, int64_t n);

@@ -51,6 +51,29 @@ struct Int8Rows {
   float scale(int r) const { return scales[r]; }
 };
 
+void pack_rows(const Weight& out, Tensor dense) {
+  const int64_t columns = out.shape[1];
+  visit_float(dense.dtype, [&]<class T>(T) {
+    parallel_for(out.shape[0], 8, [&](int64_t begin, int64_t end) {
+      for (int64_t row = begin; row < end; ++row) {
+        const T* x = dense.get<T>() + row * columns;
+        int8_t* codes = out.parts[0].get<int8_t>() + row * columns;
+        float most = 0;
+        for (int64_t k = 0; k < columns; ++k) {
+          const float v = std::abs(as_f16(float(x[k])));
+          most = v > most ? v : most;  // NaN is never greater
+        }
+        out.parts[1].get<float>()[row] = most;
+        const float scale = most > 0 ? int8_top / most : 0.0f;
+        for (int64_t k = 0; k < columns; ++k) {
+          const float v = as_f16(float(x[k])) * scale;
+          codes[k] = v == v ? int8_t(std::nearbyint(v)) : int8_t{0};
+        }
+      }
+    });
+  });
+}
+
 }  // namespace
 
 void int8_parts(const Shape& matrix, DType, std::array<Part, 4>& out, int& count) {
@@ -59,31 +82,13 @@ void int8_parts(const Shape& matrix, DType, std::array<Part, 4>& out, int& count
   count = 2;
 }
 
-void int8_pack(Stream& s, const Weight& out, Tensor dense) {
-  check_parts(out);
-  check(dense.count() == out.shape.count(), "int8 pack: as many numbers as the matrix has");
-  launch(s, {.name = "int8 pack", .bytes = double(bytes_of(out) + dense.bytes())}, [&] {
-    const int64_t columns = out.shape[1];
-    visit_float(dense.dtype, [&]<class T>(T) {
-      parallel_for(out.shape[0], 8, [&](int64_t begin, int64_t end) {
-        for (int64_t row = begin; row < end; ++row) {
-          const T* x = dense.get<T>() + row * columns;
-          int8_t* codes = out.parts[0].get<int8_t>() + row * columns;
-          float most = 0;
-          for (int64_t k = 0; k < columns; ++k) {
-            const float v = std::abs(as_f16(float(x[k])));
-            most = v > most ? v : most;  // NaN is never greater
-          }
-          out.parts[1].get<float>()[row] = most;
-          const float scale = most > 0 ? int8_top / most : 0.0f;
-          for (int64_t k = 0; k < columns; ++k) {
-            const float v = as_f16(float(x[k])) * scale;
-            codes[k] = v == v ? int8_t(std::nearbyint(v)) : int8_t{0};
-          }
-        }
-      });
-    });
-  }, [&](auto& cuda) { int8_pack_cuda(cuda, out, dense); });
+void int8_pack(Stream& s, const Weight& whole, const Numbers& numbers) {
+  check_parts(whole);
+  for_each_strip(whole, numbers, [&](int64_t first, Tensor dense) {
+    const int64_t columns = whole.shape[1], rows = dense.count() / std::max<int64_t>(columns, 1);
+    const Weight out{.format = whole.format, .shape = {rows, columns}, .parts = {whole.parts[0].rows(first, rows), whole.parts[1].rows(first, rows)}};
+    launch(s, {.name = "int8 pack", .bytes = double(bytes_of(out) + dense.bytes())}, [&] { pack_rows(out, dense); }, [&](auto& cuda) { int8_pack_cuda(cuda, out, dense); });
+  });
 }
 
 void int8_unpack(Stream& s, Tensor dense, const Weight& w) {

@@ -15,7 +15,7 @@ constexpr float int8_step = 1.0f / int8_top;
 // The row of the table. Parts: codes i8 (N, K), absmax f32 (N): w = code * absmax / 127.
 // Packing takes the numbers through f16, as the reference does (beyond its range: its largest number), so that the codes are the reference's.
 void int8_parts(const Shape& matrix, DType dense, std::array<Part, 4>& out, int& count);
-void int8_pack(Stream&, const Weight& out, Tensor dense);
+void int8_pack(Stream&, const Weight& out, const Numbers&);
 void int8_unpack(Stream&, Tensor dense, const Weight&);
 void int8_multiply_few(Stream&, Tensor x, std::span<const FewProduct>);
 void int8_decode(float* out, const Weight&, int64_t first, int64_t n);

@@ -190,18 +190,24 @@ void nf4_nest(Stream& s, Tensor codes, Tensor nested_absmax, Tensor absmax, Tens
   }, [&](auto& cuda) { nf4_nest_cuda(cuda, codes, nested_absmax, absmax, offset); });
 }
 
-void nf4_pack(Stream& s, const Weight& out, Tensor dense) {
+namespace {
+
+void quantize_strips(Stream& s, const Weight& out, Tensor absmax, const Numbers& numbers) {
   check_parts(out);
-  check(dense.count() == out.shape.count(), "nf4 pack: as many numbers as the matrix has");
-  nf4_quantize(s, out.parts[0], out.parts[1], dense);
+  for_each_strip(out, numbers, [&](int64_t row, Tensor dense) {
+    const int64_t first = row * out.shape[1], n = dense.count();
+    nf4_quantize(s, out.parts[0].rows(first / 2, (n + 1) / 2), absmax.rows(first / nf4_block, nf4_blocks(n)), dense);
+  });
 }
 
-void nf4_dq_pack(Stream& s, const Weight& out, Tensor dense) {
-  check_parts(out);
-  check(dense.count() == out.shape.count(), "nf4_dq pack: as many numbers as the matrix has");
+}  // namespace
+
+void nf4_pack(Stream& s, const Weight& out, const Numbers& numbers) { quantize_strips(s, out, out.parts[1], numbers); }
+
+void nf4_dq_pack(Stream& s, const Weight& out, const Numbers& numbers) {
   const Scope scope(s.arena);
-  const Tensor absmax = s.scratch("nf4 absmax", DType::f32, {nf4_blocks(dense.count())});
-  nf4_quantize(s, out.parts[0], absmax, dense);
+  const Tensor absmax = s.scratch("nf4 absmax", DType::f32, {nf4_blocks(out.shape.count())});
+  quantize_strips(s, out, absmax, numbers);
   nf4_offset(s, out.parts[3], absmax);
   nf4_nest(s, out.parts[1], out.parts[2], absmax, out.parts[3]);
 }

@@ -25,8 +25,8 @@ inline constexpr std::array<float, 15> nf4_thresholds{
 // The rows of the table.
 void nf4_parts(const Shape& matrix, DType dense, std::array<Part, 4>& out, int& count);
 void nf4_dq_parts(const Shape& matrix, DType dense, std::array<Part, 4>& out, int& count);
-void nf4_pack(Stream&, const Weight& out, Tensor dense);
-void nf4_dq_pack(Stream&, const Weight& out, Tensor dense);
+void nf4_pack(Stream&, const Weight& out, const Numbers&);
+void nf4_dq_pack(Stream&, const Weight& out, const Numbers&);
 void nf4_unpack(Stream&, Tensor dense, const Weight&);              // both formats
 void nf4_multiply_few(Stream&, Tensor x, std::span<const FewProduct>);  // both formats
 void nf4_decode(float* out, const Weight&, int64_t first, int64_t n);  // both formats

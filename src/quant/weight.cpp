@@ -79,6 +79,20 @@ void check_parts(const Weight& w, std::source_location at) {
   }
 }
 
+void for_each_strip(const Weight& w, const Numbers& numbers, const std::function<void(int64_t, Tensor)>& f) {
+  const auto give = [&](int64_t first, int64_t n, const Tensor& rows) {
+    check(rows.count() == n * w.shape.row(), "packing takes as many numbers as the matrix has");
+    f(first, rows);
+  };
+  const int64_t all = w.shape[0];
+  if (numbers.all) return give(0, all, numbers.all);
+  check(numbers.rows > 0 && numbers.rows % 64 == 0, "strips of a matrix begin with a block, wherever its rows do");
+  for (int64_t first = 0; first < all; first += numbers.rows) {
+    const int64_t n = std::min(numbers.rows, all - first);
+    give(first, n, numbers.bring(first, n));
+  }
+}
+
 int64_t bytes_of(const Weight& w) {
   int64_t sum = 0;
   for (const Tensor& t : w.parts)

@@ -2,6 +2,7 @@
 // Formats know how to pack, unpack and multiply with a few tokens; ops/linear.h decides which of these a product uses.
 #pragma once
 #include <array>
+#include <functional>
 #include <span>
 #include <string_view>
 
@@ -42,11 +43,20 @@ struct Part {
   Shape shape;
 };
 
+// The dense numbers (N, K) of a matrix that is to be packed: f32, bf16 or f16, all there, or brought `rows` at a time, so that they need not be.
+struct Numbers {
+  Numbers(Tensor whole) : all(whole) {}
+  Numbers(int64_t rows_at_once, std::function<Tensor(int64_t first, int64_t n)> bring_rows) : rows(rows_at_once), bring(std::move(bring_rows)) {}
+  Tensor all{};
+  int64_t rows = 0;                                        // a multiple of 64
+  std::function<Tensor(int64_t first, int64_t n)> bring{};  // rows [first, first + n); what was brought before is gone then
+};
+
 struct Format {
   FormatId id;
   std::string_view name;                                              // as in options and files: "dense", "nf4", "nf4_dq", "int8"
   void (*parts)(const Shape& matrix, DType dense, std::array<Part, 4>& out, int& count);
-  void (*pack)(Stream&, const Weight& out, Tensor dense);            // out.parts overwritten; dense (N, K) f32, bf16 or f16
+  void (*pack)(Stream&, const Weight& out, const Numbers&);           // out.parts overwritten, with the same bytes whatever is brought at once
   void (*unpack)(Stream&, Tensor dense, const Weight&);              // dense (N, K) f32, bf16 or f16, overwritten
   // Up to most_few_products products of x (T, K), T <= few_tokens, straight from the packed bytes, as one op. All have this format, the y one type.
   // The sum of one (token, row) has one order, whatever T, N and the thread count are.
@@ -68,6 +78,8 @@ int64_t bytes_of(FormatId, const Shape& matrix, DType dense);  // sum of aligned
 
 // Throws unless the weight's parts have the types and sizes that its format's row says.
 void check_parts(const Weight&, std::source_location at = std::source_location::current());
+// f(first row, numbers (n, K)) for each piece of `numbers`, whose shape it checks.
+void for_each_strip(const Weight&, const Numbers& numbers, const std::function<void(int64_t first, Tensor rows)>& f);
 int64_t bytes_of(const Weight&);  // of all parts, without padding: what a product reads
 
 }  // namespace thimble::quant

@@ -8,6 +8,7 @@
 namespace thimble::store {
 namespace {
 
+constexpr int64_t strip_bytes = int64_t{16} << 20;   // on the device, of a matrix that is packed: what is brought at once of its numbers
 constexpr int64_t staging_bytes = int64_t{4} << 20;  // pinned, while loading: large enough for full link speed, small beside any plan
 
 // A weight that begins at `base`, which is moved behind it.
@@ -165,11 +166,15 @@ void WeightStore::read_and_pack(const WeightSource* source, const ParamSpec& p, 
   const Scope scope(rank_.memory);
   const auto pack_into = [&](const quant::Weight& codes) {
     if (p.comes_packed()) return load_packed(source, p, codes, staging);
-    const Tensor whole = rank_.stream.scratch("matrix being packed", p.dtype, p.shape);
-    load_numbers(source, p, whole, staging);
-    quant::format(p.format).pack(rank_.stream, codes, whole);
+    const int64_t row_bytes = std::max<int64_t>(1, p.shape.row() * size_of(p.dtype)), at_once = std::max<int64_t>(1, strip_bytes / (64 * row_bytes)) * 64;
+    const Tensor strip = rank_.stream.scratch("rows being packed", p.dtype, {std::min(at_once, p.shape.rows()), p.shape.row()});
+    quant::format(p.format).pack(rank_.stream, codes, {at_once, [&](int64_t first, int64_t n) {
+      const Tensor some = strip.rows(0, n);
+      load_numbers(source, p, first, some, staging);
+      return some;
+    }});
   };
-  if (p.format == quant::FormatId::dense) return load_numbers(source, p, to.dense(), staging);
+  if (p.format == quant::FormatId::dense) return load_numbers(source, p, 0, to.dense(), staging);
   if (to.format == p.format) return pack_into(to);
   const Tensor packed = rank_.stream.scratch("packed matrix", DType::u8, {quant::bytes_of(p.format, p.shape, p.dtype)});
   const quant::Weight codes = place(p, packed);
@@ -177,18 +182,18 @@ void WeightStore::read_and_pack(const WeightSource* source, const ParamSpec& p, 
   quant::format(p.format).unpack(rank_.stream, to.dense(), codes);
 }
 
-void WeightStore::load_numbers(const WeightSource* source, const ParamSpec& p, Tensor to, Tensor staging) {
+void WeightStore::load_numbers(const WeightSource* source, const ParamSpec& p, int64_t first, Tensor to, Tensor staging) {
   if (rank_.device.kind() == DeviceKind::cpu) {  // host memory: read to where it stays
-    if (!rank_.is_phantom()) source->read(p.file_name(), p.shared_row, to);
+    if (!rank_.is_phantom()) source->read(p.file_name(), p.shared_row + first, to);
     return;
   }
   const int64_t row_bytes = p.shape.row() * size_of(p.dtype);
   const int64_t step = std::max<int64_t>(1, staging.bytes() / std::max<int64_t>(1, row_bytes));
   check(row_bytes <= staging.bytes(), "a row fits the staging buffer");
-  for (int64_t row = 0; row < p.shape.rows(); row += step) {
-    const Tensor rows = to.rows(row, std::min(step, p.shape.rows() - row));
+  for (int64_t row = 0; row < to.shape.rows(); row += step) {
+    const Tensor rows = to.rows(row, std::min(step, to.shape.rows() - row));
     const Tensor piece{staging.data, rows.dtype, rows.shape};
-    if (!rank_.is_phantom()) source->read(p.file_name(), p.shared_row + row, piece);
+    if (!rank_.is_phantom()) source->read(p.file_name(), p.shared_row + first + row, piece);
     rank_.upload("loading", rows, piece);
   }
 }

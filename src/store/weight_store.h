@@ -28,7 +28,7 @@ class WeightStore {
   // Takes slabs, homes and the ring's slots from the rank's arenas.
   WeightStore(comm::Rank&, std::shared_ptr<const ParamTable>, const Residency&);
 
-  // Reads every parameter, packs it, puts it where it lives. Scratch: one dense matrix on the device, one staging buffer in pinned memory.
+  // Reads every parameter, packs it, puts it where it lives. Scratch: a strip of rows on the device, one staging buffer in pinned memory.
   // On a phantom nothing is read and `source` may be null.
   void load(const WeightSource* source);
 
@@ -56,7 +56,7 @@ class WeightStore {
   int64_t slab(int layer) const;  // its bytes
   void load_one(const WeightSource* source, const ParamSpec&, const quant::Weight& to, Tensor staging);
   void read_and_pack(const WeightSource* source, const ParamSpec&, const quant::Weight& to, Tensor staging);
-  void load_numbers(const WeightSource* source, const ParamSpec&, Tensor to, Tensor staging);
+  void load_numbers(const WeightSource* source, const ParamSpec&, int64_t first, Tensor to, Tensor staging);  // rows [first, ...) of the matrix
   void load_packed(const WeightSource* source, const ParamSpec&, const quant::Weight& to, Tensor staging);
   Tensor home_of(int layer) const { return homes_[size_t(layer)]; }
   bool on_disk(int layer) const { return tiers_[size_t(layer)] == Tier::disk; }

@@ -120,12 +120,33 @@ TEST(Dense, ConvertsBothWays) {
     }
 }
 
+// Whatever is brought at once, the bytes are those of the whole matrix; blocks of 64 cross its rows.
+TEST(Formats, StripsOfRowsGiveTheSameBytes) {
+  for (const Case& c : cases)
+    for (const auto& [n, k] : {std::pair{200, 70}, {131, 333}, {128, 64}, {64, 1}, {3, 65}})
+      for (const int64_t at_once : {64, 128}) {
+        Rig rig;
+        const Tensor dense = rig.take(DType::f32, {n, k}), strip = rig.take(DType::f32, {at_once, k});
+        testing::fill_normal(dense, 1, 0.05f);
+        const Weight whole = rig.take_weight(c.id, {n, k}, c.dense), strips = rig.take_weight(c.id, {n, k}, c.dense);
+        format(c.id).pack(rig.stream, whole, dense);
+        format(c.id).pack(rig.stream, strips, {at_once, [&](int64_t first, int64_t rows) {
+          const Tensor some = strip.rows(0, rows);
+          rig.device->synchronize();
+          std::memcpy(some.data, dense.rows(first, rows).data, size_t(some.bytes()));
+          return some;
+        }});
+        for (size_t i = 0; i < whole.parts.size() && whole.parts[i]; ++i)
+          EXPECT_EQ(testing::bytes_of(whole.parts[i]), testing::bytes_of(strips.parts[i])) << format(c.id).name << " " << n << "x" << k << " part " << i;
+      }
+}
+
 void multiply_few(Rig& rig, Tensor y, Tensor x, const Weight& w) { format(w.format).multiply_few(rig.stream, x, std::array{FewProduct{y, &w}}); }
 
 // y is the double-precision product of the unpacked weight, within the rounding of f32 sums.
 TEST(MultiplyFew, IsUnpackAndMultiply) {
   for (const Case& c : cases)
-    for (const auto& [n, k] : {std::pair{37, 128}, {5, 64}, {19, 4160}, {18, 200}, {3, 65}, {7, 1}, {6, 4097}})
+    for (const auto& [n, k] : {std::pair{37, 128}, {5, 64}, {19, 4160}, {18, 200}, {3, 65}, {7, 1}, {6, 4097}, {9, 8384}})
       for (const DType type : {DType::f32, DType::bf16})
         for (int64_t t = 1; t <= format(c.id).few_tokens; ++t) {
           Rig rig;

@@ -2,6 +2,7 @@
 #include "store/weight_source.h"
 
 #include <cmath>
+#include <cstring>
 
 #include "base/json.h"
 #include "files.h"
@@ -218,6 +219,30 @@ TEST(WeightStore, ResidentAndStreamedLayersHoldWhatTheFilesHold) {
         ASSERT_EQ(weights[1].dense().get<float>()[i], number(layer ? 1 : 2, i)) << "layer " << layer << ", " << resident << " resident";
       store.release(layer);
     }
+  }
+}
+
+// In an arena that the dense matrix would not fit; the bytes are those of the matrix packed whole.
+TEST(WeightStore, AMatrixIsPackedInStripsOfItsRows) {
+  const Shape shape{20'003, 1000};
+  for (const auto format : {quant::FormatId::nf4, quant::FormatId::nf4_dq, quant::FormatId::int8}) {
+    auto head = std::make_shared<ParamTable>();
+    head->outside.push_back({"head", shape, Role::head, -1, format, DType::bf16});
+    const auto source = repeated_random_weights(*head, 3);
+    const auto device = cpu_device(this_cpu());
+    const int64_t packed = quant::bytes_of(format, shape, DType::bf16), dense = shape.count() * 2;
+    comm::Rank rank(*device, {packed + (int64_t{18} << 20), 5 << 20, 0}), whole_rank(*device, {packed + dense + (int64_t{2} << 20), 0, 0});
+    WeightStore store(rank, head, {});
+    store.load(source.get());
+    const Tensor numbers = whole_rank.memory.take(Use::scratch, "numbers", DType::bf16, shape);
+    source->read("head", 0, numbers);
+    quant::Weight whole{.format = format, .shape = shape};
+    int count = 0;
+    const auto parts = quant::parts_of(format, shape, DType::bf16, count);
+    for (size_t i = 0; i < size_t(count); ++i) whole.parts[i] = whole_rank.memory.take(Use::weights, "packed", parts[i].dtype, parts[i].shape);
+    quant::format(format).pack(whole_rank.stream, whole, numbers);
+    for (size_t i = 0; i < size_t(count); ++i)
+      EXPECT_EQ(std::memcmp(store.outside(0).parts[i].data, whole.parts[i].data, size_t(whole.parts[i].bytes())), 0) << quant::format(format).name << " part " << i;
   }
 }
 
