@@ -16,6 +16,16 @@ inline constexpr std::array<float, 16> nf4_values{
     -0.09105003625154495f, 0.0f, 0.07958029955625534f, 0.16093020141124725f, 0.24611230194568634f, 0.33791524171829224f,
     0.44070982933044434f, 0.5626170039176941f, 0.7229568362236023f, 1.0f};
 
+// The same as bf16 has them.
+inline const std::array<float, 16>& nf4_values_bf16() {
+  static const auto values = [] {
+    auto rounded = nf4_values;
+    for (float& v : rounded) v = float(bf16(v));
+    return rounded;
+  }();
+  return values;
+}
+
 // code > i exactly where x / scale > nf4_thresholds[i]
 inline constexpr std::array<float, 15> nf4_thresholds{
     -0.8480964004993439f, -0.6106329262256622f, -0.4599952697753906f, -0.33967943489551544f, -0.23460740596055984f,

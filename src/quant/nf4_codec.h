@@ -10,6 +10,7 @@ namespace thimble::quant {
 // The bytes of a packed matrix; read inside launch() only.
 struct Nf4Bytes {
   const uint8_t* codes = nullptr;
+  const float* book = nullptr;            // the numbers that codes stand for, to be scaled
   const float* absmax = nullptr;          // nf4: a scale a block
   const uint8_t* nested_codes = nullptr;  // nf4_dq: its code,
   const float* nested_absmax = nullptr;   // the scale of 256 of them,
@@ -17,7 +18,9 @@ struct Nf4Bytes {
   float offset = 0;                       // and what was taken off
   int64_t count = 0, columns = 0;
 
-  explicit Nf4Bytes(const Weight& w) : codes(w.parts[0].get<uint8_t>()), count(w.shape.count()), columns(w.shape[1]) {
+  // Products with bf16 take the code book in bf16, as tensor cores do: the same numbers on every device.
+  explicit Nf4Bytes(const Weight& w, DType activations = DType::f32)
+      : codes(w.parts[0].get<uint8_t>()), book(activations == DType::bf16 ? nf4_values_bf16().data() : nf4_values.data()), count(w.shape.count()), columns(w.shape[1]) {
     if (w.format == FormatId::nf4) {
       absmax = w.parts[1].get<float>();
       return;
@@ -37,11 +40,11 @@ struct Nf4Bytes {
 constexpr int nf4_shift(int j) { return 8 * (j / 2) + (j % 2 == 0 ? 4 : 0); }
 
 // The unscaled weights of sixteen codes, each in the low four bits of its lane.
-[[gnu::always_inline]] inline Floats nf4_lookup(Ints codes) {
+[[gnu::always_inline]] inline Floats nf4_lookup(Ints codes, Floats book) {
 #ifdef __AVX512F__
-  return (Floats)_mm512_maskz_permutexvar_ps(0xffff, (__m512i)codes, (__m512)load_as<Floats>(nf4_values.data()));  // looks at four bits by itself
+  return (Floats)_mm512_maskz_permutexvar_ps(0xffff, (__m512i)codes, (__m512)book);  // looks at four bits by itself
 #else
-  const F8 low = load_as<F8>(nf4_values.data()), high = load_as<F8>(nf4_values.data() + 8);
+  const F8 low = __builtin_shufflevector(book, book, 0, 1, 2, 3, 4, 5, 6, 7), high = __builtin_shufflevector(book, book, 8, 9, 10, 11, 12, 13, 14, 15);
   const I8 first = __builtin_shufflevector(codes, codes, 0, 1, 2, 3, 4, 5, 6, 7), second = __builtin_shufflevector(codes, codes, 8, 9, 10, 11, 12, 13, 14, 15);
   const F8 a = shuffle(low, high, first & 15), b = shuffle(low, high, second & 15);
   return join(a, b);

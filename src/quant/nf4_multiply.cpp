@@ -22,12 +22,13 @@ struct Nf4Rows {
   int64_t blocks, first_block, row_bytes, ahead;  // blocks of a row; of the first row
   int64_t scales_row = 0, scales_from = 0;        // between the scales of two rows; the block of the first ones
   float* decoded;
+  const Floats book;
   const float *scales = nullptr, *here = nullptr;  // of the first row; and those of the group that was entered
   Ints words[R];
 
   Nf4Rows(const Nf4Bytes& bytes, int64_t first, Scratch& scratch)
       : w(bytes), blocks(bytes.columns / nf4_block), first_block(first * blocks), row_bytes(blocks * (nf4_block / 2)), ahead(fetch_distance(row_bytes, R, 2048)),
-        decoded(scratch.scales) {}
+        decoded(scratch.scales), book(load_as<Floats>(bytes.book)) {}
   void begin(int64_t k) {
     if (w.absmax) {
       scales = w.absmax + first_block, scales_row = blocks;
@@ -50,7 +51,7 @@ struct Nf4Rows {
       else words[r] = load_as<Ints>(codes + r * row_bytes);
     }
   }
-  [[gnu::always_inline]] Floats at(int r, int j) const { return nf4_lookup(words[r] >> nf4_shift(j)); }
+  [[gnu::always_inline]] Floats at(int r, int j) const { return nf4_lookup(words[r] >> nf4_shift(j), book); }
   template <bool last>
   [[gnu::always_inline]] Floats scaled(int r, Floats sums) const {
     const float* s = here + r * scales_row;
@@ -84,7 +85,7 @@ void multiply_unaligned(Y* y, const Y* c, const float* x, int64_t tokens, int64_
         const int64_t n = std::min(w.columns - k, nf4_block - i % nf4_block);
         float scale = 0, decoded[nf4_block];
         w.scales(&scale, i / nf4_block, 1);
-        for (int64_t j = 0; j < n; ++j) decoded[j] = nf4_values[size_t(w.code(i + j))] * scale;
+        for (int64_t j = 0; j < n; ++j) decoded[j] = w.book[w.code(i + j)] * scale;
         for (int64_t t = 0; t < tokens; ++t) {
           const float* v = x + t * w.columns + k;
           float sum = 0;
@@ -113,7 +114,7 @@ void nf4_multiply_few(Stream& s, Tensor x, std::span<const FewProduct> products)
     for (const FewProduct& p : products)
       visit_float(p.y.dtype, [&](auto out) {
         using Y = decltype(out);
-        const Nf4Bytes bytes(*p.w);
+        const Nf4Bytes bytes(*p.w, x.dtype);
         const Y* plus = p.c ? p.c.get<Y>() : nullptr;
         if (aligned) multiply_all<Nf4Rows>(p.y.get<Y>(), plus, {arranged.get<float>(), x.shape[0], arranged.shape[1]}, p.w->shape[0], bytes.columns, bytes);
         else multiply_unaligned(p.y.get<Y>(), plus, x32.get<float>(), x.shape[0], p.w->shape[0], bytes);
