@@ -4,9 +4,9 @@
 
 #include <cmath>
 
-#include "optim/adamw_8bit.h"
 #include "optim/blocks.h"
 #include "optim/square_roots.h"
+#include "optim/states_8bit.h"
 
 namespace thimble::optim {
 
@@ -48,7 +48,7 @@ void states(DType dtype, const Shape& param, std::array<quant::Part, 4>& out, in
 
 void adamw_states(const Shape& param, std::array<quant::Part, 4>& out, int& n) { states(DType::f32, param, out, n); }
 void adamw_bf16_states(const Shape& param, std::array<quant::Part, 4>& out, int& n) {
-  states(param.count() < least_8bit_count ? DType::f32 : DType::bf16, param, out, n);
+  states(packs(param) ? DType::bf16 : DType::f32, param, out, n);
 }
 
 void adamw_update(Stream& s, std::span<const Update> updates, const Tensor& scalars, const Hyper& hyper) {

@@ -3,11 +3,11 @@
 #include "optim/adamw_8bit.h"
 
 #include <bit>
-#include <cstring>
 
+#include "optim/adamw.h"
 #include "optim/blocks.h"
 #include "optim/square_roots.h"
-#include "quant/dynamic8.h"
+#include "optim/states_8bit.h"
 
 namespace thimble::optim {
 
@@ -67,73 +67,30 @@ void step_moments(float* p, const float* g, float* m, float* v, int64_t n, const
   }
 }
 
-// The code of each m / absmax that has the sign of m: where rounding crossed zero, the neighbour on m's side.
-void encode_signed(uint8_t* codes, const float* x, int64_t n, float absmax, const quant::DynamicMap& map) {
-  const int32_t zero = map.zero();
-#pragma omp simd
-  for (int64_t i = 0; i < n; ++i) {
-    const int32_t code = map.nearest(x[i] / absmax);
-    const bool below = code < zero, negative = std::bit_cast<int32_t>(x[i]) < 0;
-    const int32_t toward = x[i] > 0 ? 1 : -1;
-    codes[i] = uint8_t(code + (below != negative ? toward : 0));
-  }
-}
-
-void encode_unsigned(uint8_t* codes, const float* x, int64_t n, float absmax, const quant::DynamicMap& map) {
-#pragma omp simd
-  for (int64_t i = 0; i < n; ++i) codes[i] = uint8_t(map.nearest(x[i] / absmax));
-}
-
 void step_block(const Update& u, float* p, const float* g, int64_t first, int64_t n, const Step& s) {
-  const quant::DynamicMap &m_map = quant::signed_map(), &v_map = quant::unsigned_map();
   uint8_t* m_codes = u.states[0].get<uint8_t>() + first;
   uint8_t* v_codes = u.states[1].get<uint8_t>() + first;
   float& m_absmax = u.states[2].get<float>()[first / state_block];
   float& v_absmax = u.states[3].get<float>()[first / state_block];
   alignas(64) float m[state_block], v[state_block];
-  const float *m_values = m_map.values().data(), *v_values = v_map.values().data();
-  const float m_scale = m_absmax, v_scale = v_absmax;
-#pragma omp simd
-  for (int64_t i = 0; i < n; ++i) {
-    m[i] = m_values[m_codes[i]] * m_scale;
-    v[i] = v_values[v_codes[i]] * v_scale;
-  }
+  decode(m, m_codes, n, m_absmax, quant::signed_map());
+  decode(v, v_codes, n, v_absmax, quant::unsigned_map());
   step_moments(p, g, m, v, n, s);
   m_absmax = quant::largest_magnitude(m, n);
   v_absmax = quant::largest_magnitude(v, n);
-  encode_signed(m_codes, m, n, m_absmax, m_map);
-  encode_unsigned(v_codes, v, n, v_absmax, v_map);
+  encode_signed(m_codes, m, n, m_absmax);
+  encode_unsigned(v_codes, v, n, v_absmax);
 }
 
 }  // namespace
 
 void adamw_8bit_states(const Shape& param, std::array<quant::Part, 4>& out, int& n) {
-  const int64_t count = param.count();
-  if (count < least_8bit_count) {
-    out[0] = {".m", DType::f32, {count}};
-    out[1] = {".v", DType::f32, {count}};
-    n = 2;
-    return;
-  }
-  const int64_t blocks = (count + state_block - 1) / state_block;
-  out[0] = {".m", DType::u8, {count}};
-  out[1] = {".v", DType::u8, {count}};
-  out[2] = {".m_absmax", DType::f32, {blocks}};
-  out[3] = {".v_absmax", DType::f32, {blocks}};
+  if (!packs(param)) return adamw_states(param, out, n);
+  out[0] = {".m", DType::u8, {param.count()}};
+  out[1] = {".v", DType::u8, {param.count()}};
+  out[2] = {".m_absmax", DType::f32, {state_blocks(param)}};
+  out[3] = {".v_absmax", DType::f32, {state_blocks(param)}};
   n = 4;
-}
-
-void adamw_8bit_zero(Stream& s, std::span<const Update> updates) {
-  const auto zero_all = [&](const auto& fill) {
-    for (const Update& u : updates) {
-      const bool packed = u.states[0].dtype == DType::u8;
-      fill(u.states[0], packed ? quant::signed_map().zero() : 0);
-      fill(u.states[1], packed ? quant::unsigned_map().zero() : 0);
-      for (size_t i = 2; packed && i < 4; ++i) fill(u.states[i], 0);
-    }
-  };
-  launch(s, zero_work("adamw 8bit zero", updates), [&] { zero_all([](const Tensor& t, int byte) { std::memset(t.data, byte, size_t(t.bytes())); }); },
-         [&](auto& cuda) { zero_all([&](const Tensor& t, int byte) { fill_cuda(cuda, t, byte); }); });
 }
 
 void adamw_8bit_update(Stream& s, std::span<const Update> updates, const Tensor& scalars, const Hyper& hyper) {

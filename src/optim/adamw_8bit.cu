@@ -1,12 +1,8 @@
 // 8-bit AdamW on cuda: a state block of 256 elements to a block of as many threads; moments are decoded, stepped and encoded in registers.
-#include "optim/adamw_8bit.h"
-#include "optim/tensors.cuh"
-#include "quant/dynamic8.cuh"
+#include "optim/states_8bit.cuh"
 
 namespace thimble::optim {
 namespace {
-
-static_assert(threads == state_block, "a row of values is a state block");
 
 struct Step {
   float size, scale, decay, eps;
@@ -39,11 +35,8 @@ __device__ float step_block(const DeviceUpdate& u, int64_t i, float p, float g, 
   const float2 most = block_reduce<threads>(float2{quant::magnitude(m), quant::magnitude(v)}, Max2{});
   if (threadIdx.x == 0) *m_absmax = most.x, *v_absmax = most.y;
   if (!mine) return p;
-  // where rounding of m crossed zero, the neighbour on m's side
-  int code = quant::nearest_code(maps.signed_thresholds, m / most.x);
-  if ((maps.signed_values[code] < 0) != (m < 0 || (m == 0 && signbit(m)))) code += m > 0 ? 1 : -1;
-  m_codes[i] = uint8_t(code);
-  v_codes[i] = uint8_t(quant::nearest_code(maps.unsigned_thresholds, v / most.y));
+  m_codes[i] = signed_code(maps, m, most.x);
+  v_codes[i] = unsigned_code(maps, v, most.y);
   return p;
 }
 
@@ -52,16 +45,10 @@ __global__ void step(const __grid_constant__ DeviceUpdates all, const float* now
   const DeviceUpdate& u = all.tensors[which];
   const Step s = step_of(now, hyper, u);
   if (!isfinite(s.scale)) return;
-  __shared__ quant::DeviceMaps near;
-  if (u.packed) {
-    static_assert(sizeof near == 4 * threads * sizeof(float));
-#pragma unroll
-    for (int i = 0; i < 4; ++i) reinterpret_cast<float*>(&near)[i * threads + threadIdx.x] = reinterpret_cast<const float*>(maps)[i * threads + threadIdx.x];
-    __syncthreads();
-  }
-  const int64_t group = all.group_of(int(blockIdx.x), which);  // its rows share a copy of the maps
-  if (u.packed) change_rows(u, group, now, [&](int64_t i, float p, float g, bool mine) { return step_block(u, i, p, g, mine, s, hyper, near); });
-  else change_values(u, group, now, [&](int64_t i, float p, float g) { return step_small(u, i, p, g, s, hyper); });
+  const int64_t group = all.group_of(int(blockIdx.x), which);
+  if (!u.packed) return change_values(u, group, now, [&](int64_t i, float p, float g) { return step_small(u, i, p, g, s, hyper); });
+  const quant::DeviceMaps& near = near_maps(maps);
+  change_rows(u, group, now, [&](int64_t i, float p, float g, bool mine) { return step_block(u, i, p, g, mine, s, hyper, near); });
 }
 
 }  // namespace

@@ -12,18 +12,21 @@
 #include "optim/adamw.h"
 #include "optim/adamw_8bit.h"
 #include "optim/lion.h"
+#include "optim/lion_8bit.h"
 #include "optim/sgd.h"
+#include "optim/states_8bit.h"
 
 namespace thimble::optim {
 namespace {
 
 constexpr Optimizer table[] = {
     {OptimizerId::adamw, "adamw", adamw_states, zero_all_states, adamw_update},
-    {OptimizerId::adamw_8bit, "adamw_8bit", adamw_8bit_states, adamw_8bit_zero, adamw_8bit_update},
+    {OptimizerId::adamw_8bit, "adamw_8bit", adamw_8bit_states, zero_8bit_states, adamw_8bit_update},
     {OptimizerId::adamw_bf16, "adamw_bf16", adamw_bf16_states, zero_all_states, adamw_update},
     {OptimizerId::sgd, "sgd", sgd_states, zero_all_states, sgd_update},
     {OptimizerId::sgd_momentum, "sgd_momentum", sgd_momentum_states, zero_all_states, sgd_update},
     {OptimizerId::lion, "lion", lion_states, zero_all_states, lion_update},
+    {OptimizerId::lion_8bit, "lion_8bit", lion_8bit_states, zero_8bit_states, lion_8bit_update},
     {OptimizerId::adafactor, "adafactor", adafactor_states, zero_all_states, adafactor_update},
 };
 

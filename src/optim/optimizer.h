@@ -10,7 +10,7 @@
 
 namespace thimble::optim {
 
-enum class OptimizerId : uint8_t { adamw, adamw_8bit, adamw_bf16, sgd, sgd_momentum, lion, adafactor };
+enum class OptimizerId : uint8_t { adamw, adamw_8bit, adamw_bf16, sgd, sgd_momentum, lion, adafactor, lion_8bit };
 
 struct Hyper {
   float beta1 = 0.9f, beta2 = 0.999f, eps = 1e-8f;  // of AdamW and, but for eps, of Lion

@@ -138,7 +138,7 @@ Json effect(const std::string& key, const Json& value) {
   if (key == "pure_bf16" && value.is_null()) return false;
   if (key != "optim" || !value.is_string()) return value;
   const auto text = value.get<std::string>();
-  return text == "paged_adamw_32bit" ? Json("adamw_torch") : text == "paged_adamw_8bit" ? Json("adamw_8bit") : text == "paged_lion_32bit" ? Json("lion_32bit") : value;
+  return text == "paged_adamw_32bit" ? Json("adamw_torch") : text == "paged_adamw_8bit" ? Json("adamw_8bit") : text == "paged_lion_32bit" ? Json("lion_32bit") : text == "paged_lion_8bit" ? Json("lion_8bit") : value;
 }
 
 Error other_run(const Checkpoint& c, std::string what, std::string expected, std::string found, std::string fix) {

@@ -217,8 +217,6 @@ constexpr NotedValue refused_values[] = {
     {"finetuning_type", "oft", other_method},
     {"quantization_type", "fp4", "not there yet: nf4 loses less at the same size"},
     {"lr_scheduler_type", "reduce_lr_on_plateau", "not there yet: linear or cosine"},
-    {"optim", "lion_8bit", "not there yet: lion_32bit, or adamw_8bit"},
-    {"optim", "paged_lion_8bit", "not there yet: paged_lion_32bit, or paged_adamw_8bit"},
     {"optim", "adamw_apex_fused", "use adamw_torch"},
 };
 

@@ -24,6 +24,7 @@ constexpr Choice optim_names[] = {{"adamw_torch", int(Optim::adamw)},           
                                   {"adamw_anyprecision", int(Optim::adamw_bf16)}, {"sgd", int(Optim::sgd)},
                                   {"lion_32bit", int(Optim::lion)},               {"lion", int(Optim::lion)},
                                   {"paged_lion_32bit", int(Optim::paged_lion)},   {"paged_lion", int(Optim::paged_lion)},
+                                  {"lion_8bit", int(Optim::lion_8bit)},           {"paged_lion_8bit", int(Optim::paged_lion_8bit)},
                                   {"adafactor", int(Optim::adafactor)}};
 constexpr Choice when_names[] = {{"no", int(When::no)}, {"steps", int(When::steps)}, {"epoch", int(When::epoch)},
                                  {"none", int(When::no)}, {"false", int(When::no)}};
@@ -117,8 +118,6 @@ void validate_method(const TrainOptions& o) {
   }
   const bool adapters = o.finetuning_type == Finetuning::lora;
   contradiction(!adapters && o.adapter_name_or_path.has_value(), "adapter_name_or_path with another finetuning_type than lora", "use finetuning_type: lora to go on with an adapter, or leave out adapter_name_or_path");
-  contradiction(o.finetuning_type == Finetuning::full && o.resident_layers.has_value(),
-                "resident_layers with finetuning_type full: only a frozen base can stream", "leave out resident_layers");
   expect(o.lora_rank >= 1 && o.lora_rank <= 4096, "lora_rank", "1 to 4096", fmt::format("{}", o.lora_rank));
   if (o.lora_alpha) expect(std::isfinite(*o.lora_alpha) && *o.lora_alpha > 0, "lora_alpha", "a positive number", fmt::format("{}", *o.lora_alpha));
   expect(o.lora_dropout >= 0 && o.lora_dropout < 1, "lora_dropout", "from 0 to below 1", fmt::format("{}", o.lora_dropout));
@@ -319,6 +318,8 @@ TrainOptions::Rule TrainOptions::optimizer() const {
     case Optim::sgd: return {hyper.momentum > 0 ? optim::OptimizerId::sgd_momentum : optim::OptimizerId::sgd, false, hyper};
     case Optim::lion: return {optim::OptimizerId::lion, false, hyper};
     case Optim::paged_lion: return {optim::OptimizerId::lion, true, hyper};
+    case Optim::lion_8bit: return {optim::OptimizerId::lion_8bit, false, hyper};
+    case Optim::paged_lion_8bit: return {optim::OptimizerId::lion_8bit, true, hyper};
     case Optim::adafactor: return {optim::OptimizerId::adafactor, false, hyper};
   }
   return {};

@@ -13,7 +13,7 @@ namespace thimble::train {
 enum class Stage : uint8_t { sft, pt };
 enum class Finetuning : uint8_t { lora, freeze, full };
 enum class QuantType : uint8_t { nf4 };
-enum class Optim : uint8_t { adamw, paged_adamw, adamw_8bit, paged_adamw_8bit, adamw_bf16, sgd, lion, paged_lion, adafactor };
+enum class Optim : uint8_t { adamw, paged_adamw, adamw_8bit, paged_adamw_8bit, adamw_bf16, sgd, lion, paged_lion, lion_8bit, paged_lion_8bit, adafactor };
 enum class When : uint8_t { no, steps, epoch };
 enum class SaveWhen : uint8_t { no, steps, epoch, best };
 enum class SavePin : uint8_t { automatic, keep, recompute, offload };  // of tensors between forward and backward; automatic: the plan decides

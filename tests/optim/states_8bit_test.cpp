@@ -1,5 +1,5 @@
-// The 8-bit rule against one written from its definition, element by element in double, with codes found by brute force.
-#include "optim/adamw_8bit.h"
+// The rules with 8-bit states against ones written from their definitions, element by element in double, with codes found by brute force.
+#include "optim/optimizer.h"
 
 #include <gtest/gtest.h>
 
@@ -67,23 +67,23 @@ int code_of_m(double m, double absmax) {
   return code;
 }
 
-Update take_update(Rig& rig, int64_t count, float decay) {
+Update take_update(Rig& rig, int64_t count, float decay, OptimizerId id = OptimizerId::adamw_8bit) {
   Update u{.param = rig.take(DType::f32, {count}), .grad = rig.take(DType::f32, {count}), .weight_decay = decay};
   int n = 0;
-  const auto states = states_of(OptimizerId::adamw_8bit, {count}, n);
+  const auto states = states_of(id, {count}, n);
   for (size_t i = 0; i < size_t(n); ++i) u.states[i] = rig.take(states[i].dtype, states[i].shape);
-  zero_states(rig.stream, OptimizerId::adamw_8bit, std::span(&u, 1));
+  zero_states(rig.stream, id, std::span(&u, 1));
   testing::fill_normal(u.param, 1, 0.1f);
   return u;
 }
 
-void step(Rig& rig, const Update& u, const Values& s) {
+void step(Rig& rig, const Update& u, const Values& s, OptimizerId id = OptimizerId::adamw_8bit) {
   const Scope scope(rig.memory);
   const Hyper hyper{.beta1 = float(s.b1), .beta2 = float(s.b2), .eps = float(s.eps)};
   const Tensor scalars = rig.take(DType::f32, {scalar_count});
   const auto values = scalars_of(s.t, s.rate, s.scale, hyper);
   std::copy(values.begin(), values.end(), scalars.get<float>());
-  update(rig.stream, OptimizerId::adamw_8bit, std::span(&u, 1), scalars, hyper);
+  update(rig.stream, id, std::span(&u, 1), scalars, hyper);
 }
 
 void fill_gradient(Tensor g, int t) {
@@ -193,6 +193,55 @@ TEST(AdamW8bit, SmallTensorsKeepF32) {
       ASSERT_NEAR(u.param.get<float>()[i], p[i], 1e-6 * double(t)) << i;
     }
   }
+}
+
+TEST(Lion8bit, IsTheDefinition) {
+  constexpr auto id = OptimizerId::lion_8bit;
+  constexpr double b1 = 0.9f, b2 = 0.99f, decay = 0.02f, rate = 1e-3;
+  for (const int64_t count : {4096, 5001}) {
+    Rig rig;
+    const Update u = take_update(rig, count, 0.02f, id);
+    ASSERT_EQ(state_bytes(id, {count}), aligned(count) + aligned((count + 255) / 256 * 4));
+    int64_t off = 0, turned = 0;
+    for (int t = 1; t <= 10; ++t) {
+      fill_gradient(u.grad, t);
+      const double scale = t % 2 ? 1.0 : 0.5;
+      const auto before = testing::as_doubles(u.param);
+      std::vector<double> m, way, largest(size_t((count + 255) / 256));
+      for (int64_t i = 0; i < count; ++i) {
+        const double g = scale * double(u.grad.get<float>()[i]), old = double(signed_map()[u.states[0].get<uint8_t>()[i]]) * double(u.states[1].get<float>()[i / 256]);
+        way.push_back(b1 * old + (1 - b1) * g);
+        m.push_back(b2 * old + (1 - b2) * g);
+        largest[size_t(i / 256)] = std::max(largest[size_t(i / 256)], std::abs(m.back()));
+      }
+      step(rig, u, {.rate = rate, .b1 = b1, .b2 = b2, .eps = 1e-8f, .decay = decay, .scale = scale, .t = t}, id);
+      for (int64_t i = 0; i < count; ++i) {
+        const size_t k = size_t(i);
+        const double p = before[k] * (1 - rate * decay) - rate * double((way[k] > 0) - (way[k] < 0));
+        const double by = std::abs(u.param.get<float>()[i] - p);
+        turned += by > 1e-7 + 3e-7 * std::abs(p);  // its way is a rounding from 0
+        ASSERT_LE(by, 2 * rate + 1e-6);
+        ASSERT_NEAR(u.states[1].get<float>()[i / 256], largest[size_t(i / 256)], 1e-6 * largest[size_t(i / 256)]);
+        const int code = u.states[0].get<uint8_t>()[i], expected = code_of_m(m[k], largest[size_t(i / 256)]);
+        off += code != expected;
+        ASSERT_LE(std::abs(code - expected), 1) << i << " step " << t;
+      }
+    }
+    EXPECT_LE(off, 10 * count / 1000);
+    EXPECT_LE(turned, 10 * count / 10000);
+  }
+}
+
+// Smaller tensors take the step of Lion itself.
+TEST(Lion8bit, SmallTensorsKeepF32) {
+  Rig rig;
+  const Update small = take_update(rig, 300, 0.5f, OptimizerId::lion_8bit), exact = take_update(rig, 300, 0.5f, OptimizerId::lion);
+  for (int t = 1; t <= 5; ++t)
+    for (const auto& [u, id] : {std::pair{&small, OptimizerId::lion_8bit}, {&exact, OptimizerId::lion}}) {
+      fill_gradient(u->grad, t);
+      step(rig, *u, {.rate = 1e-2, .b1 = 0.9f, .b2 = 0.99f, .eps = 1e-8f, .decay = 0.5f, .scale = 0.5, .t = t}, id);
+    }
+  EXPECT_EQ(testing::bytes_of(small.param), testing::bytes_of(exact.param));
 }
 
 }  // namespace thimble::optim
