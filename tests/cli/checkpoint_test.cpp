@@ -63,13 +63,14 @@ class Checkpoints : public Program {
     std::sort(all.begin(), all.end());
     return all;
   }
-  void expect_same_run(const std::string& a, const std::string& b, int64_t last) const {
+  void expect_same_run(const std::string& a, const std::string& b, int64_t last, const std::string& result = "adapter_model.safetensors") const {
     EXPECT_EQ(numbers(a), numbers(b));
     EXPECT_EQ(history(a + "/trainer_state.json"), history(b + "/trainer_state.json"));
-    EXPECT_EQ(read(a + "/adapter_model.safetensors"), read(b + "/adapter_model.safetensors"));
-    for (const char* file : {"training_state.safetensors", "adapter_model.safetensors"})
+    EXPECT_EQ(read(a + "/" + result), read(b + "/" + result));
+    for (const std::string& file : {std::string("training_state.safetensors"), result})
       EXPECT_EQ(read(fmt::format("{}/checkpoint-{}/{}", a, last, file)), read(fmt::format("{}/checkpoint-{}/{}", b, last, file)));
   }
+  void survives_kills(const std::string& what, int most, const std::string& result);
   // Starts the program without waiting for it; its output goes to the file `output`.
   pid_t start(const std::string& arguments) const {
     std::vector<std::string> words{THIMBLE_BINARY};
@@ -104,16 +105,15 @@ class Checkpoints : public Program {
 };
 
 // THIMBLE_KILLS sets how often; the whole sweep is 50.
-TEST_F(Checkpoints, KilledAtAnyMomentTheRunGivesTheSameNumbers) {
+void Checkpoints::survives_kills(const std::string& what, int most, const std::string& result) {
   const int steps = 60;
   const std::string how =
-      fmt::format("max_steps={} save_steps=1 save_total_limit=2 eval_dataset=rows.jsonl eval_strategy=steps eval_steps=4", steps);
+      fmt::format("max_steps={} save_steps=1 save_total_limit=2 eval_dataset=rows.jsonl eval_strategy=steps eval_steps=4 {}", steps, what);
   const auto began = std::chrono::steady_clock::now();
   const Answer whole = thimble(tuning("whole", how));
   auto longest = std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now() - began) / 3;
   ASSERT_EQ(whole.code, 0) << whole.text;
-  const char* wanted = std::getenv("THIMBLE_KILLS");
-  const int most = wanted ? std::atoi(wanted) : 12;
+  if (const char* wanted = std::getenv("THIMBLE_KILLS")) most = std::atoi(wanted);
   Draws draws{uint64_t(::getpid()), 1, 0};
   int kills = 0, in_a_save = 0, finished = 0, first_steps = 0;
   std::string out = "killed-0";
@@ -133,19 +133,25 @@ TEST_F(Checkpoints, KilledAtAnyMomentTheRunGivesTheSameNumbers) {
     first_steps += text.find("there is no checkpoint") != text.npos;
     if (code == -SIGKILL) continue;
     ASSERT_EQ(code, 0) << text;
-    expect_same_run("whole", out, steps);
+    expect_same_run("whole", out, steps, result);
     out = fmt::format("killed-{}", ++finished);
     longest = std::max<std::chrono::microseconds>(longest / 2, 5ms);  // a machine that is faster now
   }
   const Answer last = thimble(tuning(out, how) + " resume_from_checkpoint=true");
   ASSERT_EQ(last.code, 0) << last.text;
   EXPECT_FALSE(last.says("passed over")) << last.text;
-  expect_same_run("whole", out, steps);
+  expect_same_run("whole", out, steps, result);
   EXPECT_EQ(folders(out), (std::vector<std::string>{fmt::format("checkpoint-{}", steps - 1), fmt::format("checkpoint-{}", steps)}));
   for (const auto& entry : fs::directory_iterator(folder / out))
     EXPECT_EQ(entry.path().string().find(".tmp-"), std::string::npos) << entry.path();
   std::printf("%d kills, %d of them inside a save, %d before a first checkpoint or at a start; %d runs came to their end\n", kills,
               in_a_save, first_steps, finished + 1);
+}
+
+TEST_F(Checkpoints, KilledAtAnyMomentTheRunGivesTheSameNumbers) { survives_kills("", 12, "adapter_model.safetensors"); }
+// Updates that wait for the next forward, and what is drawn to round them.
+TEST_F(Checkpoints, KilledAtAnyMomentARunInBf16GivesTheSameNumbers) {
+  survives_kills("finetuning_type=full pure_bf16=true optim=adamw_8bit resident_layers=0", 4, "model.safetensors");
 }
 
 TEST_F(Checkpoints, ASignalSavesAndEndsWith75) {
