@@ -1,3 +1,4 @@
+// What is common to rules with moments of 8 bits: their beginning, which is the code of 0 in the map of each.
 #include "optim/states_8bit.h"
 
 #include <cstring>

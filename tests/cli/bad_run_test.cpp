@@ -181,7 +181,7 @@ TEST_F(BadRun, Recipes) {
       {74, "seed: null", {"seed"}},
       {75, "quantization_bit: 4\nfinetuning_type: full", {"quantization_bit"}},
       {75, "train_on_prompt: true\nmask_history: true", {"mask_history"}},
-      {75, "fp16: true", {"fp16"}},
+      {75, "fp16: true\nbf16: true", {"fp16", "bf16"}},
       {78, "deepspeed: ds_z3.json", {"deepspeed"}},
   };
   for (const auto& [number, text, words] : cases) {
