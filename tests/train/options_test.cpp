@@ -286,7 +286,7 @@ TEST_F(TrainOptionsTest, MethodsOptimizersAndLoggersByTheirNames) {
   EXPECT_EQ(o.logging_dir, "out/x/runs");
   EXPECT_EQ(read("", {R"(lr_scheduler_kwargs={"power": 2})", "lr_scheduler_type=polynomial"}).options.schedule(10).power, 2);
   for (const auto& [name, id] : {std::pair{"adamw_bnb_8bit", optim::OptimizerId::adamw_8bit}, {"adafactor", optim::OptimizerId::adafactor}, {"lion_32bit", optim::OptimizerId::lion},
-                                 {"paged_lion_32bit", optim::OptimizerId::lion}, {"adamw_torch_fused", optim::OptimizerId::adamw}, {"sgd", optim::OptimizerId::sgd}})
+                                 {"paged_lion_32bit", optim::OptimizerId::lion}, {"paged_lion_8bit", optim::OptimizerId::lion_8bit}, {"adamw_torch_fused", optim::OptimizerId::adamw}, {"sgd", optim::OptimizerId::sgd}})
     EXPECT_EQ(read(fmt::format("optim: {}", name)).options.optimizer().id, id) << name;
   for (const char* bad : {"use_dora: true\nfinetuning_type: full", "finetuning_type: freeze\nadapter_name_or_path: x", "optim_args: momentum=0.9",
                           "lr_scheduler_type: cosine_with_min_lr", "lr_scheduler_kwargs:\n  power: 2"})
