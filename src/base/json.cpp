@@ -259,7 +259,7 @@ class Characters {
       uint64_t halves[2];
       std::memcpy(halves, &marks, sizeof halves);
       const int plain = halves[0] ? std::countr_zero(halves[0]) / 8 : halves[1] ? 8 + std::countr_zero(halves[1]) / 8 : 16;
-      std::memcpy(out.Push(unsigned(plain)), at_, size_t(plain));
+      if (plain > 0) std::memcpy(out.Push(unsigned(plain)), at_, size_t(plain));  // an empty stack has no place
       at_ += plain;
       if (plain < 16) return;
     }
