@@ -89,7 +89,7 @@ void TrainingRun::step() {
   const double rate = train::learning_rate(schedule_, step), started = seconds();
   const auto r = trainer_.step(window, rate);
   const auto& scale = trainer_.loss_scale();
-  if (!r.finite() && (scale.skipped == 0 || scale.exhausted()))
+  if (!r.finite() && (!trainer_.scales_loss() || scale.exhausted()))
     throw Error(Fault::internal, {.what = "the loss or the gradient is not a number; the update was not made, the run ends here",
                                   .where = fmt::format("step {}", step + 1),
                                   .found = fmt::format("loss {}, gradient norm {}", r.loss, r.grad_norm),

@@ -18,7 +18,7 @@ struct Nf4Bytes {
   float offset = 0;                       // and what was taken off
   int64_t count = 0, columns = 0;
 
-  // Products with bf16 take the code book in bf16, as tensor cores do: the same numbers on every device.
+  // Products with bf16 take the code book in bf16, as tensor cores do: a layer multiplied here has the numbers of one on a card.
   explicit Nf4Bytes(const Weight& w, DType activations = DType::f32)
       : codes(w.parts[0].get<uint8_t>()), book(activations == DType::bf16 ? nf4_values_bf16().data() : nf4_values.data()), count(w.shape.count()), columns(w.shape[1]) {
     if (w.format == FormatId::nf4) {

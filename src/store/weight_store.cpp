@@ -66,8 +66,8 @@ WeightStore::WeightStore(comm::Rank& rank, std::shared_ptr<const ParamTable> sha
   const ParamTable& table = *table_;
   check(residency.layers == int(table.layers.size()) && residency.resident >= 0, "a residency speaks of the table's layers");
   check(residency.unpacked == 0 || residency.resident == residency.layers, "layers lie unpacked where all are resident");
-  if (residency.embedding_on_host && !rank.device.spec().reads_pinned)
-    throw Error(Fault::usage, {.what = "this device does not read pinned memory, where the embedding is to lie", .where = rank.device.spec().name,
+  if ((residency.embedding_on_host || residency.on_processor > 0) && !rank.device.spec().reads_pinned)
+    throw Error(Fault::usage, {.what = "this device does not read pinned memory, where the embedding or a layer's norms are to lie", .where = rank.device.spec().name,
                                .fix = "run `thimble plan` on this machine: it plans without"});
   for (const ParamSpec& p : table.outside) {
     Arena& arena = on_host(p) ? rank.pinned : rank.memory;
@@ -92,6 +92,7 @@ WeightStore::WeightStore(comm::Rank& rank, std::shared_ptr<const ParamTable> sha
       if (!is_one_of(pinned++, residency.on_processor, all_pinned)) continue;
       at_processor_[size_t(l)] = at_home(l);
       for (quant::Weight& w : at_processor_[size_t(l)]) w.on_processor = true;
+      check(std::ranges::none_of(table.layers[size_t(l)], &ParamSpec::trained), "layers that the processor multiplies are not trained");
       continue;
     }
     largest_on_disk = std::max(largest_on_disk, bytes);

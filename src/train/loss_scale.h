@@ -13,6 +13,11 @@ struct LossScale {
   int64_t good = 0, skipped = 0;  // finite steps since it changed; steps that were not, of all
 
   static LossScale of(DType compute) { return {.scale = compute == DType::f16 ? 65536.0 : 1.0}; }
+  // As a run that computes in `compute` goes on with it, whatever type the run before had.
+  LossScale in(DType compute) const {
+    const bool was_scaled = scale != 1 || skipped > 0, goes_on = (compute == DType::f16) == was_scaled;
+    return goes_on ? *this : LossScale{.scale = of(compute).scale, .skipped = skipped};
+  }
   bool exhausted() const { return scale < 1; }
   void after(bool finite) {
     if (!finite) scale /= 2, good = 0, ++skipped;

@@ -226,7 +226,7 @@ StepResult Trainer::step(std::span<const data::MicroBatch> batches, double learn
   result.loss = host_results_.get<float>()[loss_sum] / loss_scale_.scale;
   result.grad_norm = std::sqrt(double(host_results_.get<float>()[squares])) / loss_scale_.scale;
   if (!result.finite()) --steps_;  // nothing was updated, so Adam's count stays too
-  if (rank_.compute() == DType::f16) loss_scale_.after(result.finite());
+  if (scales_loss()) loss_scale_.after(result.finite());
   return result;
 }
 
@@ -298,7 +298,7 @@ void Trainer::restore(int64_t steps, const LossScale& loss_scale, const std::fun
       if (!optimizer_->paged()) rank_.upload("resuming", piece, host);
     });
   steps_ = steps;
-  loss_scale_ = loss_scale;
+  loss_scale_ = loss_scale.in(rank_.compute());
 }
 
 namespace {

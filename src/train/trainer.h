@@ -70,6 +70,7 @@ class Trainer {
   nn::Decoder& decoder() { return decoder_; }
   int64_t steps() const { return steps_; }  // that updated something
   const LossScale& loss_scale() const { return loss_scale_; }
+  bool scales_loss() const { return rank_.compute() == DType::f16; }  // and leaves out a step that overflows
 
  private:
   // f32 values of the step, on the device; the first ones are optim's.
@@ -82,7 +83,7 @@ class Trainer {
   // What is trained is updated as soon as its gradients are whole and, where they are clipped, their norm is known: all that is resident at the end of
   // the step, a streamed layer at its turn: in backward where nothing is clipped, else before the next forward reads it.
   nn::Turns turns(bool first, bool last);
-  bool waits_for_norm() const { return setup_.max_grad_norm > 0 || rank_.compute() == DType::f16; }  // f16: which says whether there is an update
+  bool waits_for_norm() const { return setup_.max_grad_norm > 0 || scales_loss(); }  // which says whether there is an update
   void add_squares(Tensor gradients);
   void set_update_scale(float most);
   void update_layer(int layer, Tensor scalars, int next);  // acquired, its gradients open

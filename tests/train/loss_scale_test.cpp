@@ -20,6 +20,10 @@ TEST(LossScale, GoesAsTorchs) {
   EXPECT_EQ(next, expected.end());
   EXPECT_EQ(s.skipped, std::ssize(bad));
   EXPECT_EQ(LossScale::of(DType::bf16).scale, 1);
+  EXPECT_EQ(s.in(DType::f16), s);
+  EXPECT_EQ(s.in(DType::bf16), (LossScale{.scale = 1, .skipped = s.skipped})) << "a run that goes on in another type";
+  EXPECT_EQ(LossScale{}.in(DType::f16), LossScale::of(DType::f16));
+  EXPECT_EQ(LossScale{}.in(DType::f32), LossScale{});
 }
 
 Setup setup_of(const nn::Method& method, float clip = 1) {
