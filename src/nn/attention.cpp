@@ -46,20 +46,25 @@ void Attention::made_qkv(comm::Rank& r, const LayerParams& p, const Context& c, 
     s.set(v, values.rows(first, tokens));
   }
   const bool chunked = c.chunk > 0 && tokens > c.chunk;
-  if (!chunked) made_norm(r, p, c, x, s);  // below q, k and v: backward may read it
+  if (!chunked && !p.generating) made_norm(r, p, c, x, s);  // below q, k and v: backward may read it
   const Tensor to_q = s.make(r, q), to_k = s.make(r, k);
   s.make(r, v);
   const SavedName q_made = layer.head_norms ? q_plain : q, k_made = layer.head_norms ? k_plain : k;
   const Tensor from_q = s.make(r, q_made), from_k = s.make(r, k_made);
+  const RopeTable& rope = c.rope->of(layer);
+  const bool turned_there = p.generating && !layer.head_norms;
   in_chunks(r, s, c.chunk, [&](Saved& part, int64_t first, int64_t n) {
-    project(r, {part[q_made], part[k_made], part[v]}, made_norm(r, p, c, x.rows(first, n), part), p, qkv_group, part);
+    const auto made = {part[q_made], part[k_made], part[v]};
+    if (!p.generating) return project(r, made, made_norm(r, p, c, x.rows(first, n), part), p, qkv_group, part);
+    ops::After after;
+    if (turned_there) after.turn = {c.positions.rows(first, n), rope.inv_freq, rope.factor, d};
+    project_few(r, made, x.rows(first, n), p, qkv_group, part, norm_by(c, p.weight[norm_attention]), after);
   });
   if (layer.head_norms) {
     norm(r, c, rows_of_heads(to_q, d), s.make(r, rstd_q), rows_of_heads(from_q, d), p.weight[q_norm]);
     norm(r, c, rows_of_heads(to_k, d), s.make(r, rstd_k), rows_of_heads(from_k, d), p.weight[k_norm]);
   }
-  const RopeTable& rope = c.rope->of(layer);
-  ops::rope(r.stream, {heads(to_q, d), heads(to_k, d)}, c.positions, rope.inv_freq, rope.factor);
+  if (!turned_there) ops::rope(r.stream, {heads(to_q, d), heads(to_k, d)}, c.positions, rope.inv_freq, rope.factor);
   for (size_t i = 0; c.caches.size() > 1 && i < c.caches.size(); ++i) {
     ops::convert(r.stream, c.caches[i].keys.rows(c.caches[i].first, 1), to_k.rows(int64_t(i), 1));
     ops::convert(r.stream, c.caches[i].values.rows(c.caches[i].first, 1), s[v].rows(int64_t(i), 1));

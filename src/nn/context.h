@@ -6,6 +6,7 @@
 #include "nn/rope_tables.h"
 #include "nn/saved.h"
 #include "ops/elementwise.h"
+#include "ops/linear.h"
 #include "ops/rms_norm.h"
 
 namespace thimble::nn {
@@ -21,6 +22,7 @@ struct Context {
   std::span<const LayerCache> caches = {};  // of this layer: none, one that all tokens come to, or one for each token
 };
 
+inline ops::Norm norm_by(const Context& c, const quant::Weight& w) { return {w.dense(), float(c.model->norm_eps), c.model->norm_offset}; }
 // y = norm(x), rstd: overwritten
 inline void norm(comm::Rank& r, const Context& c, Tensor y, Tensor rstd, Tensor x, const quant::Weight& w) {
   ops::rms_norm(r.stream, y, rstd, x, w.dense(), float(c.model->norm_eps), c.model->norm_offset);

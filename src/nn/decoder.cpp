@@ -274,10 +274,9 @@ void Decoder::infer(const Tokens& t, std::span<KvCache* const> caches, Tensor lo
   const int64_t n = logits.shape[0];
   const Residual last = hidden(t, caches);
   for (KvCache* cache : caches) cache->advance(each);
-  const Tensor normed = last.free.rows(0, n);
-  const Tensor rstd = rank_.memory.take(Use::activations, "rstd (head)", DType::f32, {n});
-  ops::rms_norm(rank_.stream, normed, rstd, last.value.rows(t.count() - n, n), model_.final_norm().dense(), float(model_.spec().norm_eps), model_.spec().norm_offset);
-  ops::linear_few(rank_.stream, normed, std::array{quant::FewProduct{logits, &model_.head()}});
+  const auto& spec = model_.spec();
+  ops::linear_few(rank_.stream, last.value.rows(t.count() - n, n), std::array{quant::FewProduct{logits, &model_.head()}},
+                  {model_.final_norm().dense(), float(spec.norm_eps), spec.norm_offset});
   if (model_.spec().logit_cap > 0) ops::soft_cap(rank_.stream, logits, model_.spec().logit_cap);
 }
 

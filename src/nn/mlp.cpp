@@ -22,6 +22,12 @@ void Mlp::made_gate_up(comm::Rank& r, const LayerParams& p, const Context& c, Te
 }
 
 Tensor Mlp::made_act(comm::Rank& r, const LayerParams& p, const Context& c, Tensor x, Saved& s) {
+  if (!s.ready(act) && p.generating) {
+    const Tensor to_gate = s.make(r, gate), to_up = s.make(r, up);
+    ops::After after;
+    after.gated = s.make(r, act), after.activation = c.model->activation;
+    project_few(r, {to_gate, to_up}, x, p, gate_up_group, s, norm_by(c, p.weight[norm_mlp]), after);
+  }
   if (!s.ready(act)) {
     made_gate_up(r, p, c, x, s);
     ops::swiglu(r.stream, s.make(r, act), s[gate], s[up], c.model->activation);

@@ -7,6 +7,7 @@
 #include "ops/elementwise.h"
 #include "ops/lora.h"
 #include "ops/noise.h"
+#include "ops/rms_norm.h"
 
 namespace thimble::nn {
 namespace {
@@ -75,24 +76,50 @@ void project_dropped(comm::Rank& r, Tensor y, Tensor x, const LayerParams& p, La
 }  // namespace
 
 void project(comm::Rank& r, std::initializer_list<Tensor> ys, Tensor x, const LayerParams& p, LayerGroup group, Saved& s, Tensor plus) {
+  if (p.generating) return project_few(r, ys, x, p, group, s, {}, {}, plus);
   const Tensor all = p.lora.a[group] ? made_xa(r, x, p, group, s) : Tensor{};
-  std::array<quant::FewProduct, quant::most_few_products> few;
   each_member(p, group, [&](size_t param, int i, int64_t row) {
-    const Tensor y = ys.begin()[i], b = p.lora.b[param], first = p.lora.magnitude[param] ? Tensor{} : plus, c = b ? y : first;
-    if (p.lora.magnitude[param] && s.drawn()) return project_dropped(r, y, x, p, group, param, all.rows(row, b.shape[1]), s);
-    if (b) ops::lora_up(r.stream, y, all.rows(row, b.shape[1]), b, p.scale(int(param)), first);
-    if (p.generating) few[size_t(i)] = {y, &p.weight[param], c};
-    else ops::linear(r.stream, y, x, p.weight[param], c);
-  });
-  if (p.generating) ops::linear_few(r.stream, x, std::span(few).first(ys.size()));
-  each_member(p, group, [&](size_t param, int i, int64_t) {
-    const Tensor y = ys.begin()[i];
-    if (const Tensor magnitude = p.lora.magnitude[param]) {
-      if (!s.drawn()) ops::dora_scale(r.stream, y, y, magnitude, p.norm[param]);
-      if (plus) ops::add(r.stream, y, plus);
+    const Tensor y = ys.begin()[i], b = p.lora.b[param], magnitude = p.lora.magnitude[param], first = magnitude ? Tensor{} : plus;
+    if (magnitude && s.drawn()) {
+      project_dropped(r, y, x, p, group, param, all.rows(row, b.shape[1]), s);
+    } else {
+      if (b) ops::lora_up(r.stream, y, all.rows(row, b.shape[1]), b, p.scale(int(param)), first);
+      ops::linear(r.stream, y, x, p.weight[param], b ? y : first);
+      if (magnitude) ops::dora_scale(r.stream, y, y, magnitude, p.norm[param]);
     }
+    if (magnitude && plus) ops::add(r.stream, y, plus);
     if (const Tensor bias = p.weight[bias_of(int(param))].dense()) ops::add_bias(r.stream, y, bias);
   });
+}
+
+void project_few(comm::Rank& r, std::initializer_list<Tensor> ys, Tensor x, const LayerParams& p, LayerGroup group, Saved& s, ops::Norm norm, ops::After after, Tensor plus) {
+  Tensor all;
+  if (p.lora.a[group]) {
+    if (norm) {
+      const Tensor normed = r.memory.take(Use::scratch, "normed", x.dtype, x.shape);
+      ops::rms_norm(r.stream, normed, r.memory.take(Use::scratch, "rstd", DType::f32, {x.shape[0]}), x, norm.weight, norm.eps, norm.offset);
+      x = normed, norm = {};
+    }
+    all = made_xa(r, x, p, group, s);
+  }
+  std::array<quant::FewProduct, quant::most_few_products> few;
+  bool dora = false;
+  each_member(p, group, [&](size_t param, int i, int64_t row) {
+    const Tensor y = ys.begin()[i], b = p.lora.b[param], magnitude = p.lora.magnitude[param], first = magnitude ? Tensor{} : plus;
+    if (b) ops::lora_up(r.stream, y, all.rows(row, b.shape[1]), b, p.scale(int(param)), first);
+    few[size_t(i)] = {y, &p.weight[param], b ? y : first};
+    after.bias[size_t(i)] = p.weight[bias_of(int(param))].dense();
+    dora = dora || magnitude;
+  });
+  const auto products = std::span(few).first(ys.size());
+  ops::linear_few(r.stream, x, products, norm, dora ? ops::After{} : after);
+  if (!dora) return;
+  each_member(p, group, [&](size_t param, int i, int64_t) {
+    const Tensor y = ys.begin()[i];
+    if (p.lora.magnitude[param]) ops::dora_scale(r.stream, y, y, p.lora.magnitude[param], p.norm[param]);
+    if (p.lora.magnitude[param] && plus) ops::add(r.stream, y, plus);
+  });
+  ops::finish_few(r.stream, products, after);
 }
 
 bool wants_input(const LayerParams& p, const LayerGrads& g, LayerGroup group) {

@@ -1,10 +1,14 @@
 // Which way a product goes is decided by the number of tokens and the format alone, so plan and run decide alike.
-#include "ops/linear.h"
+#include "ops/linear_one.h"
 
 #include <algorithm>
 
+#include "ops/bias.h"
 #include "ops/elementwise.h"
 #include "ops/llm_int8.h"
+#include "ops/rms_norm.h"
+#include "ops/rope.h"
+#include "quant/nf4.h"
 
 namespace thimble::ops {
 namespace {
@@ -55,16 +59,49 @@ void linear(Stream& s, Tensor y, Tensor x, const quant::Weight& w, Tensor c) {
   matmul(s, {.y = y, .a = x, .b = unpacked(s, w, x.dtype), .tb = Trans::yes, .c = c, .name = "linear"});
 }
 
-void linear_few(Stream& s, Tensor x, std::span<const quant::FewProduct> products) {
-  while (!products.empty()) {  // those of one format go together
-    const auto& w = *products.front().w;
+bool linear_is_one(const DeviceSpec& spec, const Tensor& x, std::span<const quant::FewProduct> products, const Norm& norm, const After& after) {
+  const auto plain = [](const Tensor& t) { return !t || t.dtype == DType::f32 || t.dtype == DType::bf16; };
+  const auto& first = *products.front().w;
+  const int64_t columns = x.shape[1];
+  bool one = spec.kind == DeviceKind::cuda && spec.capability >= 90 && x.shape[0] == 1 && x.dtype == DType::bf16 && columns % quant::nf4_block == 0 && columns > 0 &&
+             (first.format == quant::FormatId::nf4 || first.format == quant::FormatId::nf4_dq) && plain(norm.weight);
+  for (size_t i = 0; i < products.size(); ++i) {
+    const auto& [y, w, c] = products[i];
+    one = one && w->format == first.format && !w->on_processor && w->shape[0] % 8 == 0 && w->shape.count() < int64_t{1} << 36 && plain(y) && plain(after.bias[i]) && y.dtype == products.front().y.dtype;
+  }
+  const Turn& turn = after.turn;
+  if (turn) one = one && turn.head_dim % 8 == 0 && turn.inv_freq.shape[0] * 2 == turn.head_dim && products.size() >= 2;
+  if (after.gated) one = one && !turn && products.size() == 2 && products[0].w->shape == products[1].w->shape;
+  return one;
+}
+
+void finish_few(Stream& s, std::span<const quant::FewProduct> products, const After& after) {
+  for (size_t i = 0; i < products.size(); ++i)
+    if (after.bias[i]) add_bias(s, products[i].y, after.bias[i]);
+  const auto heads = [&](const Tensor& t) { return t.view({t.shape[0], t.shape[1] / after.turn.head_dim, after.turn.head_dim}); };
+  if (after.turn) rope(s, {heads(products[0].y), heads(products[1].y)}, after.turn.positions, after.turn.inv_freq, after.turn.factor);
+  if (after.gated) swiglu(s, after.gated, products[0].y, products[1].y, after.activation);
+}
+
+void linear_few(Stream& s, Tensor x, std::span<const quant::FewProduct> products, const Norm& norm, const After& after) {
+  if (linear_is_one(s.device.spec(), x, products, norm, after))
+    return launch(s, quant::few_tokens_work("nf4 multiply", x, products), [] {}, [&](auto& cuda) { linear_one_cuda(cuda, x, products, norm, after); });
+  const Scope scope(s.arena);
+  if (norm) {
+    const Tensor normed = s.scratch("normed", x.dtype, x.shape);
+    rms_norm(s, normed, s.scratch("rstd", DType::f32, {x.shape[0]}), x, norm.weight, norm.eps, norm.offset);
+    x = normed;
+  }
+  for (auto rest = products; !rest.empty();) {  // those of one format go together
+    const auto& w = *rest.front().w;
     const auto alike = [&](const quant::FewProduct& p) { return p.w->format == w.format && p.w->parts[0].dtype == w.parts[0].dtype && p.w->on_processor == w.on_processor; };
-    const auto run = products.first(size_t(std::find_if_not(products.begin(), products.end(), alike) - products.begin()));
+    const auto run = rest.first(size_t(std::find_if_not(rest.begin(), rest.end(), alike) - rest.begin()));
     if (w.on_processor) few_on_processor(s, x, run);
     else if (const auto& format = quant::format(w.format); x.shape[0] <= format.few_tokens) format.multiply_few(s, x, run);
     else for (const auto& p : run) linear(s, p.y, x, *p.w, p.c);
-    products = products.subspan(run.size());
+    rest = rest.subspan(run.size());
   }
+  finish_few(s, products, after);
 }
 
 void linear_backward_input(Stream& s, Tensor dx, Tensor dy, const quant::Weight& w, Tensor c) {

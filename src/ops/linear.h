@@ -3,15 +3,37 @@
 // INT8 weights multiply many tokens as LLM.int8 does (ops/llm_int8.h); their backward is that of the unpacked matrix, as the reference's.
 #pragma once
 #include "ops/matmul.h"
+#include "ops/swiglu.h"
 #include "quant/weight.h"
 
 namespace thimble::ops {
 
 // T tokens, K in, N out.   y (T, N) = x (T, K) . w^T + c; c as matmul's: y itself, another matrix, or null
 void linear(Stream&, Tensor y, Tensor x, const quant::Weight& w, Tensor c = {});
-// The same for matrices that read one x; by their format's product of few tokens where T is at most its few_tokens. Those that lie on_processor are
-// multiplied there, where T must be so few: x and c cross the link and y comes back, and the host waits.
-void linear_few(Stream&, Tensor x, std::span<const quant::FewProduct>);
+// What stands before and after products of a few tokens, each where it is not null: in generation it is most of a layer's ops, and little work.
+struct Norm {                            // x / rms(x) * (weight + offset), as ops/rms_norm.h has it
+  Tensor weight;                         // (K) any float
+  float eps = 0, offset = 0;
+  explicit operator bool() const { return bool(weight); }
+};
+struct Turn {                            // RoPE of the first two products, queries and keys, as ops/rope.h has it
+  Tensor positions, inv_freq;
+  float factor = 1;
+  int64_t head_dim = 0;
+  explicit operator bool() const { return bool(positions); }
+};
+struct After {
+  std::array<Tensor, quant::most_few_products> bias{};  // (N) any float, by product
+  Turn turn{};
+  Tensor gated{};                        // (T, N) = act(y of the first) * y of the second, which are scratch then
+  Activation activation = Activation::silu;
+};
+// The same for matrices that read one x; by their format's product of few tokens where T is at most its few_tokens, and one token's on cuda in one kernel
+// with all around it where there is such a one. Matrices that lie on_processor are multiplied there, where T must be so few: x and c cross the link
+// and y comes back, and the host waits.
+void linear_few(Stream&, Tensor x, std::span<const quant::FewProduct>, const Norm& = {}, const After& = {});
+// What comes after such products, on its own.
+void finish_few(Stream&, std::span<const quant::FewProduct>, const After&);
 // dx (T, K) = dy (T, N) . w + c
 void linear_backward_input(Stream&, Tensor dx, Tensor dy, const quant::Weight& w, Tensor c = {});
 // dw (N, K) f32 += dy^T . x

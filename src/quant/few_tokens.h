@@ -232,7 +232,4 @@ void multiply_all(Y* y, const Y* c, const FewTokens& x, int64_t rows, int64_t co
 Tensor f32_scratch_for(Stream&, Tensor x);
 void as_f32(Tensor y, Tensor x);  // cpu, inside launch()
 
-// Shapes and formats agree and T is few; returns the work of the products.
-Work few_tokens_work(const char* name, const Tensor& x, std::span<const FewProduct>);
-
 }  // namespace thimble::quant

@@ -80,6 +80,8 @@ int64_t bytes_of(FormatId, const Shape& matrix, DType dense);  // sum of aligned
 void check_parts(const Weight&, std::source_location at = std::source_location::current());
 // f(first row, numbers (n, K)) for each piece of `numbers`, whose shape it checks.
 void for_each_strip(const Weight&, const Numbers& numbers, const std::function<void(int64_t first, Tensor rows)>& f);
+// Shapes and formats agree and T is few; returns the work of the products.
+Work few_tokens_work(const char* name, const Tensor& x, std::span<const FewProduct>);
 int64_t bytes_of(const Weight&);  // of all parts, without padding: what a product reads
 
 }  // namespace thimble::quant

@@ -1,0 +1,172 @@
+// Products of a few tokens with a norm before and a bias, RoPE or a gate after, which may be one kernel on the device: against float64 of the whole, at
+// shapes on both sides of what a kernel's pieces, tiles and heads are.
+#include "ops/harness.h"
+#include "ops/linear_one.h"
+#include "quant/nf4.h"
+
+namespace thimble::ops {
+namespace {
+
+using namespace test;
+using quant::FormatId;
+
+struct Held { quant::Weight weight; Numbers values; };
+
+Held hold(World& world, FormatId id, Shape matrix, uint64_t draw) {
+  Held h{.weight = {.format = id, .shape = matrix}, .values = {}};
+  int count = 0;
+  const auto parts = quant::parts_of(id, matrix, DType::bf16, count);
+  for (size_t i = 0; i < size_t(count); ++i) h.weight.parts[i] = world.empty(parts[i].dtype, parts[i].shape);
+  const Scope scope(world.stream().arena);
+  quant::format(id).pack(world, h.weight, world.normal(DType::bf16, matrix, draw, 0.3));
+  const Tensor unpacked = world.empty(DType::f32, matrix);
+  quant::format(id).unpack(world, unpacked, h.weight);
+  if (!world.is_phantom()) h.values = world.read(unpacked);
+  return h;
+}
+
+double rounded(double x) { return double(float(bf16(float(x)))); }
+
+Numbers normed(const Numbers& x, const Numbers& w, int64_t tokens, double eps, double offset) {
+  const size_t n = w.size();
+  Numbers y(x.size());
+  for (size_t t = 0; t < size_t(tokens); ++t) {
+    double squares = 0;
+    for (size_t k = 0; k < n; ++k) squares += x[t * n + k] * x[t * n + k];
+    for (size_t k = 0; k < n; ++k) y[t * n + k] = rounded(x[t * n + k] / std::sqrt(squares / double(n) + eps) * (w[k] + offset));
+  }
+  return y;
+}
+
+// x . w^T + c + bias
+Numbers product(const Numbers& x, const Held& w, const Numbers& c, const Numbers& bias) {
+  const auto rows = size_t(w.weight.shape[0]), columns = size_t(w.weight.shape[1]), tokens = x.size() / columns;
+  Numbers y(tokens * rows);
+  for (size_t t = 0; t < tokens; ++t)
+    for (size_t n = 0; n < rows; ++n) {
+      double sum = c.empty() ? 0 : c[t * rows + n];
+      for (size_t k = 0; k < columns; ++k) sum += x[t * columns + k] * w.values[n * columns + k];
+      y[t * rows + n] = sum + (bias.empty() ? 0 : bias[n]);
+    }
+  return y;
+}
+
+void expect_one_kernel(World& world, Tensor x, std::span<const quant::FewProduct> products, const Norm& norm, const After& after) {
+  const DeviceSpec& spec = world.stream().device.spec();
+  const bool wanted = spec.kind == DeviceKind::cuda && spec.capability >= 90 && x.shape[0] == 1 && quant::format(products[0].w->format).name.starts_with("nf4");
+  EXPECT_EQ(linear_is_one(spec, x, products, norm, after), wanted);
+}
+
+constexpr FormatId format_ids[] = {FormatId::dense, FormatId::nf4, FormatId::nf4_dq, FormatId::int8};
+constexpr int64_t columns_of[] = {64, 448, 512, 896, 3584, 4096, 4160, 6144, 9472};
+constexpr int64_t bytes = int64_t{8} << 20;
+
+// The rounding of y, in units of the largest: bf16's, or in f32 that of the normed x and of the code book, which are bf16 there too.
+double allowed(DType y) { return y == DType::f32 ? 1.0 / 256 : 1.0 / 128; }
+
+TEST(LinearAround, NormBiasAndSum) {
+  for (const FormatId id : format_ids)
+    for (const int64_t columns : columns_of)
+      for (const DType out : {DType::bf16, DType::f32})
+        for (const int64_t tokens : {1, 3}) {
+          SCOPED_TRACE(fmt::format("{}, {} columns, {} tokens, to {}", quant::format(id).name, columns, tokens, label(out)));
+          World world(device_under_test(), bytes);
+          const Held w = hold(world, id, {40, columns}, 1), narrow = hold(world, id, {8, columns}, 2);
+          const Tensor x = world.normal(DType::bf16, {tokens, columns}, 3), weight = world.normal(columns % 128 ? DType::f32 : DType::bf16, {columns}, 4, 0.2, 1);
+          const Tensor y = world.normal(out, {tokens, 40}, 5), c = world.normal(out, {tokens, 8}, 6), z = world.empty(out, {tokens, 8}), bias = world.normal(DType::bf16, {40}, 7);
+          const Norm norm{weight, 1e-5f, 1.0f};
+          const After after{.bias = {bias}};
+          const std::array products{quant::FewProduct{y, &w.weight, y}, quant::FewProduct{z, &narrow.weight, c}};
+          const Numbers n = normed(world.read(x), world.read(weight), tokens, 1e-5, 1), before = world.read(y);
+          expect_one_kernel(world, x, products, norm, after);
+          const int64_t used = world.stream().arena.used();
+          linear_few(world, x, products, norm, after);
+          EXPECT_EQ(world.stream().arena.used(), used);
+          EXPECT_LE(relative_error(world.read(y), product(n, w, before, world.read(bias))), allowed(out));
+          EXPECT_LE(relative_error(world.read(z), product(n, narrow, world.read(c), {})), allowed(out));
+        }
+}
+
+TEST(LinearAround, QueriesAndKeysTurn) {
+  for (const FormatId id : format_ids)
+    for (const int64_t dim : {8, 16, 64, 128})
+      for (const int64_t tokens : {1, 3}) {
+        SCOPED_TRACE(fmt::format("{}, heads of {}, {} tokens", quant::format(id).name, dim, tokens));
+        World world(device_under_test(), bytes);
+        const int64_t columns = 576;
+        const Held q = hold(world, id, {3 * dim, columns}, 1), k = hold(world, id, {dim, columns}, 2), v = hold(world, id, {dim, columns}, 3);
+        const Tensor x = world.normal(DType::bf16, {tokens, columns}, 4), weight = world.normal(DType::bf16, {columns}, 5, 0.2, 1), bias = world.normal(DType::bf16, {dim}, 6);
+        const auto empty = [&](const Held& w) { return world.empty(DType::bf16, {tokens, w.weight.shape[0]}); };
+        const Tensor to_q = empty(q), to_k = empty(k), to_v = empty(v);
+        std::vector<int32_t> positions;
+        Numbers inv_freq;
+        for (int64_t t = 0; t < tokens; ++t) positions.push_back(int32_t(7013 + 11 * t));
+        for (int64_t i = 0; i < dim / 2; ++i) inv_freq.push_back(std::pow(10000.0, -2.0 * double(i) / double(dim)));
+        After after{.bias = {Tensor{}, bias}};
+        after.turn = {world.ints(positions), world.from(DType::f32, {dim / 2}, inv_freq), 1.25f, dim};
+        const Norm norm{weight, 1e-5f, 0.0f};
+        const std::array products{quant::FewProduct{to_q, &q.weight}, quant::FewProduct{to_k, &k.weight}, quant::FewProduct{to_v, &v.weight}};
+        const Numbers n = normed(world.read(x), world.read(weight), tokens, 1e-5, 0), frequencies = world.read(after.turn.inv_freq);
+        expect_one_kernel(world, x, products, norm, after);
+        linear_few(world, x, products, norm, after);
+        const auto turned = [&](Numbers y) {
+          const int64_t heads = int64_t(y.size()) / tokens / dim;
+          for (int64_t t = 0; t < tokens; ++t)
+            for (int64_t h = 0; h < heads; ++h)
+              for (int64_t i = 0; i < dim / 2; ++i) {
+                const double angle = double(float(positions[size_t(t)]) * float(frequencies[size_t(i)])), cosine = 1.25 * std::cos(angle), sine = 1.25 * std::sin(angle);
+                double& low = y[size_t((t * heads + h) * dim + i)];
+                double& high = y[size_t((t * heads + h) * dim + i + dim / 2)];
+                const double a = rounded(low), b = rounded(high);
+                low = a * cosine - b * sine, high = b * cosine + a * sine;
+              }
+          return y;
+        };
+        EXPECT_LE(relative_error(world.read(to_q), turned(product(n, q, {}, {}))), 2 * allowed(DType::bf16));
+        EXPECT_LE(relative_error(world.read(to_k), turned(product(n, k, {}, world.read(bias)))), 2 * allowed(DType::bf16));
+        EXPECT_LE(relative_error(world.read(to_v), product(n, v, {}, {})), allowed(DType::bf16));
+      }
+}
+
+TEST(LinearAround, GateAndUpJoin) {
+  for (const FormatId id : format_ids)
+    for (const Activation activation : {Activation::silu, Activation::gelu_tanh})
+      for (const int64_t tokens : {1, 3}) {
+        SCOPED_TRACE(fmt::format("{}, {} tokens", quant::format(id).name, tokens));
+        World world(device_under_test(), bytes);
+        const int64_t columns = 1088, rows = 72;
+        const Held gate = hold(world, id, {rows, columns}, 1), up = hold(world, id, {rows, columns}, 2);
+        const Tensor x = world.normal(DType::bf16, {tokens, columns}, 3, 0.05);
+        const auto empty = [&] { return world.empty(DType::bf16, {tokens, rows}); };
+        const Tensor to_gate = empty(), to_up = empty();
+        After after;
+        after.gated = empty(), after.activation = activation;
+        const std::array products{quant::FewProduct{to_gate, &gate.weight}, quant::FewProduct{to_up, &up.weight}};
+        expect_one_kernel(world, x, products, {}, after);
+        linear_few(world, x, products, {}, after);
+        const Numbers g = product(world.read(x), gate, {}, {}), u = product(world.read(x), up, {}, {});
+        Numbers expected(g.size());
+        for (size_t i = 0; i < g.size(); ++i) {
+          const double z = activation == Activation::silu ? g[i] : 2 * std::sqrt(2 / M_PI) * (g[i] + 0.044715 * g[i] * g[i] * g[i]);
+          expected[i] = g[i] / (1 + std::exp(-z)) * u[i];
+        }
+        EXPECT_LE(relative_error(world.read(after.gated), expected), 2 * allowed(DType::bf16));
+      }
+}
+
+// A cuda card is planned on a machine that has none: what is one kernel there is one entry of its ledger.
+TEST(LinearAround, APhantomCardHasOneEntry) {
+  for (const int capability : {80, 90}) {
+    DeviceSpec spec;
+    spec.kind = DeviceKind::cuda, spec.capability = capability, spec.compute = DType::bf16;
+    World world(phantom_device(spec), bytes);
+    const Held w = hold(world, FormatId::nf4_dq, {64, 512}, 1);
+    const Tensor x = world.empty(DType::bf16, {1, 512}), weight = world.empty(DType::bf16, {512}), y = world.empty(DType::bf16, {1, 64});
+    const size_t before = world.ledger().entries().size();
+    linear_few(world, x, std::array{quant::FewProduct{y, &w.weight}}, {weight, 1e-5f, 0.0f});
+    EXPECT_EQ(world.ledger().entries().size() - before == 1, capability == 90);
+  }
+}
+
+}  // namespace
+}  // namespace thimble::ops
