@@ -3,6 +3,7 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <initializer_list>
 #include <type_traits>
@@ -62,6 +63,16 @@ void visit_cuda(DType t, F&& f) {
   }
 }
 
+// Once for a kernel: how much shared memory it may take, and that its multiprocessor is to be divided as for all others here. (Where two kernels want
+// it divided otherwise, the later one waits until the multiprocessor is empty.)
+inline void prepare_kernel(CudaContext& cuda, const void* kernel, const char* name, size_t shared) {
+  const auto [found, is_new] = cuda.prepared.try_emplace(kernel, 0);
+  if (is_new) check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared), name);
+  if (shared <= std::max<size_t>(found->second, 48 << 10)) return;
+  check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared)), name);
+  found->second = shared;
+}
+
 // A kernel that is launched early may begin while the one before it still runs (compute capability 9): what it does before wait_for_earlier() hides
 // behind that one's end, and may read only what no kernel writes. After let_later_begin() the next one may begin likewise.
 __device__ __forceinline__ void wait_for_earlier() {
@@ -74,19 +85,28 @@ __device__ __forceinline__ void let_later_begin() {
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 #endif
 }
+// Blocks, and how many neighbours along x are a cluster, which read each other's shared memory (compute capability 9).
+struct Grid {
+  dim3 blocks;
+  unsigned cluster = 1;
+  Grid(dim3 b, unsigned c = 1) : blocks(b), cluster(c) {}
+  Grid(unsigned n) : blocks(n) {}
+};
 template <class... P, class... A>
-void launch_early(CudaContext& cuda, const char* name, dim3 blocks, unsigned threads, size_t shared, void (*kernel)(P...), A... args) {
-  if (shared > 48 << 10) check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared)), name);
+void launch_early(CudaContext& cuda, const char* name, const Grid& grid, unsigned threads, size_t shared, void (*kernel)(P...), A... args) {
+  prepare_kernel(cuda, reinterpret_cast<const void*>(kernel), name, shared);
   cudaLaunchConfig_t config{};
-  config.gridDim = blocks;
+  config.gridDim = grid.blocks;
   config.blockDim = threads;
   config.dynamicSmemBytes = shared;
   config.stream = cuda.stream;
-  cudaLaunchAttribute early{};
-  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  early.val.programmaticStreamSerializationAllowed = 1;
-  config.attrs = &early;
-  config.numAttrs = cuda.capability >= 90 ? 1 : 0;
+  cudaLaunchAttribute attributes[2] = {};
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  attributes[1].id = cudaLaunchAttributeClusterDimension;
+  attributes[1].val.clusterDim = {grid.cluster, 1, 1};
+  config.attrs = attributes;
+  config.numAttrs = cuda.capability < 90 ? 0 : grid.cluster > 1 ? 2 : 1;
   check_cuda(cudaLaunchKernelEx(&config, kernel, P(args)...), name);
 }
 

@@ -11,6 +11,8 @@ class Attention {
  public:
   // y (T, C) = x + o(attention(norm(x))), overwritten; with norms_after x + norm(o(...))
   static void forward(comm::Rank&, const LayerParams&, const Context&, Tensor y, Tensor x, Saved&);
+  // s[attended] alone: what the output projection reads
+  static void attend(comm::Rank& r, const LayerParams& p, const Context& c, Tensor x, Saved& s) { made_attended(r, p, c, x, s); }
   // d (T, C): in, the gradient of y; out, that of x. Without `into_input` the way below is not walked (nothing is trained there).
   static void backward(comm::Rank&, const LayerParams&, const LayerGrads&, const Context&, Tensor d, Tensor x, Saved&, bool into_input);
   // What backward reads is made again where it is not there.

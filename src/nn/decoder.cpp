@@ -26,6 +26,21 @@ void set_filled(const LayerParams& p, int64_t bits) {
     if (p.weight[m].unpacked) p.weight[m].unpacked->filled = (bits >> (m + saved_count)) & 1;
 }
 
+// Where text is generated and no adapter stands between: all that follows attention, as one chain of products.
+bool chains(const LayerParams& p, const LayerSpec& layer) {
+  return p.generating && !layer.norms_after && !p.lora.a[o_group] && !p.lora.a[gate_up_group] && !p.lora.a[down_group];
+}
+void chained(comm::Rank& r, const LayerParams& p, const Context& c, Tensor y, Tensor x, Tensor mid, Saved& s) {
+  const Tensor to_gate = s.make(r, gate), to_up = s.make(r, up), to_act = s.make(r, act);
+  const std::array out{quant::FewProduct{mid, &p.weight[o_proj], x}};
+  const std::array gate_up{quant::FewProduct{to_gate, &p.weight[gate_proj]}, quant::FewProduct{to_up, &p.weight[up_proj]}};
+  const std::array down{quant::FewProduct{y, &p.weight[down_proj], mid}};
+  const auto bias = [&](LayerParam b) { return p.weight[b].dense(); };
+  ops::linear_few(r.stream, std::array{ops::Few{.x = s[attended], .products = out, .after = {.bias = {bias(o_bias)}}},
+                                       ops::Few{mid, gate_up, norm_by(c, p.weight[norm_mlp]), {.bias = {bias(gate_bias), bias(up_bias)}, .gated = to_act, .activation = c.model->activation}},
+                                       ops::Few{.x = to_act, .products = down, .after = {.bias = {bias(down_bias)}}}});
+}
+
 constexpr uint32_t embedding_place = ~uint32_t{0};  // of ops::Drawn: beyond those of all layers
 
 }  // namespace
@@ -100,6 +115,10 @@ void Decoder::once_a_kind(const char* pass, int layer, const LayerParams& p, con
 void Decoder::layer_forward(const LayerParams& p, const Context& c, Tensor y, Tensor x, Saved& s) {
   const Scope scope(rank_.memory);
   const Tensor mid = s.make(rank_, middle);
+  if (chains(p, s.shapes().layer)) {
+    Attention::attend(rank_, p, c, x, s);
+    return chained(rank_, p, c, y, x, mid, s);
+  }
   {
     const Scope of_attention(rank_.memory);
     Attention::forward(rank_, p, c, mid, x, s);

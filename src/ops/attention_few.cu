@@ -1,5 +1,8 @@
 // Attention of a few queries over a long cache: the keys are split among blocks, so that even one token keeps the whole card reading. Each block
-// leaves its share of the softmax's sums (Dao et al. 2023, "Flash-Decoding"); the last one of a head's adds them up in order, so bits repeat.
+// leaves its share of the softmax's sums (Dao et al. 2023, "Flash-Decoding"). Up to eight neighbours read each other's shared memory where they can
+// (compute capability 9); what is left of more of them, the last one of a head's adds up, in order, so that bits repeat.
+#include <cooperative_groups.h>
+
 #include "ops/attention_cuda.cuh"
 #include "ops/attention_few.h"
 
@@ -8,7 +11,24 @@ namespace {
 
 using bf16_t = __nv_bfloat16;
 constexpr int channels = 8, at_once = 4;  // of a lane; keys whose loads are under way together
-template <int G> constexpr int warps = G == 8 ? 4 : 8;  // as their sums fit shared memory
+constexpr int warps = 4;  // few, so that blocks of the product that comes next fit beside them
+
+// Neighbouring blocks that read each other's shared memory: how many, which one this is, a barrier of them all, and where another has what lies at p here.
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ < 900
+struct Neighbours {
+  __device__ int count() const { return 1; }
+  __device__ int rank() const { return 0; }
+  __device__ void meet() const { __syncthreads(); }
+  __device__ const float* of(int, const float* p) const { return p; }
+};
+#else
+struct Neighbours {
+  __device__ int count() const { return int(cooperative_groups::this_cluster().num_blocks()); }
+  __device__ int rank() const { return int(cooperative_groups::this_cluster().block_rank()); }
+  __device__ void meet() const { cooperative_groups::this_cluster().sync(); }
+  __device__ const float* of(int rank, float* p) const { return cooperative_groups::this_cluster().map_shared_rank(p, rank); }
+};
+#endif
 
 __device__ unsigned arrived[1 << 16];  // blocks that are done, by token and chunk of heads; back at 0 after each kernel
 
@@ -20,9 +40,9 @@ struct Sums {
 
 // G queries of one token that share a key/value head; D channels of a head, 8 to a lane.
 template <int D, int G>
-__global__ void __launch_bounds__(32 * warps<G>) attend_few(AttentionRun a, bf16_t* y, float* lse, float* partial, const bf16_t* q, const bf16_t* k, const bf16_t* v) {
-  constexpr int lanes = D / channels, of_warp = 32 / lanes, slots = warps<G> * of_warp, row = D + 2;
-  __shared__ float sums[slots][G][row];
+__global__ void __launch_bounds__(32 * warps) attend_few(AttentionRun a, bf16_t* y, float* lse, float* partial, const bf16_t* q, const bf16_t* k, const bf16_t* v) {
+  constexpr int lanes = D / channels, of_warp = 32 / lanes, slots = warps * of_warp, row = D + 2;
+  __shared__ float sums[slots][G][row], block_sums[G][row];
   let_later_begin();
   const int splits = int(gridDim.x), split = int(blockIdx.x), chunks = (a.per_group + G - 1) / G, token = int(blockIdx.z);
   const int group = int(blockIdx.y) / chunks, head = group * a.per_group + int(blockIdx.y) % chunks * G, heads = min(G, (group + 1) * a.per_group - head);
@@ -83,17 +103,17 @@ __global__ void __launch_bounds__(32 * warps<G>) attend_few(AttentionRun a, bf16
   }
   __syncthreads();
 
-  // What n sets that lie one after the other say of one query's channel c.
-  const auto merged = [&](const float* set, int64_t stride, int n, int c, Sums& s) {
+  // What n sets say of one query's channel c.
+  const auto merged = [&](int n, int c, Sums& s, auto&& set) {
 #pragma unroll 8
-    for (int i = 0; i < n; ++i) s.most = fmaxf(s.most, set[i * stride + D]);
+    for (int i = 0; i < n; ++i) s.most = fmaxf(s.most, set(i)[D]);
     float sum = 0;
 #pragma unroll 8
     for (int i = 0; i < n; ++i) {
-      const Sums one{set[i * stride + D], set[i * stride + D + 1]};
+      const Sums one{set(i)[D], set(i)[D + 1]};
       const float shrink = one.shrink_to(s.most);
       s.total += one.total * shrink;
-      sum += set[i * stride + c] * shrink;
+      sum += set(i)[c] * shrink;
     }
     return sum;
   };
@@ -101,20 +121,30 @@ __global__ void __launch_bounds__(32 * warps<G>) attend_few(AttentionRun a, bf16
     y[(int64_t{token} * a.heads + head + g) * D + c] = bf16_t(sum / s.total);
     if (lse && c == 0) lse[int64_t{head + g} * a.tokens + token] = s.most / log2_e + logf(s.total);
   };
+  const auto leave = [&](float* set, int c, const Sums& s, float sum) {
+    set[c] = sum;
+    if (c == 0) set[D] = s.most, set[D + 1] = s.total;
+  };
+  const Neighbours neighbours;
+  const int near = neighbours.count(), far = splits / near;
   const auto place = [&](int g) { return partial + (int64_t{token} * a.heads + head + g) * splits * row; };
-  for (int i = int(threadIdx.x); i < heads * D; i += 32 * warps<G>) {
-    const int g = i / D, c = i % D;
+  for (int i = int(threadIdx.x); i < heads * D; i += 32 * warps) {
     Sums s;
-    const float sum = merged(&sums[0][g][0], G * row, slots, c, s);
-    if (splits == 1) {
-      finish(g, c, s, sum);
-      continue;
-    }
-    float* mine = place(g) + split * row;
-    mine[c] = sum;
-    if (c == 0) mine[D] = s.most, mine[D + 1] = s.total;
+    const float sum = merged(slots, i % D, s, [&](int slot) { return sums[slot][i / D]; });
+    if (splits == 1) finish(i / D, i % D, s, sum);
+    else leave(block_sums[i / D], i % D, s, sum);
   }
   if (splits == 1) return;
+  neighbours.meet();
+  for (int i = neighbours.rank() * 32 * warps + int(threadIdx.x); i < heads * D; i += near * 32 * warps) {
+    const int g = i / D, c = i % D;
+    Sums s;
+    const float sum = merged(near, c, s, [&](int rank) { return neighbours.of(rank, block_sums[g]); });
+    if (far == 1) finish(g, c, s, sum);
+    else leave(place(g) + split / near * row, c, s, sum);
+  }
+  neighbours.meet();  // none is gone before the others have read from it
+  if (far == 1) return;
   __threadfence();
   __syncthreads();
   __shared__ bool last;
@@ -124,9 +154,9 @@ __global__ void __launch_bounds__(32 * warps<G>) attend_few(AttentionRun a, bf16
   if (!last) return;
   __threadfence();
   if (threadIdx.x == 0) count = 0;
-  for (int i = int(threadIdx.x); i < heads * D; i += 32 * warps<G>) {
+  for (int i = int(threadIdx.x); i < heads * D; i += 32 * warps) {
     Sums s;
-    const float sum = merged(place(i / D), row, splits, i % D, s);
+    const float sum = merged(far, i % D, s, [&](int n) { return place(i / D) + n * row; });
     finish(i / D, i % D, s, sum);
   }
 }
@@ -137,7 +167,7 @@ void run(CudaContext& cuda, Tensor partial, Tensor y, Tensor lse, Tensor q, Tens
   const auto go = [&]<int G>(std::integral_constant<int, G>) {
     const dim3 grid(unsigned(attention_few_splits(a.first + a.tokens)), unsigned(a.groups * ((a.per_group + G - 1) / G)), unsigned(a.tokens));
     check(int64_t{grid.y} * grid.z <= int64_t(std::size(arrived)), "attention: a counter to each token and chunk of heads");
-    launch_early(cuda, "attention", grid, 32 * warps<G>, 0, attend_few<D, G>, a, at<bf16_t>(y), at<float>(lse), at<float>(partial), at<const bf16_t>(q), at<const bf16_t>(k), at<const bf16_t>(v));
+    launch_early(cuda, "attention", {grid, cuda.capability >= 90 ? std::min(grid.x, 8u) : 1u}, 32 * warps, 0, attend_few<D, G>, a, at<bf16_t>(y), at<float>(lse), at<float>(partial), at<const bf16_t>(q), at<const bf16_t>(k), at<const bf16_t>(v));
   };
   if (a.per_group == 1) go(std::integral_constant<int, 1>{});
   else if (a.per_group <= 4) go(std::integral_constant<int, 4>{});

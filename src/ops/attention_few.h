@@ -1,13 +1,14 @@
 // Which calls of attention have few queries and many keys on cuda, and what scratch these take: decided by shapes alone, so plan and run agree.
 #pragma once
 #include <algorithm>
+#include <bit>
 
 #include "ops/attention.h"
 
 namespace thimble::ops {
 
-// Blocks that share the keys of one head.
-inline int64_t attention_few_splits(int64_t keys) { return std::clamp<int64_t>(keys / 64, 1, 32); }
+// Blocks that share the keys of one head: a power of two.
+inline int64_t attention_few_splits(int64_t keys) { return int64_t(std::bit_floor(uint64_t(std::clamp<int64_t>(keys / 32, 1, 32)))); }
 
 // One token alone, or up to eight behind a cache: backward never sees the latter.
 inline bool attention_is_few(const DeviceSpec& spec, Tensor q, Tensor k, const AttentionShape& a) {

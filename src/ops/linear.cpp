@@ -50,6 +50,22 @@ void few_on_processor(Stream& s, Tensor x, std::span<const quant::FewProduct> pr
   for (size_t i = 0; i < products.size(); ++i) convert(s, products[i].y, on_host[i].y);
 }
 
+// Shapes that the kernel's tiles and loads divide.
+bool can_be_one(const Few& f) {
+  const auto plain = [](const Tensor& t) { return !t || t.dtype == DType::f32 || t.dtype == DType::bf16; };
+  const int64_t columns = f.x.shape[1];
+  bool can = f.x.shape[0] == 1 && f.x.dtype == DType::bf16 && columns > 0 && columns % quant::nf4_block == 0 && plain(f.norm.weight);
+  for (size_t i = 0; i < f.products.size(); ++i) {
+    const auto& [y, w, c] = f.products[i];
+    can = can && w->format == f.products[0].w->format && !w->on_processor && w->shape[0] % 8 == 0 && w->shape[0] < 1 << 24 && w->shape.count() < int64_t{1} << 36 && plain(y) && plain(f.after.bias[i]) &&
+          y.dtype == f.products[0].y.dtype;
+  }
+  const Turn& turn = f.after.turn;
+  if (turn) can = can && turn.head_dim % 8 == 0 && turn.inv_freq.shape[0] * 2 == turn.head_dim && f.products.size() >= 2;
+  if (f.after.gated) can = can && !turn && f.products.size() == 2 && f.products[0].w->shape == f.products[1].w->shape;
+  return can;
+}
+
 }  // namespace
 
 void linear(Stream& s, Tensor y, Tensor x, const quant::Weight& w, Tensor c) {
@@ -59,20 +75,10 @@ void linear(Stream& s, Tensor y, Tensor x, const quant::Weight& w, Tensor c) {
   matmul(s, {.y = y, .a = x, .b = unpacked(s, w, x.dtype), .tb = Trans::yes, .c = c, .name = "linear"});
 }
 
-bool linear_is_one(const DeviceSpec& spec, const Tensor& x, std::span<const quant::FewProduct> products, const Norm& norm, const After& after) {
-  const auto plain = [](const Tensor& t) { return !t || t.dtype == DType::f32 || t.dtype == DType::bf16; };
-  const auto& first = *products.front().w;
-  const int64_t columns = x.shape[1];
-  bool one = spec.kind == DeviceKind::cuda && spec.capability >= 90 && x.shape[0] == 1 && x.dtype == DType::bf16 && columns % quant::nf4_block == 0 && columns > 0 &&
-             (first.format == quant::FormatId::nf4 || first.format == quant::FormatId::nf4_dq) && plain(norm.weight);
-  for (size_t i = 0; i < products.size(); ++i) {
-    const auto& [y, w, c] = products[i];
-    one = one && w->format == first.format && !w->on_processor && w->shape[0] % 8 == 0 && w->shape.count() < int64_t{1} << 36 && plain(y) && plain(after.bias[i]) && y.dtype == products.front().y.dtype;
-  }
-  const Turn& turn = after.turn;
-  if (turn) one = one && turn.head_dim % 8 == 0 && turn.inv_freq.shape[0] * 2 == turn.head_dim && products.size() >= 2;
-  if (after.gated) one = one && !turn && products.size() == 2 && products[0].w->shape == products[1].w->shape;
-  return one;
+bool linear_is_one(const DeviceSpec& spec, std::span<const Few> chain) {
+  const auto& first = chain.front().products.front();
+  if (spec.kind != DeviceKind::cuda || spec.capability < 90 || (first.w->format != quant::FormatId::nf4 && first.w->format != quant::FormatId::nf4_dq)) return false;
+  return std::all_of(chain.begin(), chain.end(), [&](const Few& f) { return can_be_one(f) && f.products[0].w->format == first.w->format && f.products[0].y.dtype == first.y.dtype; });
 }
 
 void finish_few(Stream& s, std::span<const quant::FewProduct> products, const After& after) {
@@ -83,9 +89,21 @@ void finish_few(Stream& s, std::span<const quant::FewProduct> products, const Af
   if (after.gated) swiglu(s, after.gated, products[0].y, products[1].y, after.activation);
 }
 
-void linear_few(Stream& s, Tensor x, std::span<const quant::FewProduct> products, const Norm& norm, const After& after) {
-  if (linear_is_one(s.device.spec(), x, products, norm, after))
-    return launch(s, quant::few_tokens_work("nf4 multiply", x, products), [] {}, [&](auto& cuda) { linear_one_cuda(cuda, x, products, norm, after); });
+void linear_few(Stream& s, std::span<const Few> chain) {
+  check(!chain.empty() && std::ssize(chain) <= most_links, "a chain of products has one to three links");
+  if (linear_is_one(s.device.spec(), chain)) {
+    Work all{.name = "nf4 multiply"};
+    for (const Few& f : chain) {
+      const Work work = quant::few_tokens_work(all.name, f.x, f.products);
+      all.flops += work.flops, all.bytes += work.bytes, all.matrix = work.matrix;
+    }
+    return launch(s, all, [] {}, [&](auto& cuda) { linear_one_cuda(cuda, chain); });
+  }
+  if (chain.size() > 1) {
+    for (const Few& f : chain) linear_few(s, std::span(&f, 1));
+    return;
+  }
+  auto [x, products, norm, after] = chain.front();
   const Scope scope(s.arena);
   if (norm) {
     const Tensor normed = s.scratch("normed", x.dtype, x.shape);

@@ -28,10 +28,16 @@ struct After {
   Tensor gated{};                        // (T, N) = act(y of the first) * y of the second, which are scratch then
   Activation activation = Activation::silu;
 };
-// The same for matrices that read one x; by their format's product of few tokens where T is at most its few_tokens, and one token's on cuda in one kernel
-// with all around it where there is such a one. Matrices that lie on_processor are multiplied there, where T must be so few: x and c cross the link
-// and y comes back, and the host waits.
-void linear_few(Stream&, Tensor x, std::span<const quant::FewProduct>, const Norm& = {}, const After& = {});
+// Products of a few tokens that read one x, and what stands around them.
+struct Few { Tensor x; std::span<const quant::FewProduct> products; Norm norm{}; After after{}; };
+constexpr int most_links = 3;
+// A chain of up to most_links such, each of which may read what those before it wrote; by their format's product of few tokens where T is at most its
+// few_tokens, and one token's on cuda in one kernel where there is such a one. Matrices that lie on_processor are multiplied there, where T must be so
+// few: x and c cross the link and y comes back, and the host waits.
+void linear_few(Stream&, std::span<const Few> chain);
+inline void linear_few(Stream& s, Tensor x, std::span<const quant::FewProduct> products, const Norm& norm = {}, const After& after = {}) {
+  linear_few(s, std::array{Few{x, products, norm, after}});
+}
 // What comes after such products, on its own.
 void finish_few(Stream&, std::span<const quant::FewProduct>, const After&);
 // dx (T, K) = dy (T, N) . w + c

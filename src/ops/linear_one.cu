@@ -1,6 +1,7 @@
-// One token through NF4 matrices on cuda (compute capability 9 and later): a norm before, a bias, RoPE or a gate after, all in one kernel.
-// A block's producer warp has the bulk engine bring rows of codes to a ring in shared memory; the other warps look bytes up as pairs of weights, each
-// from its own bank, and tensor cores multiply. What binds beside memory is shared memory: a look-up for each byte, and the codes' way through it.
+// One token through a chain of NF4 matrices on cuda (compute capability 9 and later): a norm before, a bias, RoPE or a gate after each, all in one kernel.
+// All blocks are there at once and wait for each other between the links, while codes of the next link come already. In each block one warp has the
+// bulk engine bring rows of codes to a ring in shared memory, eight look bytes up as pairs of weights, each lane from a bank of its own, for tensor
+// cores to multiply, and one makes y of their sums. Each waits only for the one before it. What binds beside memory is how fast the eight issue.
 #include <algorithm>
 
 #include "device/mma.cuh"
@@ -14,8 +15,9 @@ using bf16_t = __nv_bfloat16;
 using quant::Bytes4, quant::nested_block, quant::nf4_block;
 
 constexpr int warps = 8, unit = 512, piece = warps * unit;  // warps that multiply; columns of one at a time; of all
+constexpr int bringer = warps, finisher = warps + 1, threads = (warps + 2) * 32;
 constexpr int tile_rows = 8, group_rows = 4;                // a tile is two groups of neighbouring rows
-constexpr int stages = 3, together = 4;                     // tiles under way in the ring; tiles that share a load of x
+constexpr int stages = 3, together = 8;                     // pieces of tiles under way in the ring; tiles that share a load of x
 
 // Values as they lie in memory, read as floats.
 struct Floats {
@@ -26,6 +28,15 @@ struct Floats {
   __device__ explicit operator bool() const { return data; }
   __device__ float operator[](int i) const { return is_bf16 ? float(static_cast<const bf16_t*>(data)[i]) : static_cast<const float*>(data)[i]; }
 };
+
+__device__ __forceinline__ float low_of(uint32_t two) { return __uint_as_float(two << 16); }  // of two numbers in bf16
+__device__ __forceinline__ float high_of(uint32_t two) { return __uint_as_float(two & 0xffff0000); }
+// Both are there already: no branch.
+__device__ __forceinline__ float choose(bool first, float a, float b) {
+  float x;
+  asm("{\n.reg .pred p;\nsetp.ne.u32 p, %3, 0;\nselp.f32 %0, %1, %2, p;\n}\n" : "=f"(x) : "f"(a), "f"(b), "r"(uint32_t(first)));
+  return x;
+}
 
 template <class Y>
 struct Job {
@@ -48,35 +59,41 @@ struct Job {
   const float* inv_freq;
   float factor;
 
-  // The two groups of rows of a tile: turned pairs, gate and up, or neighbours.
-  struct Place { int product[2], row[2]; };
-  __device__ Place place(int tile) const {
-    if (gated) return {{0, 1}, {tile * group_rows, tile * group_rows}};
+  // Where one of the two groups of rows of a tile begins: turned pairs, gate and up, or neighbours.
+  struct Place { int product, row; };
+  __device__ Place place(int tile, int group) const {
+    if (gated) return {group, tile * group_rows};
     int p = 0;
     while (p + 1 < count && tile >= of[p + 1].first) ++p;
     const int local = tile - of[p].first;
-    if (of[p].half == 0) return {{p, p}, {local * tile_rows, local * tile_rows + group_rows}};
-    const int of_head = of[p].half / group_rows, row = local / of_head * 2 * of[p].half + local % of_head * group_rows;
-    return {{p, p}, {row, row + of[p].half}};
+    if (of[p].half == 0) return {p, local * tile_rows + group * group_rows};
+    const int of_head = of[p].half / group_rows;
+    return {p, local / of_head * 2 * of[p].half + local % of_head * group_rows + group * of[p].half};
   }
 };
 
-// A piece of a tile's rows. Scales come by 16 bytes from the boundary before, nested ones too.
+template <class Y>
+struct Chain { Job<Y> of[most_links]; int count; };
+
+// A piece of a tile's rows: codes row by row; scales of its columns or, where there is room, of all columns, from the 16 bytes that they begin in.
 template <bool nested>
 struct Stage {
-  static constexpr int scale_bytes = nested ? 1 : 4, each = piece / int(nf4_block);
-  unsigned char codes[tile_rows][piece / 2];
-  unsigned char scales[tile_rows][each * scale_bytes + 16];
-  float absmax[tile_rows][8];
-  struct Row { int block; float offset; } row[tile_rows];  // its first block of all; of nested scales
+  static constexpr int scale_bytes = nested ? 1 : 4, each = piece / int(nf4_block), group_scales = nested ? 2064 : 4 * (each * scale_bytes + 16);
+  unsigned char codes[tile_rows * piece / 2];
+  unsigned char scales[2 * group_scales];
+  struct Row {            // what a row's scales are made of
+    const float* absmax;  // of the nested blocks from a fourth on in which the piece begins
+    uint32_t at;          // its first scale among `scales`, in bytes, times 1024, and the block of these four nested ones that this is
+    float offset;
+  } row[tile_rows];
 };
 template <bool nested>
 struct Memory {
   uint32_t pairs[256 * 32];  // the two weights of each byte, a copy to each bank
   float map[256];
-  float sums[together][warps][tile_rows];
+  float sums[2][together][warps][tile_rows];  // of rounds by turns
   float squares[warps];
-  uint64_t full[stages], empty[stages];
+  uint64_t full[stages], empty[stages], summed[2], finished[2];
   alignas(128) Stage<nested> ring[stages];
 };
 
@@ -87,7 +104,7 @@ struct Memory {
 #endif
 __device__ __forceinline__ void barrier_init(uint64_t& b, int arrivals) { THIMBLE_ASM("mbarrier.init.shared.b64 [%0], %1;" ::"r"(shared_address(&b)), "r"(arrivals) : "memory"); }
 __device__ __forceinline__ void barriers_are_made() { THIMBLE_ASM("fence.mbarrier_init.release.cluster;" ::: "memory"); }
-__device__ __forceinline__ void expect_bytes(uint64_t& b, uint32_t n) { THIMBLE_ASM("mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%0], %1;" ::"r"(shared_address(&b)), "r"(n) : "memory"); }
+__device__ __forceinline__ void arrive_expecting(uint64_t& b, uint32_t bytes) { THIMBLE_ASM("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(shared_address(&b)), "r"(bytes) : "memory"); }
 __device__ __forceinline__ void arrive(uint64_t& b) { THIMBLE_ASM("mbarrier.arrive.shared.b64 _, [%0];" ::"r"(shared_address(&b)) : "memory"); }
 __device__ __forceinline__ void wait_for(uint64_t& b, uint32_t parity) {
   THIMBLE_ASM("{\n.reg .pred done;\nagain_%=:\nmbarrier.try_wait.parity.shared.b64 done, [%0], %1;\n@!done bra again_%=;\n}\n" ::"r"(shared_address(&b)), "r"(parity) : "memory");
@@ -97,140 +114,170 @@ __device__ __forceinline__ void bulk_copy(void* to, const void* from, uint32_t b
   THIMBLE_ASM("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(shared_address(to)), "l"(__cvta_generic_to_global(from)),
               "r"(bytes), "r"(shared_address(&b)) : "memory");
 }
-__device__ __forceinline__ void meet() { THIMBLE_ASM("bar.sync 1, 256;" ::: "memory"); }  // all but the producer
+__device__ __forceinline__ void meet() { THIMBLE_ASM("bar.sync 1, 256;" ::: "memory"); }                 // those who multiply
+__device__ __forceinline__ void meet_with_finisher() { THIMBLE_ASM("bar.sync 2, 288;" ::: "memory"); }
 static_assert(warps * 32 == 256);
+
+// What all blocks have in common: how many have come to the end of a link, and how often all have. One stream of a device runs such kernels.
+__device__ unsigned blocks_there, times_all_there;
+__device__ __forceinline__ unsigned load_acquire(const unsigned* p) {
+  unsigned x = 0;
+  THIMBLE_ASM("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(x) : "l"(p) : "memory");
+  return x;
+}
+// By the warp that wrote this block's y.
+__device__ void come_to_the_end(int lane) {
+  __syncwarp();
+  if (lane != 0) return;
+  __threadfence();
+  if (atomicAdd(&blocks_there, 1) + 1 < gridDim.x) return;
+  blocks_there = 0;
+  __threadfence();
+  atomicAdd(&times_all_there, 1);
+}
 #undef THIMBLE_ASM
 
-// The order in which a block visits pieces: of up to `together` tiles the first piece, then their second ...
-template <class F>
-__device__ __forceinline__ void each_visit(int first, int end, int steps, F&& f) {
-  for (int base = first; base < end; base += together)
-    for (int j = 0; j < steps; ++j)
-      for (int r = 0; r < together && base + r < end; ++r) f(base + r, j);
+// A block's share of a link, and the order in which it visits its pieces: of up to `together` tiles the first piece, then their second ...
+struct Part { int first, end, steps; };
+template <class Y>
+__device__ __forceinline__ Part part_of(const Job<Y>& job) {
+  const auto tiles = uint32_t(job.tiles);
+  return {int(tiles * blockIdx.x / gridDim.x), int(tiles * (blockIdx.x + 1) / gridDim.x), (job.columns + piece - 1) / piece};
 }
 
-template <bool nested, class Y>
-__device__ void bring(Memory<nested>& memory, const Job<Y>& job, int first, int end, int steps, int lane) {
-  const int blocks = job.columns / int(nf4_block), r = lane % tile_rows, group = r / group_rows;
-  float offsets[quant::most_few_products] = {};
-  if (nested)
-    for (int p = 0; p < job.count; ++p) offsets[p] = *job.of[p].w.offset;
+// Where a ring of n slots stands: the one that is next, and how often it has gone round.
+template <int n>
+struct Turnstile {
   int slot = 0;
   uint32_t round = 0;
-  each_visit(first, end, steps, [&](int tile, int j) {
-    if (round > 0) wait_for(memory.empty[slot], (round - 1) & 1);
-    if (lane < tile_rows) {
-      auto& stage = memory.ring[slot];
-      auto& full = memory.full[slot];
-      const auto place = job.place(tile);
-      const int row = place.row[group] + r % group_rows, product = place.product[group];
-      const Bytes4& w = job.of[product].w;
-      const int columns = min(piece, job.columns - j * piece), n = columns / int(nf4_block), block = row * blocks + j * Stage<nested>::each;
-      constexpr int size = Stage<nested>::scale_bytes;
-      const auto* scales = nested ? w.nested_codes : reinterpret_cast<const uint8_t*>(w.absmax);
-      const int64_t low = int64_t{block} * size & ~int64_t{15}, high = (int64_t{block + n} * size + 15) & ~int64_t{15};
-      const int group_low = int(block / nested_block) & ~3, group_high = (int((block + n - 1) / nested_block) & ~3) + 4;
-      const uint32_t nested_bytes = nested ? uint32_t(group_high - group_low) * 4 : 0;
-      expect_bytes(full, uint32_t(columns / 2 + (high - low)) + nested_bytes);
-      bulk_copy(stage.codes[r], w.codes + (int64_t{row} * job.columns + int64_t{j} * piece) / 2, uint32_t(columns / 2), full);
-      bulk_copy(stage.scales[r], scales + low, uint32_t(high - low), full);
-      if (nested) bulk_copy(stage.absmax[r], w.nested_absmax + group_low, nested_bytes, full);
-      stage.row[r] = {block, product == 0 ? offsets[0] : product == 1 ? offsets[1] : offsets[2]};
+  __device__ void advance() { if (++slot == n) slot = 0, ++round; }
+};
+
+// Eight lanes, a row each, bring codes, eight others scales, eight say where scales are. One brings all of a group where they lie together: a copy takes
+// the engine's way in as long whatever its size. Places are counted in blocks of weights.
+template <bool nested, class Y>
+__device__ void bring(Memory<nested>& memory, const Job<Y>& job, Turnstile<stages>& at, int lane) {
+  using S = Stage<nested>;
+  const int blocks = job.columns / int(nf4_block), r = lane % tile_rows, group = r / group_rows, in_group = r % group_rows, role = lane / tile_rows;
+  const Part own = part_of(job);
+  const bool all_scales = group_rows * blocks * S::scale_bytes + 16 <= S::group_scales, alone = role == 0 ? own.steps > 1 : !all_scales;
+  const bool copies = role < 2 && (alone || in_group == 0);
+  const uint32_t bytes = role == 0 ? nf4_block / 2 : S::scale_bytes;
+  auto& stage0 = memory.ring[0];
+  unsigned char* const to = role == 0 ? stage0.codes + r * min(piece, job.columns) / 2 : stage0.scales + group * S::group_scales + in_group * (S::group_scales / group_rows);
+  const uint8_t* from = nullptr;
+  const float* absmax = nullptr;
+  float offset = 0;
+  int product = -1;
+  for (int base = own.first; base < own.end; base += together)
+    for (int j = 0; j < own.steps; ++j) {
+      const int n = alone ? min(piece, job.columns - j * piece) / int(nf4_block) : group_rows * blocks;
+      for (int tile = base; tile < min(base + together, own.end); ++tile, at.advance()) {
+        const auto place = job.place(tile, group);
+        if (place.product != product) {
+          product = place.product;
+          const Bytes4& w = job.of[product].w;
+          from = role == 0 ? w.codes : nested ? w.nested_codes : reinterpret_cast<const uint8_t*>(w.absmax);
+          absmax = w.nested_absmax;
+          if (nested) offset = *w.offset;
+        }
+        const auto group_first = uint32_t(place.row * blocks), block = group_first + uint32_t(in_group * blocks + j * S::each), begin = alone ? block : group_first;
+        const uint64_t low = uint64_t{begin} * bytes & ~15ull, high = (uint64_t{begin} + uint32_t(n)) * bytes + 15 & ~15ull;
+        const uint32_t size = copies ? uint32_t(high - low) : 0, all = warp_reduce(size, Add{});
+        if (at.round > 0) wait_for(memory.empty[at.slot], (at.round - 1) & 1);
+        if (copies) bulk_copy(to + at.slot * sizeof stage0, from + low, size, memory.full[at.slot]);
+        if (role == 2) {
+          const uint32_t copied = all_scales ? group_first : block, slot_of = all_scales ? group * S::group_scales : r * (S::group_scales / group_rows);
+          const uint32_t first = slot_of + (copied * S::scale_bytes & 15) + (block - copied) * S::scale_bytes;
+          memory.ring[at.slot].row[r] = {nested ? absmax + block / (4 * nested_block) * 4 : nullptr, first << 10 | (block & uint32_t(4 * nested_block - 1)), offset};
+        }
+        __syncwarp();
+        if (lane == 0) arrive_expecting(memory.full[at.slot], all);
+      }
     }
-    __syncwarp();
-    if (lane == 0) arrive(memory.full[slot]);
-    if (++slot == stages) slot = 0, ++round;
-  });
 }
 
-// Four numbers of a tile's two groups of rows, summed, become y.
-template <class Y>
-__device__ void finish(const Job<Y>& job, int tile, int i, float a, float b) {
-  const auto place = job.place(tile);
-  const auto value = [&](int group, float sum) {
-    const auto& p = job.of[place.product[group]];
-    const int row = place.row[group] + i;
-    Y v = Y(sum + (p.c ? float(p.c[row]) : 0.0f));
-    if (p.bias) v = Y(float(v) + p.bias[row]);
-    return v;
+// Each lane makes y of a row of both groups of a tile; what it adds comes before the sums do.
+template <bool nested, class Y>
+__device__ void finish(Memory<nested>& memory, const Job<Y>& job, Turnstile<2>& at, int base, bool wanted, int lane) {
+  const int nth = lane / group_rows % together, tile = base + nth, i = lane % group_rows;
+  const auto low_at = job.place(wanted ? tile : base, 0), high_at = job.place(wanted ? tile : base, 1);
+  const auto &of_low = job.of[low_at.product], &of_high = job.of[high_at.product];
+  const int low_row = low_at.row + i, high_row = high_at.row + i;
+  const float low_c = of_low.c ? float(of_low.c[low_row]) : 0.0f, high_c = of_high.c ? float(of_high.c[high_row]) : 0.0f;
+  const float low_bias = of_low.bias ? of_low.bias[low_row] : 0.0f, high_bias = of_high.bias ? of_high.bias[high_row] : 0.0f;
+  wait_for(memory.summed[at.slot], at.round & 1);
+  const auto value = [&](int group, float c, const Floats& biases, float bias) {
+    float sum = 0;
+#pragma unroll
+    for (int p = 0; p < warps; ++p) sum += memory.sums[at.slot][nth][p][group * group_rows + i];
+    const Y v = Y(sum + c);
+    return biases ? Y(float(v) + bias) : v;
   };
-  const auto& p = job.of[place.product[0]];
-  Y low = value(0, a), high = value(1, b);
+  Y low = value(0, low_c, of_low.bias, low_bias), high = value(1, high_c, of_high.bias, high_bias);
+  __syncwarp();
+  if (lane == 0) arrive(memory.finished[at.slot]);
+  at.advance();
+  if (!wanted) return;
   if (job.gated) {
     const float gate = float(low), z = job.gelu ? 1.5957691216f * (gate + 0.044715f * gate * gate * gate) : gate;
-    job.gated[place.row[0] + i] = Y(gate * (1.0f / (1.0f + expf(-z))) * float(high));
+    job.gated[low_row] = Y(gate * (1.0f / (1.0f + expf(-z))) * float(high));
     return;
   }
-  if (p.half) {
+  if (const int half = of_low.half) {
     float sine, cosine;
-    sincosf(float(*job.position) * job.inv_freq[place.row[0] % (2 * p.half) + i], &sine, &cosine);
+    sincosf(float(*job.position) * job.inv_freq[low_row % (2 * half)], &sine, &cosine);
     sine *= job.factor, cosine *= job.factor;
     const float u = float(low), v = float(high);
     low = Y(u * cosine - v * sine), high = Y(v * cosine + u * sine);
   }
-  p.y[place.row[0] + i] = low;
-  p.y[place.row[1] + i] = high;
+  of_low.y[low_row] = low;
+  of_low.y[high_row] = high;
 }
 
 // Lane (g, t) = (lane / 4, lane % 4) reads 16 bytes, half a block, of row lane / 8 of each group: a row's 128 bytes go to eight lanes, so that the
 // tensor cores' rows 2i and 2i + 1 are the halves of row i's 256 weights. Column n = (u, b, h) of their product, a bit each, holds the x that meets
 // half h's block b of the u-th such line, elsewhere 0: the sums of blocks stay apart, and lane (g, t) ends with that of line t / 2, half g % 2, block t % 2.
-template <bool nested, class Y>
-__global__ void __launch_bounds__((warps + 1) * 32, 2) multiply_one(const __grid_constant__ Job<Y> job) {
-  extern __shared__ __align__(128) unsigned char shared[];
-  auto& memory = *reinterpret_cast<Memory<nested>*>(shared);
-  let_later_begin();
-  const int lane = int(threadIdx.x) % 32, part = int(threadIdx.x) / 32, g = lane / 4, t = lane % 4;
-  const int steps = (job.columns + piece - 1) / piece;
-  const int first = int(int64_t{job.tiles} * blockIdx.x / gridDim.x), end = int(int64_t{job.tiles} * (blockIdx.x + 1) / gridDim.x);
-  if (threadIdx.x == 0) {
-    for (int s = 0; s < stages; ++s) barrier_init(memory.full[s], 1), barrier_init(memory.empty[s], warps);
-    barriers_are_made();
-  }
-  __syncthreads();
-  if (part == warps) return bring<nested>(memory, job, first, end, steps, lane);  // weights are nobody's result: no need to wait
-
-  const uint32_t pair = pack_bf16(quant::book[threadIdx.x >> 4], quant::book[threadIdx.x & 15]);
-#pragma unroll
-  for (int i = 0; i < 8; ++i) store_pack(memory.pairs + threadIdx.x * 32 + (i + threadIdx.x) % 8 * 4, Pack<uint32_t, 4>{pair, pair, pair, pair});
-  if (nested) memory.map[threadIdx.x] = job.of[0].w.map[threadIdx.x];
-  meet();
-  wait_for_earlier();
-
+template <bool nested, class Y, class F>
+__device__ void multiply_link(Memory<nested>& memory, const Job<Y>& job, Turnstile<stages>& at, Turnstile<2>& sums_at, int lane, int part, F&& wait_for_x) {
+  const int g = lane / 4, t = lane % 4;
+  const auto [first, end, steps] = part_of(job);
+  const int columns = job.columns, row_bytes = min(piece, columns) / 2;
   // Where a piece has few columns, several warps share each unit of them, and take tiles by turns.
   struct Share { int at, turn, of; };  // the first of its columns; its tiles: those where tile % of == turn
   const auto share_of = [&](int j) {
-    const int units = (min(piece, job.columns - j * piece) + unit - 1) / unit, of = min(together, warps / units);
+    const int units = (min(piece, job.columns - j * piece) + unit - 1) / unit, of = min(4, warps / units);
     return Share{j * piece + part % units * unit, part / units, of};
   };
   const int n_u = g >> 2, n_b = g >> 1 & 1, n_h = g & 1;
   using XChunk = Pack<uint32_t, 4>[4];
   // This lane's x of a unit: 32 numbers, where its column has some.
   const auto own_column = [&](int at) { return at + n_u * unit / 2 + (n_h * 4 + t) * int(nf4_block) / 2; };
-  const auto load_x = [&](XChunk& x, int at) {
+  const auto load_own = [&](XChunk& x, const bf16_t* from, int at) {
     const int column = own_column(at);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       x[i] = {};
-      if (t / 2 == n_b && column < job.columns) x[i] = load_pack<4>(reinterpret_cast<const uint32_t*>(job.x + column) + i * 4);
+      if (t / 2 == n_b && column < job.columns) x[i] = load_pack<4>(reinterpret_cast<const uint32_t*>(from + column) + i * 4);
     }
   };
-  const auto each_pair = [&](XChunk& x, auto&& f) {
-#pragma unroll
-    for (int i = 0; i < 16; ++i) f(x[i / 4].at[i % 4], i * 2);
-  };
-  XChunk x;
+  // Of a link that is one piece, the norm's weights come before x does.
+  const bool norm_is_here = job.norm.is_bf16 && steps == 1;
+  XChunk x, norm{};
+  if (norm_is_here) load_own(norm, static_cast<const bf16_t*>(job.norm.data), share_of(0).at);
+  wait_for_x();
   float rstd = 0;
   if (job.norm) {
     float squares = 0;
     for (int j = 0; j < steps; ++j) {
       const Share share = share_of(j);
-      load_x(x, share.at);
+      load_own(x, job.x, share.at);
       if (share.turn == 0)
-        each_pair(x, [&](uint32_t two, int) {
-          const float low = __uint_as_float(two << 16), high = __uint_as_float(two & 0xffff0000);
-          squares += low * low + high * high;
-        });
+#pragma unroll
+        for (int i = 0; i < 16; ++i) {
+          const uint32_t two = x[i / 4].at[i % 4];
+          squares += low_of(two) * low_of(two) + high_of(two) * high_of(two);
+        }
     }
     squares = warp_reduce(squares, Add{});
     if (lane == 0) memory.squares[part] = squares;
@@ -239,14 +286,17 @@ __global__ void __launch_bounds__((warps + 1) * 32, 2) multiply_one(const __grid
     for (int p = 0; p < warps; ++p) squares += memory.squares[p];
     rstd = 1.0f / sqrtf(squares / float(job.columns) + job.eps);
   }
-  const auto normed_x = [&](int at, bool loaded) {
-    if (!loaded) load_x(x, at);
+  const auto norm_x = [&](int at, auto&& weights) {  // weights(i): the i-th of this lane's, and the one after
     const int column = own_column(at);
-    if (job.norm && t / 2 == n_b && column < job.columns)
-      each_pair(x, [&](uint32_t& two, int i) {
-        two = pack_bf16(__uint_as_float(two << 16) * rstd * (job.norm[column + i] + job.offset), __uint_as_float(two & 0xffff0000) * rstd * (job.norm[column + i + 1] + job.offset));
-      });
+    if (!job.norm || t / 2 != n_b || column >= job.columns) return;
+#pragma unroll
+    for (int i = 0; i < 16; ++i) {
+      uint32_t& two = x[i / 4].at[i % 4];
+      const float2 w = weights(i, column + 2 * i);
+      two = pack_bf16(low_of(two) * rstd * (w.x + job.offset), high_of(two) * rstd * (w.y + job.offset));
+    }
   };
+  const auto weights_there = [&](int, int column) { return float2{job.norm[column], job.norm[column + 1]}; };
 
   const uint32_t own = shared_address(memory.pairs) + uint32_t(lane) * 4;
   const auto weights = [&](uint32_t word, int byte) {  // the byte times 128, and this lane's bank
@@ -256,44 +306,50 @@ __global__ void __launch_bounds__((warps + 1) * 32, 2) multiply_one(const __grid
   };
   const int own_block = (t >> 1) * 4 + n_h * 2 + (t & 1);
   Share share = share_of(0);
-  if (steps == 1) normed_x(share.at, bool(job.norm));
-  int slot = 0;
-  uint32_t parity = 0;
+  if (steps == 1) {
+    if (!job.norm) load_own(x, job.x, share.at);
+    if (norm_is_here) norm_x(share.at, [&](int i, int) { return float2{low_of(norm[i / 4].at[i % 4]), high_of(norm[i / 4].at[i % 4])}; });
+    else norm_x(share.at, weights_there);
+  }
   for (int base = first; base < end; base += together) {
-    float total[together][2] = {};
     const int n = min(together, end - base);
+    if (sums_at.round > 0) wait_for(memory.finished[sums_at.slot], (sums_at.round - 1) & 1);
+    auto& sums = memory.sums[sums_at.slot];
     for (int j = 0; j < steps; ++j) {
-      if (steps > 1) share = share_of(j), normed_x(share.at, false);
+      if (steps > 1) {
+        share = share_of(j);
+        load_own(x, job.x, share.at);
+        norm_x(share.at, weights_there);
+      }
+      const int within = share.at - j * piece, last = (columns - j * piece) / int(nf4_block) - 1;  // beyond it x is 0
+      const int code_at = lane / 8 * row_bytes + within / 2 + lane % 8 * 16, block = min(within / int(nf4_block) + own_block, last);
 #pragma unroll 1
-      for (int r = 0; r < n; ++r) {
-        wait_for(memory.full[slot], parity);
+      for (int r = 0; r < n; ++r, at.advance()) {
+        wait_for(memory.full[at.slot], at.round & 1);
         const auto release = [&] {  // this warp has read what it needs of the slot
           __syncwarp();
-          if (lane == 0) arrive(memory.empty[slot]);
-          if (++slot == stages) slot = 0, parity ^= 1;
+          if (lane == 0) arrive(memory.empty[at.slot]);
         };
-        if (r % share.of != share.turn) {
+        if ((r & (share.of - 1)) != share.turn) {
           release();
+          if (j == 0 && lane % 4 == 0) sums[r][part][lane / 4] = 0;
           continue;
         }
-        const Stage<nested>& stage = memory.ring[slot];
-        const int row = lane / 8, within = share.at - j * piece, block = within / int(nf4_block) + own_block;
-        const auto code = [&](int line, int group) {
-          return load_pack<4>(reinterpret_cast<const uint32_t*>(stage.codes[row + group * group_rows] + within / 2 + line * 128 + lane % 8 * 16));
-        };
+        const Stage<nested>& stage = memory.ring[at.slot];
+        const auto code = [&](int line, int group) { return load_pack<4>(reinterpret_cast<const uint32_t*>(stage.codes + code_at + group * group_rows * row_bytes + line * 128)); };
         const Pack<uint32_t, 4> codes[2][2] = {{code(0, 0), code(0, 1)}, {code(1, 0), code(1, 1)}};
-        float scale[2];
+        float scale[2], absmax[2], offset[2];
 #pragma unroll
         for (int group = 0; group < 2; ++group) {
-          const int i = row + group * group_rows;
-          const auto from = stage.row[i];
+          const auto row = stage.row[lane / 8 + group * group_rows];
+          const uint32_t scale_at = (row.at >> 10) + block * Stage<nested>::scale_bytes;
           if constexpr (nested) {
-            const int nth = (from.block + block) / int(nested_block) - (from.block / int(nested_block) & ~3);
-            scale[group] = __fadd_rn(__fmul_rn(memory.map[stage.scales[i][(from.block & 15) + block]], stage.absmax[i][nth]), from.offset);
+            absmax[group] = __ldg(row.absmax + ((row.at & 1023) + block) / nested_block);  // comes while there is much to do
+            offset[group] = row.offset;
+            scale[group] = memory.map[stage.scales[scale_at]];
           } else {
-            scale[group] = reinterpret_cast<const float*>(stage.scales[i])[(from.block & 3) + block];
+            scale[group] = *reinterpret_cast<const float*>(stage.scales + scale_at);
           }
-          if (share.at + own_block * int(nf4_block) >= job.columns) scale[group] = 0;  // what nobody brought
         }
         release();
         float c[2][2][4] = {};  // by line; two that do not wait for each other
@@ -307,58 +363,111 @@ __global__ void __launch_bounds__((warps + 1) * 32, 2) multiply_one(const __grid
               const uint32_t a[4] = {weights(top, 2 * half), weights(bottom, 2 * half), weights(top, 2 * half + 1), weights(bottom, 2 * half + 1)};
               multiply_add(c[line][half], a, x[i].at[2 * half], x[i].at[2 * half + 1]);
             }
-        const auto sum = [&](int k) { return t >= 2 ? c[1][0][k] + c[1][1][k] : c[0][0][k] + c[0][1][k]; };
-        const float block_sums[2] = {n_h ? sum(1) : sum(0), n_h ? sum(3) : sum(2)};
+        const auto sum = [&](int k) { return choose(t >= 2, c[1][0][k], c[0][0][k]) + choose(t >= 2, c[1][1][k], c[0][1][k]); };
+        // The eight lanes of a row add up both groups: one in even lanes, the other in odd ones.
+        if (nested)
 #pragma unroll
-        for (int k = 0; k < together; ++k)
-#pragma unroll
-          for (int group = 0; group < 2; ++group)
-            if (k == r) total[k][group] = fmaf(scale[group], block_sums[group], total[k][group]);
+          for (int group = 0; group < 2; ++group) scale[group] = __fadd_rn(__fmul_rn(scale[group], absmax[group]), offset[group]);
+        const float low = scale[0] * choose(n_h, sum(1), sum(0)), high = scale[1] * choose(n_h, sum(3), sum(2));
+        float mine = (lane & 1 ? high : low) + shuffle_xor(lane & 1 ? low : high, 1);
+        mine += shuffle_xor(mine, 2);
+        mine += shuffle_xor(mine, 4);
+        if (lane % 8 < 2) {
+          float& to = sums[r][part][lane % 8 * group_rows + lane / 8];
+          to = j == 0 ? mine : to + mine;
+        }
       }
     }
-#pragma unroll
-    for (int k = 0; k < together; ++k)
-#pragma unroll
-      for (int group = 0; group < 2; ++group) {
-        float sum = total[k][group];
-#pragma unroll
-        for (int d = 1; d < 8; d *= 2) sum += shuffle_xor(sum, d);
-        if (lane % 8 == 0) memory.sums[k][part][group * group_rows + lane / 8] = sum;
-      }
-    meet();
-    if (int(threadIdx.x) < n * group_rows) {
-      const int k = int(threadIdx.x) / group_rows, i = int(threadIdx.x) % group_rows;
-      float a = 0, b = 0;
-#pragma unroll
-      for (int p = 0; p < warps; ++p) a += memory.sums[k][p][i], b += memory.sums[k][p][group_rows + i];
-      finish(job, base + k, i, a, b);
-    }
-    meet();
+    __syncwarp();
+    if (lane == 0) arrive(memory.summed[sums_at.slot]);
+    sums_at.advance();
   }
 }
 
 template <bool nested, class Y>
-void run(CudaContext& cuda, const Job<Y>& job) {
-  const int grid = std::min(job.tiles, 2 * cuda.processors);
-  launch_early(cuda, "nf4 multiply", unsigned(grid), (warps + 1) * 32, sizeof(Memory<nested>), multiply_one<nested, Y>, job);
+__global__ void __launch_bounds__(threads, 2) multiply_chain(const __grid_constant__ Chain<Y> chain) {
+  extern __shared__ __align__(128) unsigned char shared[];
+  auto& memory = *reinterpret_cast<Memory<nested>*>(shared);
+  let_later_begin();
+  const int lane = int(threadIdx.x) % 32, part = __shfl_sync(~0u, int(threadIdx.x) / 32, 0);  // so that the compiler knows it to be one for the warp
+  if (threadIdx.x == 0) {
+    for (int s = 0; s < stages; ++s) barrier_init(memory.full[s], 1), barrier_init(memory.empty[s], warps);
+    for (int s = 0; s < 2; ++s) barrier_init(memory.summed[s], warps), barrier_init(memory.finished[s], 1);
+    barriers_are_made();
+  }
+  __syncthreads();
+  if (part == bringer) {  // weights are nobody's result: no need to wait
+    Turnstile<stages> at;
+    for (int i = 0; i < chain.count; ++i) bring<nested>(memory, chain.of[i], at, lane);
+    return;
+  }
+  if (part == finisher) {
+    Turnstile<2> sums_at;
+    wait_for_earlier();
+    meet_with_finisher();
+    for (int i = 0; i < chain.count; ++i) {
+      const Part own = part_of(chain.of[i]);
+      for (int base = own.first; base < own.end; base += together) {
+        const int tile = base + lane / group_rows;
+        finish(memory, chain.of[i], sums_at, base, lane < together * group_rows && tile < own.end, lane);
+      }
+      if (i + 1 < chain.count) come_to_the_end(lane);
+    }
+    return;
+  }
+  const uint32_t pair = pack_bf16(quant::book[threadIdx.x >> 4], quant::book[threadIdx.x & 15]);
+#pragma unroll
+  for (int i = 0; i < 8; ++i) store_pack(memory.pairs + threadIdx.x * 32 + (i + threadIdx.x) % 8 * 4, Pack<uint32_t, 4>{pair, pair, pair, pair});
+  if (nested) memory.map[threadIdx.x] = chain.of[0].of[0].w.map[threadIdx.x];
+  unsigned times = 0;
+  Turnstile<stages> at;
+  Turnstile<2> sums_at;
+  for (int i = 0; i < chain.count; ++i)
+    multiply_link<nested>(memory, chain.of[i], at, sums_at, lane, part, [&] {
+      if (i == 0) {
+        wait_for_earlier();
+        if (threadIdx.x == 0) times = load_acquire(&times_all_there);
+        return meet_with_finisher();  // so that this block comes to an end only after that
+      }
+      if (threadIdx.x == 0)
+        while (load_acquire(&times_all_there) - times < unsigned(i)) {}
+      meet();
+    });
+}
+
+// Every block must be there at once, or they would wait for ever.
+template <bool nested, class Y>
+void run(CudaContext& cuda, const Chain<Y>& chain) {
+  const auto kernel = multiply_chain<nested, Y>;
+  const auto* key = reinterpret_cast<const void*>(kernel);
+  prepare_kernel(cuda, key, "nf4 multiply", sizeof(Memory<nested>));
+  int& resident = cuda.resident[key];
+  if (resident == 0) check_cuda(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kernel, threads, sizeof(Memory<nested>)), "cudaOccupancyMaxActiveBlocksPerMultiprocessor");
+  check(resident > 0, "a block of the product of one token fits a multiprocessor");
+  int tiles = 0;
+  for (int i = 0; i < chain.count; ++i) tiles = std::max(tiles, chain.of[i].tiles);
+  launch_early(cuda, "nf4 multiply", unsigned(std::min(tiles, resident * cuda.processors)), threads, sizeof(Memory<nested>), kernel, chain);
 }
 
 }  // namespace
 
-void linear_one_cuda(CudaContext& cuda, Tensor x, std::span<const quant::FewProduct> products, const Norm& norm, const After& after) {
+void linear_one_cuda(CudaContext& cuda, std::span<const Few> chain) {
+  const auto& first = chain.front().products.front();
   const auto go = [&]<class Y>(Y) {
-    Job<Y> job{.columns = int(x.shape[1]), .x = at<const bf16_t>(x), .norm = Floats(norm.weight), .eps = norm.eps, .offset = norm.offset,
-               .gated = at<Y>(after.gated), .gelu = after.activation == Activation::gelu_tanh, .position = at<const int32_t>(after.turn.positions),
-               .inv_freq = at<const float>(after.turn.inv_freq), .factor = after.turn.factor};
-    for (const auto& [y, w, c] : products) {
-      const int i = job.count++;
-      const bool turns = after.turn && i < 2;
-      job.of[i] = {at<Y>(y), at<const Y>(c), Floats(after.bias[size_t(i)]), Bytes4(*w), job.tiles, turns ? int(after.turn.head_dim) / 2 : 0};
-      job.tiles += int(w->shape[0]) / tile_rows;
+    Chain<Y> jobs{};
+    for (const auto& [x, products, norm, after] : chain) {
+      Job<Y>& job = jobs.of[jobs.count++] = Job<Y>{.columns = int(x.shape[1]), .x = at<const bf16_t>(x), .norm = Floats(norm.weight), .eps = norm.eps, .offset = norm.offset,
+                                             .gated = at<Y>(after.gated), .gelu = after.activation == Activation::gelu_tanh, .position = at<const int32_t>(after.turn.positions),
+                                             .inv_freq = at<const float>(after.turn.inv_freq), .factor = after.turn.factor};
+      for (const auto& [y, w, c] : products) {
+        const int i = job.count++;
+        job.of[i] = {at<Y>(y), at<const Y>(c), Floats(after.bias[size_t(i)]), Bytes4(*w), job.tiles, after.turn && i < 2 ? int(after.turn.head_dim) / 2 : 0};
+        job.tiles += int(w->shape[0]) / tile_rows;
+      }
     }
-    products.front().w->format == quant::FormatId::nf4_dq ? run<true>(cuda, job) : run<false>(cuda, job);
+    first.w->format == quant::FormatId::nf4_dq ? run<true>(cuda, jobs) : run<false>(cuda, jobs);
   };
-  if (products.front().y.dtype == DType::f32) go(float{});
+  if (first.y.dtype == DType::f32) go(float{});
   else go(bf16_t{});
 }
 

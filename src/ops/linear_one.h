@@ -4,8 +4,7 @@
 
 namespace thimble::ops {
 
-// Of all that linear_few is asked for, or of its products with the norm and the biases.
-bool linear_is_one(const DeviceSpec&, const Tensor& x, std::span<const quant::FewProduct>, const Norm&, const After&);
-void linear_one_cuda(CudaContext&, Tensor x, std::span<const quant::FewProduct>, const Norm&, const After&);
+bool linear_is_one(const DeviceSpec&, std::span<const Few> chain);
+void linear_one_cuda(CudaContext&, std::span<const Few> chain);
 
 }  // namespace thimble::ops

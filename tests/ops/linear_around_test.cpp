@@ -54,7 +54,7 @@ Numbers product(const Numbers& x, const Held& w, const Numbers& c, const Numbers
 void expect_one_kernel(World& world, Tensor x, std::span<const quant::FewProduct> products, const Norm& norm, const After& after) {
   const DeviceSpec& spec = world.stream().device.spec();
   const bool wanted = spec.kind == DeviceKind::cuda && spec.capability >= 90 && x.shape[0] == 1 && quant::format(products[0].w->format).name.starts_with("nf4");
-  EXPECT_EQ(linear_is_one(spec, x, products, norm, after), wanted);
+  EXPECT_EQ(linear_is_one(spec, std::array{Few{x, products, norm, after}}), wanted);
 }
 
 constexpr FormatId format_ids[] = {FormatId::dense, FormatId::nf4, FormatId::nf4_dq, FormatId::int8};
@@ -152,6 +152,30 @@ TEST(LinearAround, GateAndUpJoin) {
         }
         EXPECT_LE(relative_error(world.read(after.gated), expected), 2 * allowed(DType::bf16));
       }
+}
+
+// What follows attention: the second link reads what the first wrote, the third what the second did; a small link leaves blocks without a tile.
+TEST(LinearAround, AChainIsItsLinksOneByOne) {
+  for (const FormatId id : format_ids)
+    for (const auto& [hidden, inner] : {std::pair<int64_t, int64_t>{64, 192}, {576, 1600}, {1024, 4160}}) {
+      SCOPED_TRACE(fmt::format("{}, {} and {} columns", quant::format(id).name, hidden, inner));
+      World world(device_under_test(), int64_t{64} << 20);
+      const Held o = hold(world, id, {hidden, hidden}, 1), gate = hold(world, id, {inner, hidden}, 2), up = hold(world, id, {inner, hidden}, 3), down = hold(world, id, {hidden, inner}, 4);
+      const Tensor attended = world.normal(DType::bf16, {1, hidden}, 5), x = world.normal(DType::bf16, {1, hidden}, 6), weight = world.normal(DType::bf16, {hidden}, 7, 0.2, 1);
+      const auto row = [&](int64_t n) { return world.filled(DType::bf16, {1, n}, 0); };
+      const auto run = [&](bool together) {
+        const Tensor mid = row(hidden), to_gate = row(inner), to_up = row(inner), act = row(inner), y = row(hidden);
+        const std::array first{quant::FewProduct{mid, &o.weight, x}};
+        const std::array second{quant::FewProduct{to_gate, &gate.weight}, quant::FewProduct{to_up, &up.weight}};
+        const std::array third{quant::FewProduct{y, &down.weight, mid}};
+        const std::array chain{Few{.x = attended, .products = first}, Few{mid, second, {weight, 1e-5f, 0.0f}, {.gated = act}}, Few{.x = act, .products = third}};
+        if (together) linear_few(world, chain);
+        else for (const Few& f : chain) linear_few(world, std::span(&f, 1));
+        return world.bytes(y);
+      };
+      const auto one_by_one = run(false);
+      for (int again = 0; again < 20; ++again) ASSERT_EQ(run(true), one_by_one) << again;
+    }
 }
 
 // A cuda card is planned on a machine that has none: what is one kernel there is one entry of its ledger.
