@@ -54,7 +54,7 @@ void few_on_processor(Stream& s, Tensor x, std::span<const quant::FewProduct> pr
 bool can_be_one(const Few& f) {
   const auto plain = [](const Tensor& t) { return !t || t.dtype == DType::f32 || t.dtype == DType::bf16; };
   const int64_t columns = f.x.shape[1];
-  bool can = f.x.shape[0] == 1 && f.x.dtype == DType::bf16 && columns > 0 && columns % quant::nf4_block == 0 && plain(f.norm.weight);
+  bool can = f.x.shape[0] == 1 && f.x.dtype == DType::bf16 && columns > 0 && columns % quant::nf4_block == 0 && (!f.norm || (plain(f.norm.weight) && columns <= most_normed_columns));
   for (size_t i = 0; i < f.products.size(); ++i) {
     const auto& [y, w, c] = f.products[i];
     can = can && w->format == f.products[0].w->format && !w->on_processor && w->shape[0] % 8 == 0 && w->shape[0] < 1 << 24 && w->shape.count() < int64_t{1} << 36 && plain(y) && plain(f.after.bias[i]) &&
@@ -103,12 +103,12 @@ void linear_few(Stream& s, std::span<const Few> chain) {
     for (const Few& f : chain) linear_few(s, std::span(&f, 1));
     return;
   }
-  auto [x, products, norm, after] = chain.front();
+  const auto& [x, products, norm, after] = chain.front();
   const Scope scope(s.arena);
   if (norm) {
     const Tensor normed = s.scratch("normed", x.dtype, x.shape);
     rms_norm(s, normed, s.scratch("rstd", DType::f32, {x.shape[0]}), x, norm.weight, norm.eps, norm.offset);
-    x = normed;
+    return linear_few(s, normed, products, {}, after);
   }
   for (auto rest = products; !rest.empty();) {  // those of one format go together
     const auto& w = *rest.front().w;

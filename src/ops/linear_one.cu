@@ -14,7 +14,7 @@ namespace {
 using bf16_t = __nv_bfloat16;
 using quant::Bytes4, quant::nested_block, quant::nf4_block;
 
-constexpr int warps = 8, unit = 512, piece = warps * unit;  // warps that multiply; columns of one at a time; of all
+constexpr int warps = 8, piece = most_normed_columns, unit = piece / warps;  // warps that multiply; columns of all of them at a time; of one
 constexpr int bringer = warps, finisher = warps + 1, threads = (warps + 2) * 32;
 constexpr int tile_rows = 8, group_rows = 4;                // a tile is two groups of neighbouring rows
 constexpr int stages = 3, together = 8;                     // pieces of tiles under way in the ring; tiles that share a load of x
@@ -261,42 +261,38 @@ __device__ void multiply_link(Memory<nested>& memory, const Job<Y>& job, Turnsti
       if (t / 2 == n_b && column < job.columns) x[i] = load_pack<4>(reinterpret_cast<const uint32_t*>(from + column) + i * 4);
     }
   };
-  // Of a link that is one piece, the norm's weights come before x does.
-  const bool norm_is_here = job.norm.is_bf16 && steps == 1;
-  XChunk x, norm{};
-  if (norm_is_here) load_own(norm, static_cast<const bf16_t*>(job.norm.data), share_of(0).at);
-  wait_for_x();
-  float rstd = 0;
-  if (job.norm) {
+  XChunk x;
+  Share share = share_of(0);
+  if (job.norm) {  // then x is one piece; the norm's weights come before it does
+    XChunk weights{};
+    if (job.norm.is_bf16) load_own(weights, static_cast<const bf16_t*>(job.norm.data), share.at);
+    wait_for_x();
+    load_own(x, job.x, share.at);
+    const int column = own_column(share.at);
+    const bool has = t / 2 == n_b && column < columns;
     float squares = 0;
-    for (int j = 0; j < steps; ++j) {
-      const Share share = share_of(j);
-      load_own(x, job.x, share.at);
-      if (share.turn == 0)
 #pragma unroll
-        for (int i = 0; i < 16; ++i) {
-          const uint32_t two = x[i / 4].at[i % 4];
-          squares += low_of(two) * low_of(two) + high_of(two) * high_of(two);
-        }
+    for (int i = 0; i < 16; ++i) {
+      const float low = low_of(x[i / 4].at[i % 4]), high = high_of(x[i / 4].at[i % 4]);
+      squares += low * low + high * high;
     }
-    squares = warp_reduce(squares, Add{});
+    squares = warp_reduce(share.turn == 0 ? squares : 0.0f, Add{});
     if (lane == 0) memory.squares[part] = squares;
     meet();
     squares = 0;
     for (int p = 0; p < warps; ++p) squares += memory.squares[p];
-    rstd = 1.0f / sqrtf(squares / float(job.columns) + job.eps);
-  }
-  const auto norm_x = [&](int at, auto&& weights) {  // weights(i): the i-th of this lane's, and the one after
-    const int column = own_column(at);
-    if (!job.norm || t / 2 != n_b || column >= job.columns) return;
+    const float rstd = 1.0f / sqrtf(squares / float(columns) + job.eps);
 #pragma unroll
     for (int i = 0; i < 16; ++i) {
       uint32_t& two = x[i / 4].at[i % 4];
-      const float2 w = weights(i, column + 2 * i);
-      two = pack_bf16(low_of(two) * rstd * (w.x + job.offset), high_of(two) * rstd * (w.y + job.offset));
+      const uint32_t w = weights[i / 4].at[i % 4];
+      const float low = job.norm.is_bf16 ? low_of(w) : has ? job.norm[column + 2 * i] : 0.0f, high = job.norm.is_bf16 ? high_of(w) : has ? job.norm[column + 2 * i + 1] : 0.0f;
+      two = pack_bf16(low_of(two) * rstd * (low + job.offset), high_of(two) * rstd * (high + job.offset));
     }
-  };
-  const auto weights_there = [&](int, int column) { return float2{job.norm[column], job.norm[column + 1]}; };
+  } else {
+    wait_for_x();
+    if (steps == 1) load_own(x, job.x, share.at);
+  }
 
   const uint32_t own = shared_address(memory.pairs) + uint32_t(lane) * 4;
   const auto weights = [&](uint32_t word, int byte) {  // the byte times 128, and this lane's bank
@@ -305,22 +301,12 @@ __device__ void multiply_link(Memory<nested>& memory, const Job<Y>& job, Turnsti
     return two;
   };
   const int own_block = (t >> 1) * 4 + n_h * 2 + (t & 1);
-  Share share = share_of(0);
-  if (steps == 1) {
-    if (!job.norm) load_own(x, job.x, share.at);
-    if (norm_is_here) norm_x(share.at, [&](int i, int) { return float2{low_of(norm[i / 4].at[i % 4]), high_of(norm[i / 4].at[i % 4])}; });
-    else norm_x(share.at, weights_there);
-  }
   for (int base = first; base < end; base += together) {
     const int n = min(together, end - base);
     if (sums_at.round > 0) wait_for(memory.finished[sums_at.slot], (sums_at.round - 1) & 1);
     auto& sums = memory.sums[sums_at.slot];
     for (int j = 0; j < steps; ++j) {
-      if (steps > 1) {
-        share = share_of(j);
-        load_own(x, job.x, share.at);
-        norm_x(share.at, weights_there);
-      }
+      if (steps > 1) share = share_of(j), load_own(x, job.x, share.at);
       const int within = share.at - j * piece, last = (columns - j * piece) / int(nf4_block) - 1;  // beyond it x is 0
       const int code_at = lane / 8 * row_bytes + within / 2 + lane % 8 * 16, block = min(within / int(nf4_block) + own_block, last);
 #pragma unroll 1

@@ -4,6 +4,7 @@
 
 namespace thimble::ops {
 
+constexpr int most_normed_columns = 4096;  // of an x that is normed in the kernel
 bool linear_is_one(const DeviceSpec&, std::span<const Few> chain);
 void linear_one_cuda(CudaContext&, std::span<const Few> chain);
 
