@@ -13,6 +13,9 @@ inline bool tests_run_on_cuda() {
   return name && std::string_view(name) == "cuda";
 }
 
+// oneDNN multiplies bf16 from AVX-512 on, with or without units of its own for it.
+inline bool multiplies_bf16() { return tests_run_on_cuda() || !cpu_instructions().ends_with("AVX2"); }
+
 // As `like`, in what a test fixes of a spec: the type of activations.
 inline DeviceSpec spec_under_test(const DeviceSpec& like = {}) {
 #ifdef THIMBLE_CUDA

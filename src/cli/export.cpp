@@ -163,7 +163,8 @@ std::vector<int32_t> sample_tokens(const fs::path& folder, int64_t vocab) {
 }
 
 std::vector<float> logits_of(const fs::path& folder, const Adapter& adapter, const std::vector<int32_t>& ids) {
-  const DeviceSpec spec = machine("cpu", {});
+  DeviceSpec spec = machine("cpu", {});
+  spec.compute = DType::f32;  // on every processor: what bf16 rounds off would hide what the merge did
   serve::EngineShape shape{.model = adapter.model, .method = adapter.method, .context = int64_t(ids.size()) + 1, .prefill_chunk = int64_t(ids.size())};
   shape.method.format = shape.model.stored.format;
   const auto outcome = serve::Engine::rehearse(spec, shape);

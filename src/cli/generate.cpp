@@ -117,7 +117,9 @@ int generate_batch(Session& s, const Options& o) {
     Json json = parse_json(row.text, where);
     auto prompt = read_prompt(s, s.tokenizer(), json, where);
     Line& line = lines.emplace_back(std::move(json), s, o);
-    return line.answer.to(std::move(prompt));
+    auto request = line.answer.to(std::move(prompt));
+    request.fresh = true;
+    return request;
   }, s.ends());
   print_ended();
   return 0;

@@ -114,14 +114,15 @@ void Engine::bring(std::span<const Active> active) {
   bring(std::ssize(active), std::all_of(active.begin(), active.end(), [](const Active& a) { return a.request.sampler->takes_likeliest(); }));
 }
 
-void Engine::prefill(Slot& slot, const std::vector<int32_t>& prompt, int64_t limit) {
+void Engine::prefill(Slot& slot, const Request& request) {
+  const auto& prompt = request.prompt;
   if (prompt.empty()) throw Error(Fault::usage, {.what = "an empty prompt", .expected = "at least one token (this tokenizer adds none of its own)"});
-  if (int64_t(prompt.size()) + limit > shape_.context)
+  if (int64_t(prompt.size()) + request.limit > shape_.context)
     throw Error(Fault::usage, {.what = "prompt and answer do not fit the context", .expected = fmt::format("at most {} tokens", shape_.context),
-                               .found = fmt::format("{} of the prompt and {} to generate", prompt.size(), limit),
+                               .found = fmt::format("{} of the prompt and {} to generate", prompt.size(), request.limit),
                                .fix = "ask for fewer new tokens, or a longer --context"});
   size_t shared = 0;
-  while (shared < std::min(prompt.size() - 1, slot.held.size()) && prompt[shared] == slot.held[shared]) ++shared;
+  while (!request.fresh && shared < std::min(prompt.size() - 1, slot.held.size()) && prompt[shared] == slot.held[shared]) ++shared;
   if (!shape_.model.rope.same_for(slot.turned_for, int64_t(prompt.size()))) shared = 0;
   slot.cache.cut_to(int64_t(shared));
   shared = size_t(slot.cache.length());
@@ -155,7 +156,7 @@ void Engine::generate(const std::function<std::optional<Request>()>& next, const
         auto request = next();
         if (!(more = request.has_value())) break;
         Active a{&slot, std::move(*request), {}};
-        prefill(slot, a.request.prompt, a.request.limit);
+        prefill(slot, a.request);
         a.request.sampler->begin(a.request.prompt);
         bring(std::span(&a, 1));
         if (a.request.limit < 1 || !goes_on(a, 0, ends)) end(a);

@@ -34,6 +34,7 @@ struct Request {
   Sampler* sampler = nullptr;
   std::function<bool(int32_t)> on_token = nullptr;
   std::function<void(Generated)> on_end = nullptr;
+  bool fresh = false;  // all of the prompt is computed, as alone: what the cache holds of it was made in other pieces, whose sums may round otherwise
 };
 
 // How well a model says what a text says.
@@ -53,8 +54,8 @@ class Engine {
   // `on_token` sees each as it comes; false from it stops. Throws Error (usage) where prompt and limit exceed the context.
   Generated generate(const std::vector<int32_t>& prompt, int64_t limit, const std::vector<int32_t>& ends, Sampler&,
                      const std::function<bool(int32_t)>& on_token = nullptr);
-  // All that `next` gives until it gives none, as many at a time as the shape says: a step reads each weight once for all of them. Each gets the
-  // tokens that it gets alone, to the bit where few_tokens (quant/weight.h) and no adapter's product is exceeded.
+  // All that `next` gives until it gives none, as many at a time as the shape says: a step reads each weight once for all of them. Each that is fresh
+  // gets the tokens that it gets alone, to the bit where few_tokens (quant/weight.h) and no adapter's product is exceeded.
   void generate(const std::function<std::optional<Request>()>& next, const std::vector<int32_t>& ends);
   // Logits (T, V) of every position of `ids`, as a fresh sequence; on the host until the next call.
   Tensor logits(const std::vector<int32_t>& ids);
@@ -77,7 +78,7 @@ class Engine {
   struct Next { Slot* slot; int32_t id; };
   void append(Slot&, std::span<const int32_t> ids, int64_t row = 0);  // the logits of the last token land in that row of logits_
   void decode(std::span<const Next>);                                 // a token of each; logits likewise, a row each
-  void prefill(Slot&, const std::vector<int32_t>& prompt, int64_t limit);
+  void prefill(Slot&, const Request&);
   void bring(int64_t rows, bool likeliest);  // of logits_ to the host: each row's likeliest token alone, or all
   void bring(std::span<const Active>);       // as their samplers ask
   bool goes_on(Active&, int64_t row, const std::vector<int32_t>& ends);  // draws a token from what was brought of that row

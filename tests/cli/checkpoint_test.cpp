@@ -252,21 +252,27 @@ TEST_F(Checkpoints, DamagedOnesAreNamedAndPassedOver) {
 }
 
 TEST_F(Checkpoints, TheNewestAndTheBestAreKept) {
+  // Answers that training first makes likelier, with all that is made of letters, and then less: the loss falls and rises in every arithmetic.
+  write("others.jsonl", R"({"prompt": "say ab", "response": "e"}
+{"prompt": "say c", "response": "ee"}
+{"prompt": "and you", "response": "thimbles"}
+)");
+  const int steps = 14;
   const std::string how =
-      "max_steps=9 eval_dataset=rows.jsonl eval_strategy=steps eval_steps=1 learning_rate=0.3 ";  // a rate that makes the loss rise in
-                                                                                                  // between
+      fmt::format("max_steps={} eval_dataset=others.jsonl eval_strategy=steps eval_steps=1 learning_rate=2e-2 lr_scheduler_type=constant ", steps);
   ASSERT_EQ(thimble(tuning("all", how + "save_steps=1")).code, 0);
   std::vector<double> losses;
   for (const Json& line : lines(read("all/trainer_log.jsonl")))
     if (line.contains("eval_loss")) losses.push_back(line["eval_loss"]);
-  ASSERT_EQ(losses.size(), 9u);
+  ASSERT_EQ(losses.size(), size_t(steps));
   const auto best = std::min_element(losses.begin(), losses.end()) - losses.begin() + 1;
-  ASSERT_LT(best, 9) << "the last one is not the best, or this shows nothing";
-  EXPECT_EQ(folders("all").size(), 9u);
+  ASSERT_LT(best, steps) << "the last one is not the best, or this shows nothing";
+  EXPECT_EQ(folders("all").size(), size_t(steps));
   Answer a = thimble(tuning(
       "two", how + "save_steps=1 save_total_limit=2 load_best_model_at_end=true metric_for_best_model=eval_loss greater_is_better=false"));
   ASSERT_EQ(a.code, 0) << a.text;
-  EXPECT_EQ(folders("two"), (std::vector<std::string>{fmt::format("checkpoint-{}", best), "checkpoint-9"}));
+  EXPECT_EQ(folders("two").size(), 2u);
+  for (const auto step : {int64_t(best), int64_t(steps)}) EXPECT_TRUE(fs::exists(folder / fmt::format("two/checkpoint-{}", step))) << step;
   EXPECT_EQ(read("two/adapter_model.safetensors"), read(fmt::format("all/checkpoint-{}/adapter_model.safetensors", best)));
   EXPECT_EQ(json("two/trainer_state.json")["best_model_checkpoint"], fmt::format("two/checkpoint-{}", best));
   EXPECT_EQ(json("two/trainer_state.json")["best_metric"], losses[size_t(best) - 1]);

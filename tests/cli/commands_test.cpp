@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
 
 #include "base/error.h"
@@ -134,11 +135,17 @@ double drift_of(const std::string& said) {
   return at == said.npos ? 1 : std::strtod(said.c_str() + at + before.size(), nullptr);
 }
 
+// What a loss may differ by where a product is added up in two parts or in one: nothing that four digits show in f32, a unit of bf16 in bf16.
+double rounding(const std::string& doctor, double loss) { return doctor.find("activations       f32") != doctor.npos ? 1e-4 : loss / 256; }
+
+double loss_of(const std::string& said) { return std::strtod(said.c_str() + said.find("loss") + 4, nullptr); }
+
 // An embedding and a head that were trained beside adapters are the merged model's own, of a base that ties both too; of PEFT's adapters as of ours.
 TEST_F(Commands, MergesWholeModules) {
   std::string config = read_text(dir / "config.json");
   put("config.json", config.insert(1, R"("tie_word_embeddings":true,"torch_dtype":"float32",)"));
   expect(" init config.json --out tied --seed 3 --std 0.2", 0);
+  const auto doctor = expect(" doctor", 0);
   for (const char* modules : {"embed_tokens", "lm_head", "embed_tokens,lm_head"}) {
     SCOPED_TRACE(modules);
     fs::remove_all(dir / "out/m");
@@ -146,8 +153,10 @@ TEST_F(Commands, MergesWholeModules) {
     expect(fmt::format(" train recipe.yaml model_name_or_path=tied output_dir=out/m learning_rate=0.05 additional_target={}", modules), 0);
     EXPECT_LE(drift_of(expect(" export tied --adapter out/m --out merged", 0)), 5e-6);
     EXPECT_NE(read_text(dir / "merged/config.json").find(R"("tie_word_embeddings": false)"), std::string::npos);
-    const auto said = expect(" eval --model tied --adapter out/m --data questions.jsonl", 0), merged = expect(" eval --model merged --data questions.jsonl", 0);
-    EXPECT_EQ(said.substr(said.find("loss"), 12), merged.substr(merged.find("loss"), 12)) << said << merged;
+    const auto loss = [&](const char* of) { return loss_of(expect(fmt::format(" eval --device cpu --model {} --data questions.jsonl", of), 0)); };
+    const double merged = loss("merged");
+    EXPECT_NEAR(loss("tied --adapter out/m"), merged, rounding(doctor, merged));
+    EXPECT_GT(std::abs(loss("tied") - merged), 4 * rounding(doctor, merged)) << "or this shows nothing";
     expect(" export tied --adapter out/m --out merged4 --type nf4 --no-compare", 0);
     expect(" generate --model merged4 --prompt x --max-new-tokens 2", 0);
     fs::remove_all(dir / "merged4");

@@ -40,9 +40,6 @@ DeviceSpec computing_in(DType t) {
   return spec;
 }
 
-// oneDNN multiplies bf16 from AVX-512 on, with or without units of its own for it.
-bool can_multiply_bf16() { return cpu_instructions() != "AVX2" && cpu_instructions() != "no AVX2"; }
-
 struct Types { DType compute, a, b, y; };
 
 std::vector<Types> type_cases() {
@@ -51,7 +48,7 @@ std::vector<Types> type_cases() {
     for (const DType a : floats)
       for (const DType b : floats)
         for (const DType y : floats)
-          if (compute == DType::f32 || can_multiply_bf16()) all.push_back({compute, a, b, y});
+          if (compute == DType::f32 || multiplies_bf16()) all.push_back({compute, a, b, y});
   return all;
 }
 

@@ -2,6 +2,8 @@
 // that keeps all; in arenas of exactly the planned bytes.
 #include <gtest/gtest.h>
 
+#include <utility>
+
 #include "base/philox.h"
 #include "serve/engine.h"
 #include "store/weight_source.h"
@@ -17,8 +19,8 @@ nn::ModelSpec model(int64_t window) {
 }
 
 struct Machine {
-  explicit Machine(const EngineShape& shape)
-      : outcome(Engine::rehearse({}, shape)), device(cpu_device({})), rank(*device, {outcome.peak[0], outcome.peak[1], outcome.peak[2]}), engine(rank, shape) {
+  explicit Machine(const EngineShape& shape, const DeviceSpec& spec = {})
+      : outcome(Engine::rehearse(spec, shape)), device(cpu_device(spec)), rank(*device, {outcome.peak[0], outcome.peak[1], outcome.peak[2]}), engine(rank, shape) {
     engine.load(store::random_weights(engine.model().weights().table(), 5, 0.3f).get());
   }
   plan::Outcome outcome;
@@ -74,6 +76,27 @@ TEST(Sequences, EachAsAlone) {
         }
       }
     }
+}
+
+// A fresh request keeps nothing of an earlier one that begins as it does. In 16 bits: there it shows in what pieces a prompt was computed.
+TEST(Sequences, AFreshOneIsAsAloneWhateverCameBefore) {
+  const EngineShape shape{.model = model(0), .context = 96, .prefill_chunk = 64, .all_logits = false};
+  const DeviceSpec half{.compute = DType::f16};
+  Machine again(shape, half);
+  for (const int64_t tokens : {20, 24, 9, 23, 30}) {
+    const auto ids = prompt(1, tokens);
+    const Sampling how{.temperature = 1, .seed = uint64_t(tokens)};
+    Machine alone(shape, half);
+    Sampler sampler(how), same(how);
+    const auto expected = alone.engine.generate(ids, 60, {}, sampler).ids;
+    std::vector<int32_t> got;
+    bool asked = false;
+    again.engine.generate([&]() -> std::optional<Request> {
+      if (std::exchange(asked, true)) return std::nullopt;
+      return Request{.prompt = ids, .limit = 60, .sampler = &same, .on_end = [&](Generated g) { got = std::move(g.ids); }, .fresh = true};
+    }, {});
+    EXPECT_EQ(got, expected) << tokens << " tokens";
+  }
 }
 
 // A cache made for steps of 60 tokens has room for all and lets nothing go; one for steps of 3 moves its window again and again.

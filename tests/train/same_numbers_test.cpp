@@ -11,7 +11,7 @@ void in_chunks_too(const Setup& setup, const Trace& whole) {
   const auto in_chunks_of = [&](plan::Plan p) { return run(setup, in_chunks(std::move(p), 16), 61, 4); };
   const Trace kept = in_chunks_of(plan_of(setup.model, nn::all(nn::Save::keep), 3, false));
   EXPECT_NEAR(kept.numbers[0], whole.numbers[0], 1e-6 * whole.numbers[0]);  // a loss is of rows alone, but libraries choose a product's way by its size
-  EXPECT_FALSE(kept == whole);
+  EXPECT_TRUE(!(kept == whole) || setup.method.weights.dtype == DType::bf16);  // whose gradients, rounded to bf16, may hide the order
   double error = 0, squares = 0;
   for (size_t i = 0; i < kept.values.size(); ++i) error += std::pow(double(kept.values[i]) - whole.values[i], 2), squares += std::pow(double(whole.values[i]), 2);
   EXPECT_LT(error / squares, setup.method.weights.dtype == DType::f32 ? 1e-9 : 1e-7);  // a draw that falls the other way is a whole step of bf16
