@@ -59,7 +59,7 @@ class CudaContext {
   std::shared_ptr<void> cudnn;          // made and known by ops/attention_cudnn.cpp alone
   std::map<std::vector<int64_t>, cublasLtMatmulAlgo_t> algorithms;  // of matrix products, by their shapes
   std::map<const void*, int> resident;  // kernels whose blocks wait for each other: how many fit a multiprocessor
-  std::map<const void*, size_t> prepared;  // kernels whose attributes are set, and the shared memory that each may take
+  std::map<const void*, size_t> prepared;  // kernels that may take more shared memory than all do: how much
   Algorithms remembered;                // of earlier runs: each is checked before it is taken
 };
 

@@ -3,7 +3,6 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
-#include <algorithm>
 #include <cstdint>
 #include <initializer_list>
 #include <type_traits>
@@ -63,14 +62,13 @@ void visit_cuda(DType t, F&& f) {
   }
 }
 
-// Once for a kernel: how much shared memory it may take, and that its multiprocessor is to be divided as for all others here. (Where two kernels want
-// it divided otherwise, the later one waits until the multiprocessor is empty.)
+// Once for a kernel and a size beyond what every launch may take: how much shared memory it may take.
 inline void prepare_kernel(CudaContext& cuda, const void* kernel, const char* name, size_t shared) {
-  const auto [found, is_new] = cuda.prepared.try_emplace(kernel, 0);
-  if (is_new) check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared), name);
-  if (shared <= std::max<size_t>(found->second, 48 << 10)) return;
+  if (shared <= 48 << 10) return;
+  size_t& prepared = cuda.prepared[kernel];
+  if (shared <= prepared) return;
   check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared)), name);
-  found->second = shared;
+  prepared = shared;
 }
 
 // A kernel that is launched early may begin while the one before it still runs (compute capability 9): what it does before wait_for_earlier() hides
