@@ -78,6 +78,10 @@ void linear(Stream& s, Tensor y, Tensor x, const quant::Weight& w, Tensor c) {
 bool linear_is_one(const DeviceSpec& spec, std::span<const Few> chain) {
   const auto& first = chain.front().products.front();
   if (spec.kind != DeviceKind::cuda || spec.capability < 90 || (first.w->format != quant::FormatId::nf4 && first.w->format != quant::FormatId::nf4_dq)) return false;
+  for (size_t i = 1; i < chain.size(); ++i)  // what is added comes early: it may be no result of the link before
+    for (const auto& p : chain[i].products)
+      for (const auto& before : chain[i - 1].products)
+        if (p.c && (p.c.data == before.y.data || p.c.data == chain[i - 1].after.gated.data)) return false;
   return std::all_of(chain.begin(), chain.end(), [&](const Few& f) { return can_be_one(f) && f.products[0].w->format == first.w->format && f.products[0].y.dtype == first.y.dtype; });
 }
 

@@ -78,7 +78,7 @@ struct Chain { Job<Y> of[most_links]; int count; };
 // A piece of a tile's rows: codes row by row; scales of its columns or, where there is room, of all columns, from the 16 bytes that they begin in.
 template <bool nested>
 struct Stage {
-  static constexpr int scale_bytes = nested ? 1 : 4, each = piece / int(nf4_block), group_scales = nested ? 2112 : 4 * (each * scale_bytes + 16);  // a quarter, a row's, is a multiple of 16 too
+  static constexpr int scale_bytes = nested ? 1 : 4, each = piece / int(nf4_block), group_scales = nested ? 2112 : 4 * (each * scale_bytes + 16);  // a row's quarter is a multiple of 16 too
   unsigned char codes[tile_rows * piece / 2];
   unsigned char scales[2 * group_scales];
   struct Row {            // what a row's scales are made of
@@ -93,7 +93,6 @@ struct Memory {
   float map[256];
   float sums[2][together][warps][tile_rows];  // of rounds by turns
   float squares[warps];
-  unsigned times;  // what times_all_there was at the beginning
   uint64_t full[stages], empty[stages], summed[2], finished[2];
   alignas(128) Stage<nested> ring[stages];
 };
@@ -135,11 +134,6 @@ __device__ void come_to_the_end(int lane) {
   blocks_there = 0;
   __threadfence();
   atomicAdd(&times_all_there, 1);
-}
-// By a warp that goes on to what other blocks wrote before the ends of so many links. (Lane 0's word is every lane's: the compiler sees that they stay together.)
-__device__ void wait_for_ends(const unsigned& times, unsigned links) {
-  const unsigned before = __shfl_sync(~0u, times, 0);
-  while (__shfl_sync(~0u, load_acquire(&times_all_there), 0) - before < links) {}
 }
 #undef THIMBLE_ASM
 
@@ -203,7 +197,7 @@ __device__ void bring(Memory<nested>& memory, const Job<Y>& job, Turnstile<stage
     }
 }
 
-// Each lane makes y of a row of both groups of a tile; what it adds comes before the sums do.
+// Each lane makes y of a row of both groups of a tile; what it adds comes before the sums do: it is no result of the link before.
 template <bool nested, class Y>
 __device__ void finish(Memory<nested>& memory, const Job<Y>& job, Turnstile<2>& at, int base, bool wanted, int lane) {
   static_assert(together * group_rows == 32);
@@ -399,9 +393,11 @@ __global__ void __launch_bounds__(threads, 2) multiply_chain(const __grid_consta
     wait_for_earlier();
     meet_with_finisher();
     for (int i = 0; i < chain.count; ++i) {
-      if (i > 0) wait_for_ends(memory.times, i);
       const Part own = part_of(chain.of[i]);
-      for (int base = own.first; base < own.end; base += together) finish(memory, chain.of[i], sums_at, base, base + lane / group_rows < own.end, lane);
+      for (int base = own.first; base < own.end; base += together) {
+        const int tile = base + lane / group_rows;
+        finish(memory, chain.of[i], sums_at, base, tile < own.end, lane);
+      }
       if (i + 1 < chain.count) come_to_the_end(lane);
     }
     return;
@@ -410,16 +406,18 @@ __global__ void __launch_bounds__(threads, 2) multiply_chain(const __grid_consta
 #pragma unroll
   for (int i = 0; i < 8; ++i) store_pack(memory.pairs + threadIdx.x * 32 + (i + threadIdx.x) % 8 * 4, Pack<uint32_t, 4>{pair, pair, pair, pair});
   if (nested) memory.map[threadIdx.x] = chain.of[0].of[0].w.map[threadIdx.x];
+  unsigned times = 0;
   Turnstile<stages> at;
   Turnstile<2> sums_at;
   for (int i = 0; i < chain.count; ++i)
     multiply_link<nested>(memory, chain.of[i], at, sums_at, lane, part, [&] {
       if (i == 0) {
         wait_for_earlier();
-        if (threadIdx.x == 0) memory.times = load_acquire(&times_all_there);
+        if (threadIdx.x == 0) times = load_acquire(&times_all_there);
         return meet_with_finisher();  // so that this block comes to an end only after that
       }
-      if (part == 0) wait_for_ends(memory.times, i);
+      if (threadIdx.x == 0)
+        while (load_acquire(&times_all_there) - times < unsigned(i)) {}
       meet();
     });
 }
