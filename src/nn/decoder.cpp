@@ -26,9 +26,9 @@ void set_filled(const LayerParams& p, int64_t bits) {
     if (p.weight[m].unpacked) p.weight[m].unpacked->filled = (bits >> (m + saved_count)) & 1;
 }
 
-// Where text is generated and no adapter stands between: all that follows attention, as one chain of products.
-bool chains(const LayerParams& p, const LayerSpec& layer) {
-  return p.generating && !layer.norms_after && !p.lora.a[o_group] && !p.lora.a[gate_up_group] && !p.lora.a[down_group];
+// All that follows attention, as one chain of products: of one token, whose tensors are small enough to lie there together, and where no adapter stands between.
+bool chains(const LayerParams& p, const SavedShapes& s) {
+  return p.generating && s.tokens == 1 && !s.layer.norms_after && !p.lora.a[o_group] && !p.lora.a[gate_up_group] && !p.lora.a[down_group];
 }
 void chained(comm::Rank& r, const LayerParams& p, const Context& c, Tensor y, Tensor x, Tensor mid, Saved& s) {
   const Tensor to_gate = s.make(r, gate), to_up = s.make(r, up), to_act = s.make(r, act);
@@ -115,7 +115,7 @@ void Decoder::once_a_kind(const char* pass, int layer, const LayerParams& p, con
 void Decoder::layer_forward(const LayerParams& p, const Context& c, Tensor y, Tensor x, Saved& s) {
   const Scope scope(rank_.memory);
   const Tensor mid = s.make(rank_, middle);
-  if (chains(p, s.shapes().layer)) {
+  if (chains(p, s.shapes())) {
     Attention::attend(rank_, p, c, x, s);
     return chained(rank_, p, c, y, x, mid, s);
   }
@@ -255,7 +255,7 @@ void Decoder::run_frozen(std::span<MicroBatch> micros, const std::function<Tenso
   }
 }
 
-Decoder::Residual Decoder::hidden(const Tokens& t, std::span<KvCache* const> caches) {
+Tensor Decoder::hidden(const Tokens& t, std::span<KvCache* const> caches) {
   const int layers = int(model_.spec().layers.size());
   Context c = context(t);
   std::vector<LayerCache> of_layer(caches.size());
@@ -277,12 +277,12 @@ Decoder::Residual Decoder::hidden(const Tokens& t, std::span<KvCache* const> cac
     std::swap(x, y);
   }
   rank_.ledger.at_layer(-1);
-  return {x, y};
+  return x;
 }
 
 void Decoder::forward(const Tokens& t, const LossOut& out) {
   const Scope step(rank_.memory);
-  head_loss(hidden(t, {}).value, {}, t, out);
+  head_loss(hidden(t, {}), {}, t, out);
 }
 
 void Decoder::infer(const Tokens& t, std::span<KvCache* const> caches, Tensor logits) {
@@ -291,10 +291,10 @@ void Decoder::infer(const Tokens& t, std::span<KvCache* const> caches, Tensor lo
   for (const KvCache* cache : caches) check(cache->length() + each <= cache->capacity(), "tokens fit the cache");
   const Scope step(rank_.memory);
   const int64_t n = logits.shape[0];
-  const Residual last = hidden(t, caches);
+  const Tensor last = hidden(t, caches);
   for (KvCache* cache : caches) cache->advance(each);
   const auto& spec = model_.spec();
-  ops::linear_few(rank_.stream, last.value.rows(t.count() - n, n), std::array{quant::FewProduct{logits, &model_.head()}},
+  ops::linear_few(rank_.stream, last.rows(t.count() - n, n), std::array{quant::FewProduct{logits, &model_.head()}},
                   {model_.final_norm().dense(), float(spec.norm_eps), spec.norm_offset});
   if (model_.spec().logit_cap > 0) ops::soft_cap(rank_.stream, logits, model_.spec().logit_cap);
 }

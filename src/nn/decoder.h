@@ -68,10 +68,10 @@ class Decoder {
   void once_a_kind(const char* pass, int layer, const LayerParams&, const Context&, Saved&, const std::function<void()>& work);
   void layer_forward(const LayerParams&, const Context&, Tensor y, Tensor x, Saved&);
   void layer_backward(const LayerParams&, const LayerGrads&, const Context&, Tensor d, Tensor x, Saved&, bool into_input);
-  struct Residual { Tensor value, free; };     // (T, C) after the last layer; the buffer of its other half of layers
+  struct Residual { Tensor value, free; };     // (T, C) after a layer; the buffer that the next one writes
   // Embedding and the layers below the lowest one that is trained: nothing is saved. The result lands where out says, asked as late as can be.
   void run_frozen(std::span<MicroBatch>, const std::function<Tensor(MicroBatch&)>& out);
-  Residual hidden(const Tokens&, std::span<KvCache* const>);  // nothing saved; without caches the tokens see each other alone
+  Tensor hidden(const Tokens&, std::span<KvCache* const>);  // (T, C) after the last layer, nothing saved; without caches the tokens see each other alone
   void head_loss(Tensor x, Tensor d, const Tokens&, const LossOut&);  // d null: no gradient
   void head_loss_chunk(Tensor x, Tensor d, Tensor targets, const LossOut&);
 
