@@ -157,7 +157,8 @@ TEST(LinearAround, GateAndUpJoin) {
 // What follows attention: the second link reads what the first wrote, the third what the second did; a small link leaves blocks without a tile.
 TEST(LinearAround, AChainIsItsLinksOneByOne) {
   for (const FormatId id : format_ids)
-    for (const auto& [hidden, inner] : {std::pair<int64_t, int64_t>{64, 192}, {576, 1600}, {1024, 4160}}) {
+    for (const Shape& sizes : {Shape{64, 192}, Shape{576, 1600}, Shape{1024, 4160}}) {
+      const int64_t hidden = sizes[0], inner = sizes[1];
       SCOPED_TRACE(fmt::format("{}, {} and {} columns", quant::format(id).name, hidden, inner));
       World world(device_under_test(), int64_t{64} << 20);
       const Held o = hold(world, id, {hidden, hidden}, 1), gate = hold(world, id, {inner, hidden}, 2), up = hold(world, id, {inner, hidden}, 3), down = hold(world, id, {hidden, inner}, 4);
