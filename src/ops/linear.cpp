@@ -1,4 +1,4 @@
-// Which way a product goes is decided by the number of tokens and the format alone, so plan and run decide alike.
+// Which way a product goes is decided by the number of tokens, the format and the device's spec alone, so plan and run decide alike.
 #include "ops/linear_one.h"
 
 #include <algorithm>

@@ -5,7 +5,9 @@
 namespace thimble::ops {
 
 constexpr int most_normed_columns = 4096;  // of an x that is normed in the kernel
+// May all of the chain be one kernel?
 bool linear_is_one(const DeviceSpec&, std::span<const Few> chain);
+// Of a chain that may.
 void linear_one_cuda(CudaContext&, std::span<const Few> chain);
 
 }  // namespace thimble::ops
