@@ -49,7 +49,8 @@ void Attention::made_qkv(comm::Rank& r, const LayerParams& p, const Context& c, 
   if (!chunked && !p.generating) made_norm(r, p, c, x, s);  // below q, k and v: backward may read it
   const Tensor to_q = s.make(r, q), to_k = s.make(r, k);
   s.make(r, v);
-  const SavedName q_made = layer.head_norms ? q_plain : q, k_made = layer.head_norms ? k_plain : k;
+  const bool normed_apart = layer.head_norms && !p.generating;  // backward reads what the norms of heads did
+  const SavedName q_made = normed_apart ? q_plain : q, k_made = normed_apart ? k_plain : k;
   const Tensor from_q = s.make(r, q_made), from_k = s.make(r, k_made);
   const RopeTable& rope = c.rope->of(layer);
   const bool turned_there = p.generating && !layer.head_norms;
@@ -60,11 +61,17 @@ void Attention::made_qkv(comm::Rank& r, const LayerParams& p, const Context& c, 
     if (turned_there) after.turn = {c.positions.rows(first, n), rope.inv_freq, rope.factor, d};
     project_few(r, made, x.rows(first, n), p, qkv_group, part, norm_by(c, p.weight[norm_attention]), after);
   });
-  if (layer.head_norms) {
+  const std::initializer_list<Tensor> turning{heads(to_q, d), heads(to_k, d)};
+  if (normed_apart) {
     norm(r, c, rows_of_heads(to_q, d), s.make(r, rstd_q), rows_of_heads(from_q, d), p.weight[q_norm]);
     norm(r, c, rows_of_heads(to_k, d), s.make(r, rstd_k), rows_of_heads(from_k, d), p.weight[k_norm]);
   }
-  if (!turned_there) ops::rope(r.stream, {heads(to_q, d), heads(to_k, d)}, c.positions, rope.inv_freq, rope.factor);
+  if (layer.head_norms && p.generating) {
+    const auto of_q = norm_by(c, p.weight[q_norm]), of_k = norm_by(c, p.weight[k_norm]);
+    ops::norm_and_rope(r.stream, turning, {{of_q.weight, of_k.weight}, of_q.eps, of_q.offset}, c.positions, rope.inv_freq, rope.factor);
+  } else if (!turned_there) {
+    ops::rope(r.stream, turning, c.positions, rope.inv_freq, rope.factor);
+  }
   for (size_t i = 0; c.caches.size() > 1 && i < c.caches.size(); ++i) {
     ops::convert(r.stream, c.caches[i].keys.rows(c.caches[i].first, 1), to_k.rows(int64_t(i), 1));
     ops::convert(r.stream, c.caches[i].values.rows(c.caches[i].first, 1), s[v].rows(int64_t(i), 1));
@@ -101,8 +108,7 @@ Tensor Attention::made_out(comm::Rank& r, const LayerParams& p, const Context& c
 void Attention::forward(comm::Rank& r, const LayerParams& p, const Context& c, Tensor y, Tensor x, Saved& s) {
   if (s.shapes().layer.norms_after) {
     const Tensor out = made_out(r, p, c, x, s);
-    norm(r, c, y, s.make(r, rstd_attention_out), out, p.weight[norm_after_attention]);
-    return ops::add(r.stream, y, x);
+    return norm(r, c, y, s.make(r, rstd_attention_out), out, p.weight[norm_after_attention], x);
   }
   made_attended(r, p, c, x, s);
   project(r, {y}, s[attended], p, o_group, s, x);

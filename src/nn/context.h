@@ -23,9 +23,9 @@ struct Context {
 };
 
 inline ops::Norm norm_by(const Context& c, const quant::Weight& w) { return {w.dense(), float(c.model->norm_eps), c.model->norm_offset}; }
-// y = norm(x), rstd: overwritten
-inline void norm(comm::Rank& r, const Context& c, Tensor y, Tensor rstd, Tensor x, const quant::Weight& w) {
-  ops::rms_norm(r.stream, y, rstd, x, w.dense(), float(c.model->norm_eps), c.model->norm_offset);
+// y = norm(x) + plus, rstd: overwritten; plus may be null
+inline void norm(comm::Rank& r, const Context& c, Tensor y, Tensor rstd, Tensor x, const quant::Weight& w, Tensor plus = {}) {
+  ops::rms_norm(r.stream, y, rstd, x, w.dense(), float(c.model->norm_eps), c.model->norm_offset, plus);
 }
 // dx, dw added to; dw may be null
 inline void norm_backward(comm::Rank& r, const Context& c, Tensor dx, Tensor dw, Tensor dy, Tensor x, const quant::Weight& w, Tensor rstd) {

@@ -46,8 +46,7 @@ Tensor Mlp::made_out(comm::Rank& r, const LayerParams& p, const Context& c, Tens
 void Mlp::forward(comm::Rank& r, const LayerParams& p, const Context& c, Tensor y, Tensor x, Saved& s) {
   if (s.shapes().layer.norms_after) {
     const Tensor out = made_out(r, p, c, x, s);
-    norm(r, c, y, s.make(r, rstd_mlp_out), out, p.weight[norm_after_mlp]);
-    return ops::add(r.stream, y, x);
+    return norm(r, c, y, s.make(r, rstd_mlp_out), out, p.weight[norm_after_mlp], x);
   }
   project(r, {y}, made_act(r, p, c, x, s), p, down_group, s, x);
 }

@@ -9,7 +9,7 @@
 namespace thimble::ops {
 
 // rms_norm.cu; CudaContext completes there
-void rms_norm_cuda(CudaContext&, Tensor y, Tensor rstd, Tensor x, Tensor w, float eps, float offset);
+void rms_norm_cuda(CudaContext&, Tensor y, Tensor rstd, Tensor x, Tensor w, float eps, float offset, Tensor plus);
 void rms_norm_backward_cuda(CudaContext&, Tensor dx, Tensor dw, Tensor partial, Tensor dy, Tensor x, Tensor w, Tensor rstd, float offset);
 
 namespace {
@@ -36,8 +36,11 @@ float reciprocal_rms(const X* x, int64_t channels, float eps) {
 }
 
 template <class X, class W>
-void scale_row(X* y, const X* x, const W* w, float offset, float rstd, int64_t channels) {
-  each_vector(channels, [&](int64_t c, auto n) { store(y + c, load(x + c, n) * rstd * (load(w + c, n) + offset), n); });
+void scale_row(X* y, const X* x, const W* w, const X* plus, float offset, float rstd, int64_t channels) {
+  each_vector(channels, [&](int64_t c, auto n) {
+    store(y + c, load(x + c, n) * rstd * (load(w + c, n) + offset), n);
+    if (plus) store(y + c, load(y + c, n) + load(plus + c, n), n);
+  });
 }
 
 template <class X, class W>
@@ -77,10 +80,12 @@ void visit(Tensor x, Tensor w, F&& f) {
 
 }  // namespace
 
-void rms_norm(Stream& s, Tensor y, Tensor rstd, Tensor x, Tensor w, float eps, float offset) {
+void rms_norm(Stream& s, Tensor y, Tensor rstd, Tensor x, Tensor w, float eps, float offset, Tensor plus) {
   check_norm(y, x, w, rstd);
+  check(!plus || (plus.shape == x.shape && plus.dtype == x.dtype), "rms_norm: plus is as x, or null");
+  check(!plus || plus.data != y.data, "rms_norm: plus is not y");
   const int64_t tokens = x.shape[0], channels = x.shape[1];
-  const Work work{.name = "rms_norm", .flops = 4.0 * double(x.count()), .bytes = double(2 * x.bytes() + w.bytes() + rstd.bytes())};
+  const Work work{.name = "rms_norm", .flops = 4.0 * double(x.count()), .bytes = double((plus ? 3 : 2) * x.bytes() + w.bytes() + rstd.bytes())};
   launch(
       s, work,
       [&] {
@@ -89,12 +94,12 @@ void rms_norm(Stream& s, Tensor y, Tensor rstd, Tensor x, Tensor w, float eps, f
             for (int64_t t = begin; t < end; ++t) {
               const X* row = x.get<X>() + t * channels;
               const float r = rstd.get<float>()[t] = reciprocal_rms(row, channels, eps);
-              scale_row(y.get<X>() + t * channels, row, w.get<W>(), offset, r, channels);
+              scale_row(y.get<X>() + t * channels, row, w.get<W>(), plus ? plus.get<X>() + t * channels : nullptr, offset, r, channels);
             }
           });
         });
       },
-      [&](auto& cuda) { rms_norm_cuda(cuda, y, rstd, x, w, eps, offset); });
+      [&](auto& cuda) { rms_norm_cuda(cuda, y, rstd, x, w, eps, offset, plus); });
 }
 
 void rms_norm_backward(Stream& s, Tensor dx, Tensor dw, Tensor dy, Tensor x, Tensor w, Tensor rstd, float offset) {

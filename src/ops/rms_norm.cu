@@ -8,17 +8,21 @@ namespace {
 constexpr int threads = 256;
 
 template <int N, class X, class W>
-__device__ void scale_row(X* y, const X* x, const W* w, float offset, float rstd, int64_t channels) {
+__device__ void scale_row(X* y, const X* x, const W* w, const X* plus, float offset, float rstd, int64_t channels) {
   for (int64_t c = threadIdx.x * N; c < channels; c += threads * N) {
     const auto a = load_pack<N>(x + c);
-    Pack<X, N> out;
-    for (int i = 0; i < N; ++i) out.at[i] = X(float(a.at[i]) * rstd * (float(w[c + i]) + offset));
+    Pack<X, N> out, more;
+    if (plus) more = load_pack<N>(plus + c);
+    for (int i = 0; i < N; ++i) {
+      out.at[i] = X(float(a.at[i]) * rstd * (float(w[c + i]) + offset));
+      if (plus) out.at[i] = X(float(out.at[i]) + float(more.at[i]));
+    }
     store_pack<N>(y + c, out);
   }
 }
 
 template <int N, class X, class W>
-__global__ void forward(X* y, float* rstd, const X* x, const W* w, int64_t channels, float eps, float offset) {
+__global__ void forward(X* y, float* rstd, const X* x, const W* w, const X* plus, int64_t channels, float eps, float offset) {
   const int64_t t = blockIdx.x;
   const X* row = x + t * channels;
   float squares = 0;
@@ -30,7 +34,7 @@ __global__ void forward(X* y, float* rstd, const X* x, const W* w, int64_t chann
   }
   const float r = 1.0f / sqrtf(block_reduce<threads>(squares, Add{}) / float(channels) + eps);
   if (threadIdx.x == 0) rstd[t] = r;
-  scale_row<N>(y + t * channels, row, w, offset, r, channels);
+  scale_row<N>(y + t * channels, row, w, plus ? plus + t * channels : nullptr, offset, r, channels);
 }
 
 template <int N, class X, class W>
@@ -71,27 +75,27 @@ __global__ void add_stripes(float* dw, const float* partial, int64_t stripes, in
 
 // f(x, w, n): values of the types of the activations and of the weight, and how many elements a load takes.
 template <class F>
-void visit(Tensor x, Tensor w, F&& f) {
+void visit(Tensor x, Tensor plus, Tensor w, F&& f) {
   visit_cuda(x.dtype, [&]<class X>(X) {
     visit_cuda(w.dtype, [&]<class W>(W) {
-      with_width<X>(x.shape[1], {x}, [&](auto n) { f(X{}, W{}, n); });
+      with_width<X>(x.shape[1], {x, plus}, [&](auto n) { f(X{}, W{}, n); });
     });
   });
 }
 
 }  // namespace
 
-void rms_norm_cuda(CudaContext& cuda, Tensor y, Tensor rstd, Tensor x, Tensor w, float eps, float offset) {
+void rms_norm_cuda(CudaContext& cuda, Tensor y, Tensor rstd, Tensor x, Tensor w, float eps, float offset, Tensor plus) {
   if (x.count() == 0) return;
-  visit(x, w, [&]<class X, class W, int n>(X, W, std::integral_constant<int, n>) {
-    launch_early(cuda, "rms_norm", unsigned(x.shape[0]), threads, 0, forward<n, X, W>, at<X>(y), at<float>(rstd), at<const X>(x), at<const W>(w), x.shape[1], eps, offset);
+  visit(x, plus, w, [&]<class X, class W, int n>(X, W, std::integral_constant<int, n>) {
+    launch_early(cuda, "rms_norm", unsigned(x.shape[0]), threads, 0, forward<n, X, W>, at<X>(y), at<float>(rstd), at<const X>(x), at<const W>(w), at<const X>(plus), x.shape[1], eps, offset);
   });
 }
 
 void rms_norm_backward_cuda(CudaContext& cuda, Tensor dx, Tensor dw, Tensor partial, Tensor dy, Tensor x, Tensor w, Tensor rstd, float offset) {
   if (x.count() == 0) return;
   const int64_t tokens = x.shape[0], channels = x.shape[1];
-  visit(x, w, [&]<class X, class W, int n>(X, W, std::integral_constant<int, n>) {
+  visit(x, {}, w, [&]<class X, class W, int n>(X, W, std::integral_constant<int, n>) {
     backward<n><<<unsigned(tokens), threads, 0, cuda.stream>>>(at<X>(dx), at<const X>(dy), at<const X>(x), at<const W>(w),
                                                                at<const float>(rstd), channels, offset);
     if (!dw) return;

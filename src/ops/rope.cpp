@@ -5,14 +5,18 @@
 #include <span>
 
 #include "base/threads.h"
+#include "ops/rms_norm.h"
 #include "ops/vector_math.h"
 
 namespace thimble::ops {
 
-void rope_cuda(CudaContext&, std::span<const Tensor> xs, Tensor positions, Tensor inv_freq, float factor, float direction);  // rope.cu
+// rope.cu
+void rope_cuda(CudaContext&, std::span<const Tensor> xs, Tensor positions, Tensor inv_freq, float factor, float direction);
+void norm_and_rope_cuda(CudaContext&, std::span<const Tensor> xs, const HeadNorms&, Tensor positions, Tensor inv_freq, float factor);
 
 namespace {
 
+constexpr int64_t most_normed_channels = 512;  // of a head that the kernel norms and turns
 constexpr int64_t pair_block = 128;  // channel pairs whose turns lie on the stack together
 
 template <class X>
@@ -39,7 +43,7 @@ void turn_token(X* x, int64_t heads, int64_t dim, int64_t half, float position, 
 
 using Tensors = std::initializer_list<Tensor>;
 
-void turn(Stream& s, const char* name, Tensors xs, Tensor positions, Tensor inv_freq, float factor, float direction) {
+Work checked_work(const char* name, Tensors xs, Tensor positions, Tensor inv_freq) {
   check(xs.size() == 1 || xs.size() == 2, "rope: one tensor or two");
   const Tensor& first = *xs.begin();
   Work work{.name = name, .bytes = double(positions.bytes() + inv_freq.bytes())};
@@ -51,6 +55,11 @@ void turn(Stream& s, const char* name, Tensors xs, Tensor positions, Tensor inv_
     work.bytes += double(2 * x.bytes());
   }
   check(inv_freq.dtype == DType::f32 && inv_freq.shape.rank() == 1 && 2 * inv_freq.shape[0] <= first.shape[2], "rope: inv_freq is (P) f32, 2P at most D");
+  return work;
+}
+
+void turn(Stream& s, const char* name, Tensors xs, Tensor positions, Tensor inv_freq, float factor, float direction) {
+  const Work work = checked_work(name, xs, positions, inv_freq);
   launch(
       s, work,
       [&] {
@@ -75,6 +84,27 @@ void rope(Stream& s, Tensors xs, Tensor positions, Tensor inv_freq, float attent
 
 void rope_backward(Stream& s, Tensors dxs, Tensor positions, Tensor inv_freq, float attention_factor) {
   turn(s, "rope_backward", dxs, positions, inv_freq, attention_factor, -1);
+}
+
+void norm_and_rope(Stream& s, Tensors xs, const HeadNorms& norms, Tensor positions, Tensor inv_freq, float attention_factor) {
+  Work work = checked_work("norm and rope", xs, positions, inv_freq);
+  const auto& [q_weight, k_weight] = norms.weight;
+  const Tensor& first = *xs.begin();
+  if (s.device.kind() != DeviceKind::cuda || first.shape[2] > most_normed_channels || (xs.size() > 1 && q_weight.dtype != k_weight.dtype)) {
+    for (size_t i = 0; i < xs.size(); ++i) {
+      const Scope scope(s.arena);
+      const Tensor& x = xs.begin()[i];
+      const Tensor heads = x.view({x.shape[0] * x.shape[1], x.shape[2]});
+      rms_norm(s, heads, s.scratch("rstd", DType::f32, {heads.shape[0]}), heads, norms.weight[i], norms.eps, norms.offset);
+    }
+    return rope(s, xs, positions, inv_freq, attention_factor);
+  }
+  for (size_t i = 0; i < xs.size(); ++i) {
+    check(norms.weight[i].shape == Shape{first.shape[2]}, "norm_and_rope: a weight is (D)");
+    work.flops += 4.0 * double(xs.begin()[i].count());
+    work.bytes += double(norms.weight[i].bytes());
+  }
+  launch(s, work, [] {}, [&](auto& cuda) { norm_and_rope_cuda(cuda, std::span(xs.begin(), xs.size()), norms, positions, inv_freq, attention_factor); });
 }
 
 }  // namespace thimble::ops

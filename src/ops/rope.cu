@@ -3,6 +3,7 @@
 #include <span>
 
 #include "device/kernel.cuh"
+#include "ops/rope.h"
 
 namespace thimble::ops {
 namespace {
@@ -51,6 +52,50 @@ struct Turn {
   }
 };
 
+// A warp norms and turns a head of one tensor or of two.
+constexpr int warps = 4, most_channels = 512;
+template <class X, class W>
+struct Normed {
+  X* of[2];
+  const W* weight[2];
+  int heads_of[2];
+  const int32_t* positions;
+  const float* inv_freq;
+  int dim, half;
+  float eps, offset, factor;
+};
+template <class X, class W>
+__global__ void __launch_bounds__(32 * warps) norm_and_turn(const Normed<X, W> n, int64_t count) {
+  __shared__ X rows[warps][most_channels];
+  const int lane = int(threadIdx.x) % 32;
+  X* const row = rows[threadIdx.x / 32];
+  const int64_t i = int64_t{blockIdx.x} * warps + threadIdx.x / 32;
+  let_later_begin();
+  wait_for_earlier();
+  if (i >= count) return;
+  const int heads = n.heads_of[0] + n.heads_of[1], any = int(i % heads), which = any >= n.heads_of[0];
+  const int64_t token = i / heads;
+  X* const x = n.of[which] + (token * n.heads_of[which] + (which ? any - n.heads_of[0] : any)) * n.dim;
+  float squares = 0;
+  for (int c = lane; c < n.dim; c += 32) {
+    row[c] = x[c];
+    squares += float(row[c]) * float(row[c]);
+  }
+  const float rstd = 1.0f / sqrtf(warp_reduce(squares, Add{}) / float(n.dim) + n.eps);
+  for (int c = lane; c < n.dim; c += 32) row[c] = X(float(row[c]) * rstd * (float(n.weight[which][c]) + n.offset));
+  __syncwarp();
+  const auto position = float(n.positions[token]);
+  for (int c = lane; c < n.half; c += 32) {
+    float sine, cosine;
+    sincosf(position * n.inv_freq[c], &sine, &cosine);
+    sine *= n.factor, cosine *= n.factor;
+    const auto p = float(row[c]), q = float(row[c + n.half]);
+    x[c] = X(p * cosine - q * sine);
+    x[c + n.half] = X(q * cosine + p * sine);
+  }
+  for (int c = 2 * n.half + lane; c < n.dim; c += 32) x[c] = row[c];
+}
+
 }  // namespace
 
 void rope_cuda(CudaContext& cuda, std::span<const Tensor> xs, Tensor positions, Tensor inv_freq, float factor, float direction) {
@@ -61,6 +106,18 @@ void rope_cuda(CudaContext& cuda, std::span<const Tensor> xs, Tensor positions, 
       const Turn<N, X> turn{{at<X>(a), at<X>(b)}, {a.shape[1], b.shape[1]}, {blocks_of(a.shape[1], heads_each), blocks_of(b.shape[1], heads_each)},
                             at<const int32_t>(positions), at<const float>(inv_freq), dim, half, factor, direction};
       for_each(cuda, tokens * (turn.groups_of[0] + turn.groups_of[1]) * (half / N), turn);
+    });
+  });
+}
+
+void norm_and_rope_cuda(CudaContext& cuda, std::span<const Tensor> xs, const HeadNorms& norms, Tensor positions, Tensor inv_freq, float factor) {
+  const Tensor a = xs.front(), b = xs.size() > 1 ? xs.back() : Tensor{nullptr, a.dtype, {a.shape[0], 0, a.shape[2]}};
+  visit_cuda(a.dtype, [&]<class X>(X) {
+    visit_cuda(norms.weight[0].dtype, [&]<class W>(W) {
+      const Normed<X, W> normed{{at<X>(a), at<X>(b)}, {at<const W>(norms.weight[0]), at<const W>(norms.weight[1])}, {int(a.shape[1]), int(b.shape[1])},
+                                at<const int32_t>(positions), at<const float>(inv_freq), int(a.shape[2]), int(inv_freq.shape[0]), norms.eps, norms.offset, factor};
+      const int64_t count = a.shape[0] * (a.shape[1] + b.shape[1]);
+      if (count > 0) launch_early(cuda, "norm and rope", unsigned(blocks_of(count, warps)), 32 * warps, 0, norm_and_turn<X, W>, normed, count);
     });
   });
 }

@@ -1,6 +1,7 @@
 // RMS norm: forward and its gradient, against float64.
 #include "ops/rms_norm.h"
 
+#include "ops/elementwise.h"
 #include "ops/harness.h"
 
 namespace thimble::ops {
@@ -107,6 +108,20 @@ TEST(RmsNorm, RefusesWrongShapesOnAPhantomToo) {
     EXPECT_THROW(rms_norm(world, x, rstd, x, w, eps), Error);
     EXPECT_THROW(rms_norm(world, world.empty(DType::bf16, {4, 8}), rstd, x, world.empty(DType::f32, {8}), eps), Error);
   }
+}
+
+TEST(RmsNorm, WhatIsAddedComesAfterTheRounding) {
+  for (const Case& c : cases)
+    for (const DType t : {DType::f32, DType::bf16}) {
+      World world;
+      const Shape shape{c.tokens, c.channels};
+      const Tensor x = world.normal(t, shape, 1, 2), w = world.normal(DType::f32, {c.channels}, 2, 0.3, 1), plus = world.normal(t, shape, 3), rstd = world.empty(DType::f32, {c.tokens});
+      const Tensor alone = world.empty(t, shape), together = world.empty(t, shape);
+      rms_norm(world, alone, rstd, x, w, eps, 1);
+      add(world, alone, plus);
+      rms_norm(world, together, rstd, x, w, eps, 1, plus);
+      EXPECT_EQ(world.bytes(together), world.bytes(alone));
+    }
 }
 
 }  // namespace

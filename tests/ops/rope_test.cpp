@@ -2,6 +2,7 @@
 #include "ops/rope.h"
 
 #include "ops/harness.h"
+#include "ops/rms_norm.h"
 
 namespace thimble::ops {
 namespace {
@@ -95,6 +96,26 @@ TEST(Rope, RefusesAnOddHeadAndMorePairsThanChannels) {
   World world(phantom_device({}));
   EXPECT_THROW(rope(world, {world.empty(DType::f32, {2, 1, 5})}, world.empty(DType::i32, {2}), world.empty(DType::f32, {2})), Error);
   EXPECT_THROW(rope(world, {world.empty(DType::f32, {2, 1, 6})}, world.empty(DType::i32, {2}), world.empty(DType::f32, {4})), Error);
+}
+
+TEST(Rope, OfNormedHeadsIsTheNormsAndThenTheTurn) {
+  for (const Case& c : cases)
+    for (const DType t : {DType::f32, DType::bf16}) {
+      SCOPED_TRACE(label(t) + " " + to_string(Shape{c.tokens, c.heads, c.dim}));
+      World world;
+      const Tensors q = inputs(world, c, t), k = inputs(world, {c.tokens, 1, c.dim, c.factor, c.pairs}, t);
+      const Tensor q2 = world.from(t, q.x.shape, world.read(q.x)), k2 = world.from(t, k.x.shape, world.read(k.x));
+      const HeadNorms norms{{world.normal(DType::f32, {c.dim}, 5, 0.3, 1), world.normal(DType::f32, {c.dim}, 6, 0.3, 1)}, 1e-5f, 0.5f};
+      norm_and_rope(world, {q.x, k.x}, norms, q.positions, q.inv_freq, c.factor);
+      const auto normed = [&](Tensor x, Tensor w) {
+        const Tensor rows = x.view({x.count() / c.dim, c.dim});
+        rms_norm(world, rows, world.empty(DType::f32, {rows.shape[0]}), rows, w, norms.eps, norms.offset);
+        return world.read(x);
+      };
+      const Numbers positions = world.read(q.positions), inv_freq = world.read(q.inv_freq);
+      EXPECT_LE(relative_error(world.read(q.x), reference(normed(q2, norms.weight[0]), positions, inv_freq, c, 1)), 2 * tolerance(t));
+      EXPECT_LE(relative_error(world.read(k.x), reference(normed(k2, norms.weight[1]), positions, inv_freq, {c.tokens, 1, c.dim, c.factor, c.pairs}, 1)), 2 * tolerance(t));
+    }
 }
 
 }  // namespace
