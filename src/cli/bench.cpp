@@ -26,7 +26,7 @@ using Clock = std::chrono::steady_clock;
 double since(Clock::time_point t) { return std::chrono::duration<double>(Clock::now() - t).count(); }
 
 struct Bench {
-  std::string config, format = "nf4_dq", head = "dense", device = "auto", save = "auto";
+  std::string config, format = "nf4_dq", head = "dense", device = "auto", save = "auto", compute = "auto";
   int64_t tokens = 512, batch = 1, accumulation = 1, rank = 16, steps = 3, decode = 0, context = 0, sequences = 1;
   std::optional<int64_t> threads, resident, processor, window;
   float max_grad_norm = 1;
@@ -253,6 +253,7 @@ int bench(const Bench& b) {
   if (b.calibrate && spec.kind == DeviceKind::cuda)
     throw Error(Fault::usage, {.what = "rates are calibrated on the cpu device alone: a GPU's op is awaited in a profile, which adds to its time", .fix = "use device: cpu"});
   spec.deterministic = b.deterministic;
+  if (b.compute != "auto") spec.compute = b.compute == "f32" ? DType::f32 : b.compute == "f16" ? DType::f16 : DType::bf16;
   auto model = models::read_model(b.config);
   model.stored = {};  // the weights are made here, not read
   if (b.decode > 0) return bench_decode(b, model, spec);
@@ -363,6 +364,7 @@ CLI::App* add(CLI::App& app, Run& run, const char* name, const char* help, const
   c->add_option("--disk", b->disk, "room for frozen layers that fit nowhere else: /scratch:200GiB");
   c->add_option("--threads", b->threads)->check(CLI::Range(1, 4096));
   c->add_flag("--paged", b->paged, "optimizer states in host memory");
+  c->add_option("--compute", b->compute, "type of activations: auto, f32, bf16, f16")->check(CLI::IsMember({"auto", "f32", "bf16", "f16"}));
   c->add_flag("--deterministic", b->deterministic, "the same bits in every run");
   c->add_option("--max-grad-norm", b->max_grad_norm, "clips; 0: does not")->check(CLI::Range(0.0, 1e9));
   c->add_flag("--full", b->full, "train all weights");

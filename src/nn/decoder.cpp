@@ -28,17 +28,21 @@ void set_filled(const LayerParams& p, int64_t bits) {
 
 // All that follows attention, as one chain of products: of one token, whose tensors are small enough to lie there together, and where no adapter stands between.
 bool chains(const LayerParams& p, const SavedShapes& s) {
-  return p.generating && s.tokens == 1 && !s.layer.norms_after && !p.lora.a[o_group] && !p.lora.a[gate_up_group] && !p.lora.a[down_group];
+  return p.generating && s.tokens == 1 && !p.lora.a[o_group] && !p.lora.a[gate_up_group] && !p.lora.a[down_group];
 }
 void chained(comm::Rank& r, const LayerParams& p, const Context& c, Tensor y, Tensor x, Tensor mid, Saved& s) {
+  const bool after = s.shapes().layer.norms_after;
+  const Tensor to_mid = after ? s.make(r, attention_out) : mid, to_y = after ? s.make(r, mlp_out) : y;
   const Tensor to_gate = s.make(r, gate), to_up = s.make(r, up), to_act = s.make(r, act);
-  const std::array out{quant::FewProduct{mid, &p.weight[o_proj], x}};
+  const std::array out{quant::FewProduct{to_mid, &p.weight[o_proj], after ? Tensor{} : x}};
   const std::array gate_up{quant::FewProduct{to_gate, &p.weight[gate_proj]}, quant::FewProduct{to_up, &p.weight[up_proj]}};
-  const std::array down{quant::FewProduct{y, &p.weight[down_proj], mid}};
+  const std::array down{quant::FewProduct{to_y, &p.weight[down_proj], after ? Tensor{} : mid}};
+  const ops::Join join = after ? ops::Join{to_mid, x, norm_by(c, p.weight[norm_after_attention])} : ops::Join{};
   const auto bias = [&](LayerParam b) { return p.weight[b].dense(); };
   ops::linear_few(r.stream, std::array{ops::Few{.x = s[attended], .products = out, .after = {.bias = {bias(o_bias)}}},
-                                       ops::Few{mid, gate_up, norm_by(c, p.weight[norm_mlp]), {.bias = {bias(gate_bias), bias(up_bias)}, .gated = to_act, .activation = c.model->activation}},
+                                       ops::Few{mid, gate_up, norm_by(c, p.weight[norm_mlp]), {.bias = {bias(gate_bias), bias(up_bias)}, .gated = to_act, .activation = c.model->activation}, join},
                                        ops::Few{.x = to_act, .products = down, .after = {.bias = {bias(down_bias)}}}});
+  if (after) norm(r, c, y, s.make(r, rstd_mlp_out), to_y, p.weight[norm_after_mlp], mid);
 }
 
 constexpr uint32_t embedding_place = ~uint32_t{0};  // of ops::Drawn: beyond those of all layers

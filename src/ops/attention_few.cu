@@ -51,6 +51,7 @@ __global__ void __launch_bounds__(32 * warps) attend_few(AttentionRun a, bf16_t*
   const int low = a.low(token), end = a.first + token + 1, share = ((end - low + splits - 1) / splits + slots - 1) / slots * slots;
   const int begin = low + split * share, stop = min(end, begin + share);
 
+  const float inverse_cap = a.cap > 0 ? 1.0f / a.cap : 0.0f;
   float query[G][channels], value[G][channels] = {};
   Sums of[G];
 #pragma unroll
@@ -77,7 +78,7 @@ __global__ void __launch_bounds__(32 * warps) attend_few(AttentionRun a, bf16_t*
         for (int c = 0; c < channels; ++c) score[u] = fmaf(query[g][c], float(keys[u].at[c]), score[u]);
 #pragma unroll
         for (int d = lanes / 2; d > 0; d /= 2) score[u] += __shfl_xor_sync(~0u, score[u], d);
-        if (a.cap > 0) score[u] = a.cap * tanhf(score[u] / a.cap) * log2_e;
+        if (a.cap > 0) score[u] = a.cap * log2_e * exact_tanh(score[u] * inverse_cap);
         if (key + u * slots >= stop) score[u] = -INFINITY;
         now = fmaxf(now, score[u]);
       }

@@ -55,6 +55,7 @@ bool can_be_one(const Few& f) {
   const auto plain = [](const Tensor& t) { return !t || t.dtype == DType::f32 || t.dtype == DType::bf16; };
   const int64_t columns = f.x.shape[1];
   bool can = f.x.shape[0] == 1 && f.x.dtype == DType::bf16 && columns > 0 && columns % quant::nf4_block == 0 && (!f.norm || (plain(f.norm.weight) && columns <= most_normed_columns));
+  if (f.join) can = can && f.norm && plain(f.join.norm.weight);
   for (size_t i = 0; i < f.products.size(); ++i) {
     const auto& [y, w, c] = f.products[i];
     can = can && w->format == f.products[0].w->format && !w->on_processor && w->shape[0] % 8 == 0 && w->shape[0] < 1 << 24 && w->shape.count() < int64_t{1} << 36 && plain(y) && plain(f.after.bias[i]) &&
@@ -78,10 +79,13 @@ void linear(Stream& s, Tensor y, Tensor x, const quant::Weight& w, Tensor c) {
 bool linear_is_one(const DeviceSpec& spec, std::span<const Few> chain) {
   const auto& first = chain.front().products.front();
   if (spec.kind != DeviceKind::cuda || spec.capability < 90 || (first.w->format != quant::FormatId::nf4 && first.w->format != quant::FormatId::nf4_dq)) return false;
-  for (size_t i = 1; i < chain.size(); ++i)  // what is added comes early: it may be no result of the link before
-    for (const auto& p : chain[i].products)
-      for (const auto& before : chain[i - 1].products)
-        if (p.c && (p.c.data == before.y.data || p.c.data == chain[i - 1].after.gated.data)) return false;
+  for (size_t i = 0; i < chain.size(); ++i)  // what is added comes early: it may be no result of this link or the one before
+    for (const auto& p : chain[i].products) {
+      const auto made_by = [&](const Few& f) {
+        return (f.join && p.c.data == f.x.data) || p.c.data == f.after.gated.data || std::any_of(f.products.begin(), f.products.end(), [&](const auto& q) { return &q != &p && p.c.data == q.y.data; });
+      };
+      if (p.c && (made_by(chain[i]) || (i > 0 && made_by(chain[i - 1])))) return false;
+    }
   return std::all_of(chain.begin(), chain.end(), [&](const Few& f) { return can_be_one(f) && f.products[0].w->format == first.w->format && f.products[0].y.dtype == first.y.dtype; });
 }
 
@@ -107,8 +111,12 @@ void linear_few(Stream& s, std::span<const Few> chain) {
     for (const Few& f : chain) linear_few(s, std::span(&f, 1));
     return;
   }
-  const auto& [x, products, norm, after] = chain.front();
+  const auto& [x, products, norm, after, join] = chain.front();
   const Scope scope(s.arena);
+  if (join) {
+    rms_norm(s, x, s.scratch("rstd", DType::f32, {x.shape[0]}), join.part, join.norm.weight, join.norm.eps, join.norm.offset, join.residual);
+    return linear_few(s, x, products, norm, after);
+  }
   if (norm) {
     const Tensor normed = s.scratch("normed", x.dtype, x.shape);
     rms_norm(s, normed, s.scratch("rstd", DType::f32, {x.shape[0]}), x, norm.weight, norm.eps, norm.offset);

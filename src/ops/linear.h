@@ -16,6 +16,11 @@ struct Norm {                            // x / rms(x) * (weight + offset), as o
   float eps = 0, offset = 0;
   explicit operator bool() const { return bool(weight); }
 };
+struct Join {                            // x, made first: residual + norm(part), as ops/rms_norm.h has it
+  Tensor part, residual;                 // (T, K)
+  Norm norm{};
+  explicit operator bool() const { return bool(part); }
+};
 struct Turn {                            // RoPE of the first two products, queries and keys, as ops/rope.h has it
   Tensor positions, inv_freq;
   float factor = 1;
@@ -29,7 +34,7 @@ struct After {
   Activation activation = Activation::silu;
 };
 // Products of a few tokens that read one x, and what stands around them.
-struct Few { Tensor x; std::span<const quant::FewProduct> products; Norm norm{}; After after{}; };
+struct Few { Tensor x; std::span<const quant::FewProduct> products; Norm norm{}; After after{}; Join join{}; };
 constexpr int most_links = 3;
 // A chain of up to most_links such, each of which may read what those before it wrote; by their format's product of few tokens where T is at most its
 // few_tokens, and one token's on cuda in one kernel where there is such a one. Matrices that lie on_processor are multiplied there, where T must be so

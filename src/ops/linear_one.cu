@@ -53,6 +53,7 @@ struct Job {
   const bf16_t* x;
   Floats norm;
   float eps, offset;  // of the norm
+  struct { const bf16_t *part, *residual; bf16_t* sum; Floats norm; float eps, offset; } join;  // part null: x is there
   Y* gated;           // act(y of product 0) * y of product 1; null: both are wanted themselves
   bool gelu;
   const int32_t* position;
@@ -92,7 +93,7 @@ struct Memory {
   uint32_t pairs[256 * 32];  // the two weights of each byte, a copy to each bank
   float map[256];
   float sums[2][together][warps][tile_rows];  // of rounds by turns
-  float squares[warps];
+  float squares[2][warps];  // of what is joined, of x
   uint64_t full[stages], empty[stages], summed[2], finished[2];
   alignas(128) Stage<nested> ring[stages];
 };
@@ -265,31 +266,52 @@ __device__ void multiply_link(Memory<nested>& memory, const Job<Y>& job, Turnsti
   XChunk x;
   Share share = share_of(0);
   if (job.norm) {  // then x is one piece; the norm's weights come before it does
-    XChunk weights{};
-    if (job.norm.is_bf16) load_own(weights, static_cast<const bf16_t*>(job.norm.data), share.at);
+    XChunk weights{}, join_weights{};
+    const auto load_weights = [&](XChunk& w, const Floats& norm) { if (norm.is_bf16) load_own(w, static_cast<const bf16_t*>(norm.data), share.at); };
+    load_weights(weights, job.norm);
+    if (job.join.part) load_weights(join_weights, job.join.norm);
     wait_for_x();
-    load_own(x, job.x, share.at);
     const int column = own_column(share.at);
     const bool has = t / 2 == n_b && column < columns;
-    float squares = 0;
+    const auto norm_own = [&](float* squares_of, const Floats& norm, const XChunk& weights, float eps, float offset) {
+      float squares = 0;
 #pragma unroll
-    for (int i = 0; i < 16; ++i) {
-      const float low = low_of(x[i / 4].at[i % 4]), high = high_of(x[i / 4].at[i % 4]);
-      squares += low * low + high * high;
-    }
-    squares = warp_reduce(share.turn == 0 ? squares : 0.0f, Add{});
-    if (lane == 0) memory.squares[part] = squares;
-    meet();
-    squares = 0;
-    for (int p = 0; p < warps; ++p) squares += memory.squares[p];
-    const float rstd = 1.0f / sqrtf(squares / float(columns) + job.eps);
+      for (int i = 0; i < 16; ++i) {
+        const float low = low_of(x[i / 4].at[i % 4]), high = high_of(x[i / 4].at[i % 4]);
+        squares += low * low + high * high;
+      }
+      squares = warp_reduce(share.turn == 0 ? squares : 0.0f, Add{});
+      if (lane == 0) squares_of[part] = squares;
+      meet();
+      squares = 0;
+      for (int p = 0; p < warps; ++p) squares += squares_of[p];
+      const float rstd = 1.0f / sqrtf(squares / float(columns) + eps);
 #pragma unroll
-    for (int i = 0; i < 16; ++i) {
-      uint32_t& two = x[i / 4].at[i % 4];
-      const uint32_t w = weights[i / 4].at[i % 4];
-      const float low = job.norm.is_bf16 ? low_of(w) : has ? job.norm[column + 2 * i] : 0.0f, high = job.norm.is_bf16 ? high_of(w) : has ? job.norm[column + 2 * i + 1] : 0.0f;
-      two = pack_bf16(low_of(two) * rstd * (low + job.offset), high_of(two) * rstd * (high + job.offset));
+      for (int i = 0; i < 16; ++i) {
+        uint32_t& two = x[i / 4].at[i % 4];
+        const uint32_t w = weights[i / 4].at[i % 4];
+        const float low = norm.is_bf16 ? low_of(w) : has ? norm[column + 2 * i] : 0.0f, high = norm.is_bf16 ? high_of(w) : has ? norm[column + 2 * i + 1] : 0.0f;
+        two = pack_bf16(low_of(two) * rstd * (low + offset), high_of(two) * rstd * (high + offset));
+      }
+    };
+    if (const auto& join = job.join; join.part) {  // every block makes the sum for itself, the first for those who come after
+      load_own(x, join.part, share.at);
+      norm_own(memory.squares[0], join.norm, join_weights, join.eps, join.offset);
+      XChunk residual;
+      load_own(residual, join.residual, share.at);
+#pragma unroll
+      for (int i = 0; i < 16; ++i) {
+        uint32_t& two = x[i / 4].at[i % 4];
+        const uint32_t r = residual[i / 4].at[i % 4];
+        two = pack_bf16(low_of(two) + low_of(r), high_of(two) + high_of(r));
+      }
+      if (blockIdx.x == 0 && share.turn == 0 && has)
+#pragma unroll
+        for (int i = 0; i < 4; ++i) store_pack(reinterpret_cast<uint32_t*>(join.sum + column) + i * 4, x[i]);
+    } else {
+      load_own(x, job.x, share.at);
     }
+    norm_own(memory.squares[1], job.norm, weights, job.eps, job.offset);
   } else {
     wait_for_x();
     if (steps == 1) load_own(x, job.x, share.at);
@@ -442,8 +464,9 @@ void linear_one_cuda(CudaContext& cuda, std::span<const Few> chain) {
   const auto& first = chain.front().products.front();
   const auto go = [&]<class Y>(Y) {
     Chain<Y> jobs{};
-    for (const auto& [x, products, norm, after] : chain) {
+    for (const auto& [x, products, norm, after, join] : chain) {
       Job<Y>& job = jobs.of[jobs.count++] = Job<Y>{.columns = int(x.shape[1]), .x = at<const bf16_t>(x), .norm = Floats(norm.weight), .eps = norm.eps, .offset = norm.offset,
+                                             .join = {at<const bf16_t>(join.part), at<const bf16_t>(join.residual), at<bf16_t>(x), Floats(join.norm.weight), join.norm.eps, join.norm.offset},
                                              .gated = at<Y>(after.gated), .gelu = after.activation == Activation::gelu_tanh, .position = at<const int32_t>(after.turn.positions),
                                              .inv_freq = at<const float>(after.turn.inv_freq), .factor = after.turn.factor};
       for (const auto& [y, w, c] : products) {

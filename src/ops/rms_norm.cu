@@ -7,34 +7,68 @@ namespace {
 
 constexpr int threads = 256;
 
+// x * rstd * (w + offset) of a pack, rounded; then `more`, if any, is added.
 template <int N, class X, class W>
-__device__ void scale_row(X* y, const X* x, const W* w, const X* plus, float offset, float rstd, int64_t channels) {
-  for (int64_t c = threadIdx.x * N; c < channels; c += threads * N) {
-    const auto a = load_pack<N>(x + c);
-    Pack<X, N> out, more;
-    if (plus) more = load_pack<N>(plus + c);
-    for (int i = 0; i < N; ++i) {
-      out.at[i] = X(float(a.at[i]) * rstd * (float(w[c + i]) + offset));
-      if (plus) out.at[i] = X(float(out.at[i]) + float(more.at[i]));
-    }
-    store_pack<N>(y + c, out);
+__device__ Pack<X, N> scaled(const Pack<X, N>& x, float rstd, const W* w, float offset, const Pack<X, N>* more) {
+  Pack<X, N> y;
+#pragma unroll
+  for (int i = 0; i < N; ++i) {
+    y.at[i] = X(float(x.at[i]) * rstd * (float(w[i]) + offset));
+    if (more) y.at[i] = X(__fadd_rn(float(y.at[i]), float(more->at[i])));
   }
+  return y;
+}
+template <int N, class X>
+__device__ float squares_of(const Pack<X, N>& x, float sum) {
+#pragma unroll
+  for (int i = 0; i < N; ++i) sum += float(x.at[i]) * float(x.at[i]);
+  return sum;
 }
 
-template <int N, class X, class W>
-__global__ void forward(X* y, float* rstd, const X* x, const W* w, const X* plus, int64_t channels, float eps, float offset) {
-  const int64_t t = blockIdx.x;
-  const X* row = x + t * channels;
-  float squares = 0;
+// `packs` to each thread, kept between the sum and the scaling; 0: as many as there are, read twice. Weights, which no kernel writes, come before the
+// kernel before has ended.
+template <int N, int packs, class X, class W>
+__global__ void __launch_bounds__(threads) forward(X* y, float* rstd, const X* x, const W* w, const X* plus, int64_t channels, float eps, float offset) {
+  const int64_t t = blockIdx.x, first = int64_t{threadIdx.x} * N, step = threads * N;
+  x += t * channels, y += t * channels, plus = plus ? plus + t * channels : nullptr;
   let_later_begin();
-  wait_for_earlier();
-  for (int64_t c = threadIdx.x * N; c < channels; c += threads * N) {
-    const auto a = load_pack<N>(row + c);
-    for (int i = 0; i < N; ++i) squares += float(a.at[i]) * float(a.at[i]);
+  const auto rstd_of = [&](float squares) {
+    const float r = 1.0f / sqrtf(block_reduce<threads>(squares, Add{}) / float(channels) + eps);
+    if (threadIdx.x == 0) rstd[t] = r;
+    return r;
+  };
+  if constexpr (packs > 0) {
+    Pack<X, N> own[packs] = {}, more[packs] = {};
+    W weights[packs][N];
+    const auto each = [&](auto&& f) {
+#pragma unroll
+      for (int p = 0; p < packs; ++p)
+        if (const int64_t c = first + p * step; c < channels) f(p, c);
+    };
+    each([&](int p, int64_t c) {
+#pragma unroll
+      for (int i = 0; i < N; ++i) weights[p][i] = w[c + i];
+    });
+    wait_for_earlier();
+    each([&](int p, int64_t c) {
+      own[p] = load_pack<N>(x + c);
+      if (plus) more[p] = load_pack<N>(plus + c);
+    });
+    float squares = 0;
+    each([&](int p, int64_t) { squares = squares_of(own[p], squares); });
+    const float r = rstd_of(squares);
+    each([&](int p, int64_t c) { store_pack(y + c, scaled(own[p], r, weights[p], offset, plus ? &more[p] : nullptr)); });
+  } else {
+    wait_for_earlier();
+    float squares = 0;
+    for (int64_t c = first; c < channels; c += step) squares = squares_of(load_pack<N>(x + c), squares);
+    const float r = rstd_of(squares);
+    for (int64_t c = first; c < channels; c += step) {
+      Pack<X, N> more = {};
+      if (plus) more = load_pack<N>(plus + c);
+      store_pack(y + c, scaled(load_pack<N>(x + c), r, w + c, offset, plus ? &more : nullptr));
+    }
   }
-  const float r = 1.0f / sqrtf(block_reduce<threads>(squares, Add{}) / float(channels) + eps);
-  if (threadIdx.x == 0) rstd[t] = r;
-  scale_row<N>(y + t * channels, row, w, plus ? plus + t * channels : nullptr, offset, r, channels);
 }
 
 template <int N, class X, class W>
@@ -88,7 +122,14 @@ void visit(Tensor x, Tensor plus, Tensor w, F&& f) {
 void rms_norm_cuda(CudaContext& cuda, Tensor y, Tensor rstd, Tensor x, Tensor w, float eps, float offset, Tensor plus) {
   if (x.count() == 0) return;
   visit(x, plus, w, [&]<class X, class W, int n>(X, W, std::integral_constant<int, n>) {
-    launch_early(cuda, "rms_norm", unsigned(x.shape[0]), threads, 0, forward<n, X, W>, at<X>(y), at<float>(rstd), at<const X>(x), at<const W>(w), at<const X>(plus), x.shape[1], eps, offset);
+    const auto go = [&]<int packs>(std::integral_constant<int, packs>) {
+      launch_early(cuda, "rms_norm", unsigned(x.shape[0]), threads, 0, forward<n, packs, X, W>, at<X>(y), at<float>(rstd), at<const X>(x), at<const W>(w), at<const X>(plus), x.shape[1], eps, offset);
+    };
+    const int64_t wanted = blocks_of(x.shape[1], threads * n);
+    if (n == 1 || wanted > 4) go(std::integral_constant<int, 0>{});
+    else if (wanted > 2) go(std::integral_constant<int, 4>{});
+    else if (wanted > 1) go(std::integral_constant<int, 2>{});
+    else go(std::integral_constant<int, 1>{});
   });
 }
 

@@ -164,19 +164,44 @@ TEST(LinearAround, AChainIsItsLinksOneByOne) {
       const Held o = hold(world, id, {hidden, hidden}, 1), gate = hold(world, id, {inner, hidden}, 2), up = hold(world, id, {inner, hidden}, 3), down = hold(world, id, {hidden, inner}, 4);
       const Tensor attended = world.normal(DType::bf16, {1, hidden}, 5), x = world.normal(DType::bf16, {1, hidden}, 6), weight = world.normal(DType::bf16, {hidden}, 7, 0.2, 1);
       const auto row = [&](int64_t n) { return world.filled(DType::bf16, {1, n}, 0); };
-      const auto run = [&](bool together) {
-        const Tensor mid = row(hidden), to_gate = row(inner), to_up = row(inner), act = row(inner), y = row(hidden);
-        const std::array first{quant::FewProduct{mid, &o.weight, x}};
+      const auto run = [&](bool together, bool after) {
+        const Tensor out = row(hidden), mid = after ? row(hidden) : out, to_gate = row(inner), to_up = row(inner), act = row(inner), y = row(hidden);
+        const std::array first{quant::FewProduct{out, &o.weight, after ? Tensor{} : x}};
         const std::array second{quant::FewProduct{to_gate, &gate.weight}, quant::FewProduct{to_up, &up.weight}};
-        const std::array third{quant::FewProduct{y, &down.weight, mid}};
-        const std::array chain{Few{.x = attended, .products = first}, Few{mid, second, {weight, 1e-5f, 0.0f}, {.gated = act}}, Few{.x = act, .products = third}};
+        const std::array third{quant::FewProduct{y, &down.weight, after ? Tensor{} : mid}};
+        const Join join = after ? Join{out, x, {weight, 1e-5f, 1.0f}} : Join{};
+        const std::array chain{Few{.x = attended, .products = first}, Few{mid, second, {weight, 1e-5f, 0.0f}, {.gated = act}, join}, Few{.x = act, .products = third}};
         if (together) linear_few(world, chain);
         else for (const Few& f : chain) linear_few(world, std::span(&f, 1));
-        return world.bytes(y);
+        return std::pair(world.bytes(mid), world.bytes(y));
       };
-      const auto one_by_one = run(false);
-      for (int again = 0; again < 20; ++again) ASSERT_EQ(run(true), one_by_one) << again;
+      for (const bool after : {false, true}) {
+        const auto one_by_one = run(false, after);
+        for (int again = 0; again < 20; ++again) ASSERT_EQ(run(true, after), one_by_one) << again;
+      }
     }
+}
+
+// What a norm after attention leaves: the sum that the next half reads is made first, by every block, and stays for who adds it later.
+TEST(LinearAround, XIsJoinedFirst) {
+  for (const FormatId id : format_ids)
+    for (const int64_t columns : columns_of)
+      for (const int64_t tokens : {1, 3}) {
+        SCOPED_TRACE(fmt::format("{}, {} columns, {} tokens", quant::format(id).name, columns, tokens));
+        World world(device_under_test(), bytes);
+        const Held w = hold(world, id, {40, columns}, 1);
+        const auto of_x = [&](uint64_t draw) { return world.normal(DType::bf16, {tokens, columns}, draw); };
+        const DType type = columns % 128 ? DType::f32 : DType::bf16;
+        const Tensor part = of_x(2), residual = of_x(3), x = of_x(4), y = world.empty(DType::bf16, {tokens, 40});
+        const Norm after{world.normal(type, {columns}, 5, 0.2, 1), 1e-6f, 1.0f}, before{world.normal(type, {columns}, 6, 0.2, 1), 1e-5f, 0.0f};
+        const std::array products{quant::FewProduct{y, &w.weight}};
+        linear_few(world, std::array{Few{.x = x, .products = products, .norm = before, .join = {part, residual, after}}});
+        Numbers sum = normed(world.read(part), world.read(after.weight), tokens, 1e-6, 1);
+        const Numbers r = world.read(residual);
+        for (size_t i = 0; i < sum.size(); ++i) sum[i] += r[i];
+        EXPECT_LE(relative_error(world.read(x), sum), 2 * tolerance(DType::bf16));
+        EXPECT_LE(relative_error(world.read(y), product(normed(world.read(x), world.read(before.weight), tokens, 1e-5, 0), w, {}, {})), allowed(DType::bf16));
+      }
 }
 
 // A cuda card is planned on a machine that has none: what is one kernel there is one entry of its ledger.
