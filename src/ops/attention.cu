@@ -65,6 +65,7 @@ __global__ void __launch_bounds__(tile_threads, 2) forward(AttentionRun a, bf16_
   };
   copy_keys(sight.begin, 0);
 
+  const float unit = score_unit<capped>(a);
   float o[M][D / 8][4] = {}, most[M][2], total[M][2] = {};
 #pragma unroll
   for (int m = 0; m < M; ++m) most[m][0] = most[m][1] = -INFINITY;
@@ -77,7 +78,7 @@ __global__ void __launch_bounds__(tile_threads, 2) forward(AttentionRun a, bf16_
     tile_product<D, M, N>(s, L::down_first(queries, own), L::right_first(keys + stage * T::key_bytes, 0));
     if constexpr (capped) cap_scores(s, a);
     if (!sight.all_see(key, N)) hide<M, N>(s, low, high, own, key, -INFINITY);
-    softmax_step<D, M, N>(s, o, most, total, a.scale * log2_e);
+    softmax_step<D, M, N>(s, o, most, total, unit * log2_e);
     add_product<D, M, N>(o, s, L::down_first(values + stage * T::key_bytes, 0));
   }
 
@@ -88,7 +89,7 @@ __global__ void __launch_bounds__(tile_threads, 2) forward(AttentionRun a, bf16_
       total[m][h] += __shfl_xor_sync(~0u, total[m][h], 1);
       total[m][h] += __shfl_xor_sync(~0u, total[m][h], 2);
       const int row = own + 16 * m + 8 * h + lane / 4;
-      if (lse && lane % 4 == 0 && row < count) lse[rows.lse(a, group, row)] = most[m][h] * a.scale + logf(total[m][h]);
+      if (lse && lane % 4 == 0 && row < count) lse[rows.lse(a, group, row)] = most[m][h] * unit + logf(total[m][h]);
     }
   write_rows<D, M>(y, o, shared, own, count, [&](int m, int h) { return 1.0f / total[m][h]; }, [&](int i) { return rows.query(a, group, i); });
 }

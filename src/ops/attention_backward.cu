@@ -31,6 +31,16 @@ __global__ void __launch_bounds__(256) last_tokens(int* last, AttentionRun a, in
   last[blockIdx.x] = most;
 }
 
+template <int M, int N>
+__device__ void multiply(float (&ds)[M][N][4], const float (&p)[M][N][4]) {
+#pragma unroll
+  for (int m = 0; m < M; ++m)
+#pragma unroll
+    for (int n = 0; n < N; ++n)
+#pragma unroll
+      for (int e = 0; e < 4; ++e) ds[m][n][e] *= p[m][n][e];
+}
+
 template <int D, int M, int N>
 struct KeysTile {  // M: pieces of 16 keys of a warp; N: rows of a tile
   static constexpr int keys = 16 * M * tile_warps;
@@ -78,6 +88,7 @@ __global__ void __launch_bounds__(tile_threads, 2) backward_keys(AttentionRun a,
   if constexpr (want_dk) copy_rows<D, T::keys>({{values, b.v}}, count, vector);
   copy_tile(begin, 0);
 
+  const float unit = score_unit<capped>(a);
   float dk[want_dk ? M : 1][D / 8][4] = {}, dv[want_dv ? M : 1][D / 8][4] = {};
   int stage = 0;
   for (int row = begin; row < end; row += N, stage ^= 1) {
@@ -89,13 +100,25 @@ __global__ void __launch_bounds__(tile_threads, 2) backward_keys(AttentionRun a,
     const float* const delta = lse + N;
     const int *const low = reinterpret_cast<const int*>(delta + N), *const high = low + N;
 
+    const int column = lane % 4 * 2;
     float p[M][N / 8][4];
+    [[maybe_unused]] float ds[M][N / 8][4];
     tile_product<D, M, N>(p, L::down_first(keys, own), L::right_first(q, 0));
     if constexpr (capped) cap_scores(p, a);
+    if constexpr (want_dk) {
+      tile_product<D, M, N>(ds, L::down_first(values, own), L::right_first(dy, 0));
+#pragma unroll
+      for (int n = 0; n < N / 8; ++n) {
+        const float2 d = *reinterpret_cast<const float2*>(delta + 8 * n + column);
+#pragma unroll
+        for (int m = 0; m < M; ++m)
+#pragma unroll
+          for (int e = 0; e < 4; ++e) ds[m][n][e] = (ds[m][n][e] - (e % 2 ? d.y : d.x)) * score_slope<capped>(p[m][n][e]);
+      }
+    }
     bool hidden = high[0] < key + T::keys - 1;  // rows are in the order of tokens
     for (int i = lane; i < N; i += 32) hidden |= max(low[i], high[i] - a.reach) > key;
     const bool masked = __any_sync(~0u, hidden);
-    const int column = lane % 4 * 2;
 #pragma unroll
     for (int n = 0; n < N / 8; ++n) {
       const float2 l = *reinterpret_cast<const float2*>(lse + 8 * n + column);
@@ -103,7 +126,7 @@ __global__ void __launch_bounds__(tile_threads, 2) backward_keys(AttentionRun a,
 #pragma unroll
       for (int m = 0; m < M; ++m)
 #pragma unroll
-        for (int e = 0; e < 4; ++e) p[m][n][e] = power_of_two(fmaf(p[m][n][e], a.scale * log2_e, -shift[e % 2]));
+        for (int e = 0; e < 4; ++e) p[m][n][e] = power_of_two(fmaf(p[m][n][e], unit * log2_e, -shift[e % 2]));
     }
     if (masked)
 #pragma unroll
@@ -121,20 +144,7 @@ __global__ void __launch_bounds__(tile_threads, 2) backward_keys(AttentionRun a,
         }
     if constexpr (want_dv) add_product<D, M, N>(dv, p, L::down_first(dy, 0));
     if constexpr (want_dk) {
-      float ds[M][N / 8][4];
-      tile_product<D, M, N>(ds, L::down_first(values, own), L::right_first(dy, 0));
-#pragma unroll
-      for (int n = 0; n < N / 8; ++n) {
-        const float2 d = *reinterpret_cast<const float2*>(delta + 8 * n + column);
-        [[maybe_unused]] const float2 l = *reinterpret_cast<const float2*>(lse + 8 * n + column);
-#pragma unroll
-        for (int m = 0; m < M; ++m)
-#pragma unroll
-          for (int e = 0; e < 4; ++e) {
-            ds[m][n][e] = p[m][n][e] * (ds[m][n][e] - (e % 2 ? d.y : d.x));
-            if constexpr (capped) ds[m][n][e] *= cap_slope(p[m][n][e], e % 2 ? l.y : l.x, a);
-          }
-      }
+      multiply(ds, p);
       add_product<D, M, N>(dk, ds, L::down_first(q, 0));
     }
   }
@@ -181,6 +191,7 @@ __global__ void __launch_bounds__(tile_threads, 2) backward_rows(AttentionRun a,
   };
   copy_keys(sight.begin, 0);
 
+  const float unit = score_unit<capped>(a);
   float dq[M][D / 8][4] = {};
   int stage = 0;
   for (int key = sight.begin; key < sight.end; key += N, stage ^= 1) {
@@ -189,6 +200,7 @@ __global__ void __launch_bounds__(tile_threads, 2) backward_rows(AttentionRun a,
     if (key + N < sight.end) copy_keys(key + N, stage ^ 1);
     const uint32_t k = keys + stage * T::key_bytes, v = values + stage * T::key_bytes;
     float p[M][N / 8][4], ds[M][N / 8][4];
+    tile_product<D, M, N>(ds, L::down_first(gradients, own), L::right_first(v, 0));
     tile_product<D, M, N>(p, L::down_first(queries, own), L::right_first(k, 0));
     if constexpr (capped) cap_scores(p, a);
 #pragma unroll
@@ -196,28 +208,17 @@ __global__ void __launch_bounds__(tile_threads, 2) backward_rows(AttentionRun a,
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
         const int row = own + 16 * m + 8 * h + lane / 4;
-        const float shift = lse[row];
-#pragma unroll
-        for (int n = 0; n < N / 8; ++n)
-#pragma unroll
-          for (int e = 2 * h; e < 2 * h + 2; ++e) p[m][n][e] = power_of_two(fmaf(p[m][n][e], a.scale * log2_e, -shift));
-      }
-    if (!sight.all_see(key, N)) hide<M, N>(p, low, high, own, key, 0.0f);
-    tile_product<D, M, N>(ds, L::down_first(gradients, own), L::right_first(v, 0));
-#pragma unroll
-    for (int m = 0; m < M; ++m)
-#pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        const int row = own + 16 * m + 8 * h + lane / 4;
-        const float d = delta[row];
+        const float shift = lse[row], d = delta[row];
 #pragma unroll
         for (int n = 0; n < N / 8; ++n)
 #pragma unroll
           for (int e = 2 * h; e < 2 * h + 2; ++e) {
-            ds[m][n][e] = p[m][n][e] * (ds[m][n][e] - d);
-            if constexpr (capped) ds[m][n][e] *= cap_slope(p[m][n][e], lse[row] / log2_e, a);
+            ds[m][n][e] = (ds[m][n][e] - d) * score_slope<capped>(p[m][n][e]);
+            p[m][n][e] = power_of_two(fmaf(p[m][n][e], unit * log2_e, -shift));
           }
       }
+    if (!sight.all_see(key, N)) hide<M, N>(p, low, high, own, key, 0.0f);
+    multiply(ds, p);
     add_product<D, M, N>(dq, ds, L::down_first(k, 0));
   }
   write_rows<D, M>(b.dq, dq, shared, own, count, [&](int, int) { return a.scale; }, vector);

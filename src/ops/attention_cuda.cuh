@@ -243,24 +243,24 @@ __device__ inline void hide(float (&s)[M][N / 8][4], const int* low, const int* 
 }
 
 // tanh to a few parts in 10^7: the hardware's own is off by 5 in 10^4, which a cap of 50 would make large.
-__device__ inline float exact_tanh(float x) { return 1.0f - __fdividef(2.0f, power_of_two(2 * log2_e * x) + 1.0f); }
+__device__ inline float exact_tanh(float x) { return fmaf(-2.0f, __fdividef(1.0f, power_of_two(2 * log2_e * x) + 1.0f), 1.0f); }
 
-// Products become those whose scores are capped: scale p = cap tanh(scale q.k / cap).
+// Products q.k become tanh(scale q.k / cap), so that a score is one of them times the cap, as it otherwise is a product times the scale.
 template <int M, int N>
 __device__ inline void cap_scores(float (&s)[M][N][4], const AttentionRun& a) {
-  const float in = a.scale / a.cap, out = a.cap / a.scale;
+  const float in = a.scale / a.cap;
 #pragma unroll
   for (int m = 0; m < M; ++m)
 #pragma unroll
     for (int n = 0; n < N; ++n)
 #pragma unroll
-      for (int e = 0; e < 4; ++e) s[m][n][e] = out * exact_tanh(s[m][n][e] * in);
+      for (int e = 0; e < 4; ++e) s[m][n][e] = exact_tanh(s[m][n][e] * in);
 }
-// What a capped score's gradient is multiplied by: 1 - tanh^2, whose tanh comes back from the probability; p 0: whatever is finite.
-__device__ inline float cap_slope(float p, float lse, const AttentionRun& a) {
-  const float t = p > 0 ? (logf(p) + lse) / a.cap : 0.0f;
-  return 1.0f - t * t;
-}
+template <bool capped>
+__device__ inline float score_unit(const AttentionRun& a) { return capped ? a.cap : a.scale; }
+// What the gradient of a score is multiplied by, which is its tanh times the cap.
+template <bool capped>
+__device__ inline float score_slope(float tanh) { return capped ? 1.0f - tanh * tanh : 1.0f; }
 
 // attention_general.cu: any type, any head dim
 void attention_delta(CudaContext&, Tensor delta, Tensor dy, Tensor y);  // (H, T): sum of dy * y
