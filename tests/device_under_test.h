@@ -38,4 +38,12 @@ inline std::unique_ptr<Device> device_under_test(const DeviceSpec& like = {}) {
   return cpu_device(like);
 }
 
+// As a run has it that needs no same bits again: cuDNN's attention is taken, and memory lies on the card.
+inline DeviceSpec spec_as_run() {
+  DeviceSpec spec = spec_under_test();
+  spec.deterministic = false;
+  return spec;
+}
+inline std::unique_ptr<Device> device_as_run() { return open_device(spec_as_run()); }
+
 }  // namespace thimble

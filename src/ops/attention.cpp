@@ -208,7 +208,7 @@ void attention(Stream& s, Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v, co
   Tensor workspace;
   const bool few = attention_is_few(s.device.spec(), q, k, a);
   if (few) workspace = s.scratch("attention of splits", DType::f32, attention_few_partial(q, a));
-  else if (attention_may_take_cudnn(s.device.spec(), q, a)) workspace = s.scratch("attention workspace", DType::u8, {attention_cudnn_forward_workspace});
+  else if (attention_may_take_cudnn(s.device.spec(), q)) workspace = s.scratch("attention workspace", DType::u8, {attention_cudnn_forward_workspace});
   launch(
       s, work,
       [&] {
@@ -226,8 +226,8 @@ void attention(Stream& s, Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v, co
       },
       [&](auto& cuda) {
         if (few) attention_few_cuda(cuda, workspace, y, lse, q, k, v, a);
-        else if (attention_takes_cudnn(s.device.spec(), q, a)) attention_cudnn(cuda, workspace, y, lse, q, k, v, a);
-        else attention_cuda(cuda, y, lse, q, k, v, a);
+        else if (!attention_suits_cudnn(s.device.spec(), q, a) || !attention_cudnn(cuda, workspace, y, lse, q, k, v, a))
+          attention_cuda(cuda, y, lse, q, k, v, a);
       });
 }
 
@@ -247,12 +247,12 @@ void attention_backward(Stream& s, const AttentionGrad& g, Tensor dy, Tensor y, 
                   .bytes = double(4 * q.bytes() + 4 * k.bytes() + a.start.bytes() + lse.bytes()),
                   .matrix = s.device.kind() == DeviceKind::cuda};
   Tensor workspace;
-  if (attention_may_take_cudnn(s.device.spec(), q, a)) workspace = s.scratch("attention workspace", DType::u8, {attention_cudnn_workspace(q, k, a)});
+  if (attention_may_take_cudnn(s.device.spec(), q)) workspace = s.scratch("attention workspace", DType::u8, {attention_cudnn_workspace(q, k, a)});
   launch(
       s, work, [&] { attention_backward_cpu(sizes_of(q, k, a), a.scale, a.cap, g, delta, dy, y, lse, q, k, v); },
       [&](auto& cuda) {
-        if (attention_takes_cudnn(s.device.spec(), q, a)) attention_backward_cudnn(cuda, g, workspace, dy, y, lse, q, k, v, a);
-        else attention_backward_cuda(cuda, g, delta, last, dy, y, lse, q, k, v, a);
+        if (!attention_suits_cudnn(s.device.spec(), q, a) || !attention_backward_cudnn(cuda, g, workspace, dy, y, lse, q, k, v, a))
+          attention_backward_cuda(cuda, g, delta, last, dy, y, lse, q, k, v, a);
       });
 }
 
