@@ -28,7 +28,7 @@ struct Execution {
   int64_t token_chunk = 0;       // tokens at a time in the MLP and in attention's projections of its input; 0: all
   int64_t window = 1;            // micro-batches that a layer runs before the next one does
   bool unpack_layer = false;     // a layer's matrices once for all of these, not each for its product
-  int64_t longest_document = 0;  // tokens; 0: no cap. Counts in the predicted time alone
+  int64_t longest_document = 0;  // tokens; 0: no cap. As ops::AttentionShape::longest
 };
 
 // What the trainer does as a layer passes, where it does something. Each returns whether the layer's weights, which are acquired, were changed.

@@ -9,7 +9,7 @@ namespace thimble::ops {
 
 struct AttentionShape {
   Tensor start;        // (T) i32, 0 <= start[t] <= first + t
-  int64_t longest = 0; // no document has more tokens: the cap that the plan's time counts with; 0: T
+  int64_t longest = 0; // no document has more tokens: the plan's time counts with it, and what is prepared for a shape is for this one; 0: T
   int64_t document = 0;  // tokens of each document where all are of one length, else 0: a faster way may open
   int64_t first = 0;   // keys before the first query: the length of the cache
   float scale = 0;     // of q.k; 1/sqrt(D) as a rule

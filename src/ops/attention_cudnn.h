@@ -13,10 +13,12 @@ inline bool attention_may_take_cudnn(const DeviceSpec& spec, const Tensor& q) {
   const int64_t widest = spec.capability == 90 ? 256 : 128;
   return spec.kind == DeviceKind::cuda && spec.capability >= 80 && !spec.deterministic && q.dtype != DType::f32 && q.shape[2] % 8 == 0 && q.shape[2] <= widest;
 }
-// A function of types, shapes and the documents' length alone. What is asked of cuDNN then is whether it has the graphs.
+// A function of types, shapes and the documents' length alone. What is asked of cuDNN then is whether it has the graphs. Those with a cap, a window or wide
+// heads it compiles for half a second or more, each shape anew: they are for documents as long as any may be, whose shape comes again.
 inline bool attention_suits_cudnn(const DeviceSpec& spec, const Tensor& q, const AttentionShape& a) {
   const bool counts_in_32_bits = a.document * q.shape[1] * q.shape[2] <= INT32_MAX;
-  return attention_may_take_cudnn(spec, q) && counts_in_32_bits && a.first == 0 && a.document > 1 && q.shape[0] % a.document == 0;
+  const bool ready_made = a.cap == 0 && (a.window == 0 || a.window >= a.document) && q.shape[2] <= 128;
+  return attention_may_take_cudnn(spec, q) && counts_in_32_bits && a.first == 0 && a.document > 1 && (ready_made || a.document == a.longest) && q.shape[0] % a.document == 0;
 }
 constexpr int64_t attention_cudnn_forward_workspace = int64_t{16} << 20;  // a cap
 // Backward asks for two f32 tensors of q's shape (dq; dk and dv by query head) and what surrounds them. So it runs in pieces, one after the other: some

@@ -91,7 +91,7 @@ AttentionShape shape_of(World& world, const Case& c) {
   std::vector<int32_t> start;
   for (int64_t t = 0; t < c.tokens; ++t) start.push_back(int32_t(c.start(t)));
   const int64_t length = c.document ? c.document : c.tokens;
-  return {.start = world.ints(start), .document = c.first == 0 && c.tokens % length == 0 ? length : 0, .first = c.first, .scale = float(c.scale()), .window = c.window, .cap = float(c.cap)};
+  return {.start = world.ints(start), .longest = length, .document = c.first == 0 && c.tokens % length == 0 ? length : 0, .first = c.first, .scale = float(c.scale()), .window = c.window, .cap = float(c.cap)};
 }
 
 Tensors run(World& world, const Case& c, DType t, bool backward) {
