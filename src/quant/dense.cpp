@@ -34,10 +34,12 @@ struct Matrix {
   int64_t columns;
 };
 
-template <int R, class W>
+// Vector: how the weights meet x: as Floats, or as they lie in memory.
+template <int R, class W, class Vector>
 struct DenseRows {
+  static constexpr bool converted = std::is_same_v<Vector, Floats>;
   static constexpr int64_t group = 64, stretch = whole_rows;
-  static constexpr int rows_of_one_token = 4;
+  static constexpr int rows_of(int tokens) { return converted ? rows_beside(tokens, 4) : 1; }
   static constexpr bool scales_groups = false, pads_last = false;
   const W* row[R];
   const W* here[R];
@@ -54,14 +56,24 @@ struct DenseRows {
       for (int64_t i = 0; i < group; i += 64 / int64_t{sizeof(W)}) __builtin_prefetch(reinterpret_cast<const char*>(here[r] + i) + ahead);
     }
   }
-  Floats at(int r, int j) const { return load16(here[r] + lanes * j); }
+  Vector at(int r, int j) const {
+    if constexpr (converted) return load16(here[r] + lanes * j);
+    else return load_as<Vector>(here[r] + int64_t{sizeof(Vector) / sizeof(W)} * j);
+  }
   float one(int r, int64_t k) const { return row[r][k]; }
   float scale(int) const { return 1; }
 };
 
-template <int R> using RowsF32 = DenseRows<R, float>;
-template <int R> using RowsBf16 = DenseRows<R, bf16>;
-template <int R> using RowsF16 = DenseRows<R, f16>;
+template <int R> using RowsF32 = DenseRows<R, float, Floats>;
+template <int R> using RowsBf16 = DenseRows<R, bf16, Floats>;
+template <int R> using RowsF16 = DenseRows<R, f16, Floats>;
+#ifdef __AVX512BF16__
+constexpr bool multiplies_pairs = true;
+template <int R> using RowsOfPairs = DenseRows<R, bf16, Pairs>;
+#else
+constexpr bool multiplies_pairs = false;
+template <int R> using RowsOfPairs = RowsBf16<R>;
+#endif
 
 }  // namespace
 
@@ -89,19 +101,25 @@ void dense_multiply_few(Stream& s, Tensor x, std::span<const FewProduct> product
   const Work work = few_tokens_work("dense multiply", x, products);
   const Scope scope(s.arena);
   const Tensor x32 = f32_scratch_for(s, x);
+  const bool pairs = multiplies_pairs && x.dtype == DType::bf16 && products.front().w->dense().dtype == DType::bf16;
   launch(s, work, [&] {
-    as_f32(x32, x);
+    if (!pairs) as_f32(x32, x);
     for (const FewProduct& p : products)
       visit_float(p.y.dtype, [&](auto out) {
         using Y = decltype(out);
         const int64_t rows = p.w->shape[0], columns = p.w->shape[1];
-        const auto go = [&]<template <int> class Rows, class W>(const W* values) {
-          multiply_all<Rows>(p.y.get<Y>(), p.c ? p.c.get<Y>() : nullptr, {x32.get<float>(), x.shape[0], columns}, rows, columns, Matrix<W>{values, columns});
+        const auto go = [&]<template <int> class Rows, class X, class W>(const X* from, const W* values) {
+          multiply_all<Rows>(p.y.get<Y>(), p.c ? p.c.get<Y>() : nullptr, FewTokens<X>{from, x.shape[0], columns}, rows, columns, Matrix<W>{values, columns});
         };
-        switch (p.w->dense().dtype) {
-          case DType::f32: return go.template operator()<RowsF32>(p.w->dense().get<float>());
-          case DType::bf16: return go.template operator()<RowsBf16>(p.w->dense().get<bf16>());
-          default: return go.template operator()<RowsF16>(p.w->dense().get<f16>());
+        const Tensor& w = p.w->dense();
+        if constexpr (multiplies_pairs) {
+          if (pairs) return go.template operator()<RowsOfPairs>(x.get<bf16>(), w.get<bf16>());
+        }
+        const float* from = x32.get<float>();
+        switch (w.dtype) {
+          case DType::f32: return go.template operator()<RowsF32>(from, w.get<float>());
+          case DType::bf16: return go.template operator()<RowsBf16>(from, w.get<bf16>());
+          default: return go.template operator()<RowsF16>(from, w.get<f16>());
         }
       });
   }, [&](auto& cuda) { dense_multiply_few_cuda(cuda, x, products); });

@@ -25,7 +25,7 @@ struct Matrix8 {
 template <int R>
 struct Int8Rows {
   static constexpr int64_t group = 64, stretch = whole_rows;
-  static constexpr int rows_of_one_token = 4;
+  static constexpr int rows_of(int tokens) { return rows_beside(tokens, 4); }
   static constexpr bool scales_groups = false, pads_last = false;
   const int8_t *row[R], *here[R];
   float scales[R];
@@ -118,7 +118,7 @@ void int8_multiply_few(Stream& s, Tensor x, std::span<const FewProduct> products
     for (const FewProduct& p : products)
       visit_float(p.y.dtype, [&](auto out) {
         using Y = decltype(out);
-        multiply_all<Int8Rows>(p.y.get<Y>(), p.c ? p.c.get<Y>() : nullptr, {x32.get<float>(), x.shape[0], p.w->shape[1]}, p.w->shape[0], p.w->shape[1], Matrix8(*p.w));
+        multiply_all<Int8Rows>(p.y.get<Y>(), p.c ? p.c.get<Y>() : nullptr, FewTokens<float>{x32.get<float>(), x.shape[0], p.w->shape[1]}, p.w->shape[0], p.w->shape[1], Matrix8(*p.w));
       });
   }, [&](auto& cuda) { int8_multiply_few_cuda(cuda, x, products); });
 }

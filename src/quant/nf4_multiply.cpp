@@ -14,7 +14,7 @@ namespace {
 template <int R>
 struct Nf4Rows {
   static constexpr int64_t group = 2 * nf4_block, stretch = 128 * nf4_block;
-  static constexpr int rows_of_one_token = 8;
+  static constexpr int rows_of(int tokens) { return rows_beside(tokens, 8); }
   static constexpr bool scales_groups = true, pads_last = true;
   struct Scratch { alignas(64) float scales[R * stretch / nf4_block]; };  // where they are codes themselves
 
@@ -116,7 +116,7 @@ void nf4_multiply_few(Stream& s, Tensor x, std::span<const FewProduct> products)
         using Y = decltype(out);
         const Nf4Bytes bytes(*p.w, x.dtype);
         const Y* plus = p.c ? p.c.get<Y>() : nullptr;
-        if (aligned) multiply_all<Nf4Rows>(p.y.get<Y>(), plus, {arranged.get<float>(), x.shape[0], arranged.shape[1]}, p.w->shape[0], bytes.columns, bytes);
+        if (aligned) multiply_all<Nf4Rows>(p.y.get<Y>(), plus, FewTokens<float>{arranged.get<float>(), x.shape[0], arranged.shape[1]}, p.w->shape[0], bytes.columns, bytes);
         else multiply_unaligned(p.y.get<Y>(), plus, x32.get<float>(), x.shape[0], p.w->shape[0], bytes);
       });
   }, [&](auto& cuda) { nf4_multiply_few_cuda(cuda, x, products); });
