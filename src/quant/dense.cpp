@@ -44,7 +44,7 @@ struct DenseRows {
   const W* row[R];
   const W* here[R];
   int64_t ahead;
-  struct Scratch {};
+  using Scratch = NoScratch;
   DenseRows(const Matrix<W>& m, int64_t first, Scratch&) : ahead(fetch_distance(m.columns * int64_t{sizeof(W)}, R)) {
     for (int r = 0; r < R; ++r) row[r] = here[r] = m.values + (first + r) * m.columns;
   }
@@ -67,13 +67,7 @@ struct DenseRows {
 template <int R> using RowsF32 = DenseRows<R, float, Floats>;
 template <int R> using RowsBf16 = DenseRows<R, bf16, Floats>;
 template <int R> using RowsF16 = DenseRows<R, f16, Floats>;
-#ifdef __AVX512BF16__
-constexpr bool multiplies_pairs = true;
 template <int R> using RowsOfPairs = DenseRows<R, bf16, Pairs>;
-#else
-constexpr bool multiplies_pairs = false;
-template <int R> using RowsOfPairs = RowsBf16<R>;
-#endif
 
 }  // namespace
 
@@ -100,28 +94,27 @@ void dense_unpack(Stream& s, Tensor dense, const Weight& w) {
 void dense_multiply_few(Stream& s, Tensor x, std::span<const FewProduct> products) {
   const Work work = few_tokens_work("dense multiply", x, products);
   const Scope scope(s.arena);
-  const Tensor x32 = f32_scratch_for(s, x);
-  const bool pairs = multiplies_pairs && x.dtype == DType::bf16 && products.front().w->dense().dtype == DType::bf16;
+  const DType stored = products.front().w->dense().dtype;
+  const bool pairs = has_pairs(x) && stored == DType::bf16;
+  const Tensor tokens = pairs ? x : f32_scratch_for(s, x);
   launch(s, work, [&] {
-    if (!pairs) as_f32(x32, x);
-    for (const FewProduct& p : products)
-      visit_float(p.y.dtype, [&](auto out) {
-        using Y = decltype(out);
-        const int64_t rows = p.w->shape[0], columns = p.w->shape[1];
-        const auto go = [&]<template <int> class Rows, class X, class W>(const X* from, const W* values) {
-          multiply_all<Rows>(p.y.get<Y>(), p.c ? p.c.get<Y>() : nullptr, FewTokens<X>{from, x.shape[0], columns}, rows, columns, Matrix<W>{values, columns});
-        };
-        const Tensor& w = p.w->dense();
-        if constexpr (multiplies_pairs) {
-          if (pairs) return go.template operator()<RowsOfPairs>(x.get<bf16>(), w.get<bf16>());
-        }
-        const float* from = x32.get<float>();
-        switch (w.dtype) {
-          case DType::f32: return go.template operator()<RowsF32>(from, w.get<float>());
-          case DType::bf16: return go.template operator()<RowsBf16>(from, w.get<bf16>());
-          default: return go.template operator()<RowsF16>(from, w.get<f16>());
-        }
-      });
+    const auto multiply = [&]<template <int> class Rows, class W, class X>(W, const X* from) {
+      for (const FewProduct& p : products)
+        visit_float(p.y.dtype, [&](auto out) {
+          using Y = decltype(out);
+          const int64_t rows = p.w->shape[0], columns = p.w->shape[1];
+          multiply_all<Rows>(p.y.get<Y>(), p.c ? p.c.get<Y>() : nullptr, FewTokens<X>{from, x.shape[0], columns}, rows, columns, Matrix<W>{p.w->dense().get<W>(), columns});
+        });
+    };
+    if constexpr (multiplies_pairs) {
+      if (pairs) return multiply.template operator()<RowsOfPairs>(bf16{}, x.get<bf16>());
+    }
+    as_f32(tokens, x);
+    switch (stored) {
+      case DType::f32: return multiply.template operator()<RowsF32>(0.0f, tokens.get<float>());
+      case DType::bf16: return multiply.template operator()<RowsBf16>(bf16{}, tokens.get<float>());
+      default: return multiply.template operator()<RowsF16>(f16{}, tokens.get<float>());
+    }
   }, [&](auto& cuda) { dense_multiply_few_cuda(cuda, x, products); });
 }
 

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 #include <utility>
 
 #include "base/shuffle.h"
@@ -32,7 +33,12 @@ inline Floats add_products(Floats sum, Floats a, Floats b) { return sum + a * b;
 #ifdef __AVX512BF16__
 typedef uint16_t Pairs __attribute__((vector_size(64)));
 inline Floats add_products(Floats sum, Pairs a, Pairs b) { return (Floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b); }
+inline bool has_pairs(const Tensor& x) { return x.dtype == DType::bf16; }
+#else
+typedef Floats Pairs;
+inline bool has_pairs(const Tensor&) { return false; }
 #endif
+constexpr bool multiplies_pairs = !std::is_same_v<Pairs, Floats>;
 
 template <class V>
 inline V load_as(const void* p) {
@@ -127,7 +133,7 @@ struct FewTokens {
 // A `Rows<R>` decodes R rows of the matrix side by side:
 //   group                      columns between two calls of enter(), a multiple of the lanes
 //   Rows(source, row, scratch) begins at the first column of rows [row, row + R)
-//   Scratch                    what it has in memory, apart from it, so that it stays in registers itself
+//   Scratch                    what it has in memory, apart from it, so that it stays in registers itself; one for all rows of a thread, whatever R is
 //   rows_of(T)                 what R is best for T tokens: more where decoding waits for itself, one where nothing but memory is waited for
 //   stretch, begin(k)          columns [k, k + stretch) come next, a multiple of the group; what is called here is called outside of the loop
 //   enter<last>(k)             columns [k, k + group) come next; last: fewer are left of them, where pads_last says that Rows and x have pads
@@ -137,10 +143,9 @@ struct FewTokens {
 //   float scale(r)             of the whole row
 // The order of additions is that of the columns, whatever R and T: sixteen partial sums, then one.
 template <int R, int T, class Rows, class Source, class X>
-void multiply_tile(float (&sums)[R][T], const Source& source, int64_t row, const X* x, int64_t x_row, int64_t columns) {
+void multiply_tile(float (&sums)[R][T], const Source& source, typename Rows::Scratch& scratch, int64_t row, const X* x, int64_t x_row, int64_t columns) {
   using Vector = decltype(std::declval<Rows>().at(0, 0));
   constexpr int64_t width = sizeof(Vector) / sizeof(X);
-  typename Rows::Scratch scratch;
   Rows rows(source, row, scratch);
   Floats acc[R][T];
 #pragma GCC unroll 8
@@ -207,11 +212,11 @@ void multiply_tile(float (&sums)[R][T], const Source& source, int64_t row, const
 
 // Rows [begin, end) against T tokens; Y is the type of y and of c, which may be null.
 template <int T, template <int> class Rows, class Source, class X, class Y>
-void multiply_rows(Y* y, const Y* c, int64_t y_row, const X* x, int64_t x_row, int64_t columns, const Source& source, int64_t begin, int64_t end) {
+void multiply_rows(Y* y, const Y* c, int64_t y_row, const X* x, int64_t x_row, int64_t columns, const Source& source, typename Rows<1>::Scratch& scratch, int64_t begin, int64_t end) {
   constexpr int R = Rows<1>::rows_of(T);
   const auto tile = [&]<int r_count>(int64_t row) {
     float sums[r_count][T];
-    multiply_tile<r_count, T, Rows<r_count>>(sums, source, row, x, x_row, columns);
+    multiply_tile<r_count, T, Rows<r_count>>(sums, source, scratch, row, x, x_row, columns);
     for (int r = 0; r < r_count; ++r)
       for (int t = 0; t < T; ++t) y[t * y_row + row + r] = Y(sums[r][t] + (c ? float(c[t * y_row + row + r]) : 0.0f));
   };
@@ -220,11 +225,14 @@ void multiply_rows(Y* y, const Y* c, int64_t y_row, const X* x, int64_t x_row, i
   for (; row < end; ++row) tile.template operator()<1>(row);
 }
 
+constexpr int64_t strip = 16;
+struct NoScratch {};
+
 // All N rows and T tokens. Rows go in strips that stay in the cache while groups of at most four tokens pass over them.
 template <template <int> class Rows, class Source, class X, class Y>
 void multiply_all(Y* y, const Y* c, const FewTokens<X>& x, int64_t rows, int64_t columns, const Source& source) {
-  constexpr int64_t strip = 16;
   parallel_for(rows, strip, [&](int64_t first, int64_t last) {
+    typename Rows<1>::Scratch scratch;
     for (int64_t begin = first; begin < last; begin += strip) {
       const int64_t end = std::min(last, begin + strip);
       for (int64_t t = 0; t < x.count; t += 4) {
@@ -232,10 +240,10 @@ void multiply_all(Y* y, const Y* c, const FewTokens<X>& x, int64_t rows, int64_t
         const Y* plus = c ? c + t * rows : nullptr;
         const X* from = x.x + t * x.row;
         switch (std::min<int64_t>(4, x.count - t)) {
-          case 1: multiply_rows<1, Rows>(to, plus, rows, from, x.row, columns, source, begin, end); break;
-          case 2: multiply_rows<2, Rows>(to, plus, rows, from, x.row, columns, source, begin, end); break;
-          case 3: multiply_rows<3, Rows>(to, plus, rows, from, x.row, columns, source, begin, end); break;
-          default: multiply_rows<4, Rows>(to, plus, rows, from, x.row, columns, source, begin, end); break;
+          case 1: multiply_rows<1, Rows>(to, plus, rows, from, x.row, columns, source, scratch, begin, end); break;
+          case 2: multiply_rows<2, Rows>(to, plus, rows, from, x.row, columns, source, scratch, begin, end); break;
+          case 3: multiply_rows<3, Rows>(to, plus, rows, from, x.row, columns, source, scratch, begin, end); break;
+          default: multiply_rows<4, Rows>(to, plus, rows, from, x.row, columns, source, scratch, begin, end); break;
         }
       }
     }

@@ -31,7 +31,7 @@ struct Int8Rows {
   float scales[R];
   int64_t ahead;
 
-  struct Scratch {};
+  using Scratch = NoScratch;
   Int8Rows(const Matrix8& m, int64_t first, Scratch&) : ahead(fetch_distance(m.columns, R)) {
     for (int r = 0; r < R; ++r) {
       row[r] = here[r] = m.codes + (first + r) * m.columns;
