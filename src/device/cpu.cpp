@@ -155,6 +155,7 @@ DeviceSpec this_cpu() {
   const bool matrix_bf16 = has == "AMX bf16" || has == "AVX512 bf16";
   spec.name = "cpu (" + has + ")";
   spec.compute = matrix_bf16 ? DType::bf16 : DType::f32;
+  spec.sums_int8 = __builtin_cpu_supports("avx512vnni");
   spec.flops = has == "AMX bf16" ? 2e12 : has == "AVX512 bf16" ? 5e11 : has == "AVX-512" ? 1.5e11 : 7e10;
   spec.vector_flops = spec.flops / 4;
   return spec;

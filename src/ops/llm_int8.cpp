@@ -6,6 +6,7 @@
 #include "base/threads.h"
 #include "ops/llm_int8_parts.h"
 #include "ops/matmul.h"
+#include "ops/vector_math.h"
 #include "quant/int8.h"
 
 namespace thimble::ops {
@@ -47,7 +48,7 @@ void find_outliers(const Int8Product& p) {
   *p.found.get<int32_t>() = int32_t(to - picked);
 }
 
-template <class T>
+template <class T, class Code>
 void round_rows(const Int8Product& p) {
   const int64_t columns = p.x.shape[1], cap = p.columns.count(), found = *p.found.get<int32_t>();
   const float threshold = *p.threshold.get<float>();
@@ -55,58 +56,66 @@ void round_rows(const Int8Product& p) {
   parallel_for(p.x.shape[0], 4, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       const T* x = p.x.get<T>() + row * columns;
-      T* codes = p.codes.get<T>() + row * columns;
-      float most = 0;
-#pragma omp simd reduction(max : most)
+      Code* codes = p.codes.get<Code>() + row * columns;
+      float most = 0, nothing = 0;  // nothing: NaN where x has one, which no code can be
+#pragma omp simd reduction(max : most) reduction(+ : nothing)
       for (int64_t k = 0; k < columns; ++k) {
         const float v = std::abs(quant::as_f16(float(x[k])));
         most = std::max(most, v < threshold ? v : 0.0f);
+        nothing += v * 0.0f;
       }
-      p.row_scales.get<float>()[row] = most;
+      p.row_scales.get<float>()[row] = most + nothing;
       const float scale = most > 0 ? quant::int8_top / most : 0.0f;
 #pragma omp simd
-      for (int64_t k = 0; k < columns; ++k) codes[k] = T(std::nearbyint(quant::as_f16(float(x[k])) * scale));
+      for (int64_t k = 0; k < columns; ++k) codes[k] = Code(std::min(quant::int8_top, std::max(-quant::int8_top, std::nearbyint(quant::as_f16(float(x[k])) * scale))));
       for (int64_t j = 0; j < found; ++j) {
         p.x_outliers.get<T>()[row * cap + j] = x[outliers[j]];
-        codes[outliers[j]] = T(0.0f);
+        codes[outliers[j]] = Code(0.0f);
       }
     }
   });
 }
 
+// Of codes that are multiplied as they are, outliers alone are widened.
 template <class T>
 void widen_codes(const Int8Product& p) {
+  const bool all = p.w_codes.dtype != DType::i8;
   const int64_t columns = p.x.shape[1], cap = p.columns.count(), found = *p.found.get<int32_t>();
   const int32_t* outliers = p.columns.get<int32_t>();
   parallel_for(p.w_codes.shape[0], 8, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       const int8_t* from = p.w.parts[0].get<int8_t>() + row * columns;
-      T* to = p.w_codes.get<T>() + row * columns;
-      const float scale = p.w.parts[1].get<float>()[row] * quant::int8_step;
+      if (all) {
+        T* to = p.w_codes.get<T>() + row * columns;
 #pragma omp simd
-      for (int64_t k = 0; k < columns; ++k) to[k] = T(float(from[k]));
+        for (int64_t k = 0; k < columns; ++k) to[k] = T(float(from[k]));
+      }
+      const float scale = p.w.parts[1].get<float>()[row] * quant::int8_step;
       for (int64_t j = 0; j < found; ++j) p.w_outliers.get<T>()[row * cap + j] = T(float(from[outliers[j]]) * scale);
     }
   });
 }
 
+template <class Sum, class Y>
+void scale_sums(Y* y, const Sum* sums, const float* row_scales, const float* absmax, const Y* c, int64_t rows, int64_t n) {
+  parallel_for(rows, 4, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const float scale = row_scales[row] * sum_step;
+      each_vector(n, [&](int64_t i, auto count) {
+        Floats v = load(sums + row * n + i, count) * (scale * load(absmax + i, count));
+        if (c) v += load(c + row * n + i, count);
+        store(y + row * n + i, v, count);
+      });
+    }
+  });
+}
+
 void scale_sums(Tensor y, Tensor sums, Tensor row_scales, Tensor absmax, Tensor c) {
-  const int64_t n = y.shape[1];
   visit_float(y.dtype, [&]<class Y>(Y) {
-    parallel_for(y.shape[0], 4, [&](int64_t begin, int64_t end) {
-      for (int64_t row = begin; row < end; ++row) {
-        const float scale = row_scales.get<float>()[row] * sum_step;
-        const float *sum = sums.get<float>() + row * n, *of_row = absmax.get<float>();
-        Y* to = y.get<Y>() + row * n;
-        if (const Y* plus = c ? c.get<Y>() + row * n : nullptr) {
-#pragma omp simd
-          for (int64_t i = 0; i < n; ++i) to[i] = Y(sum[i] * (scale * of_row[i]) + float(plus[i]));
-        } else {
-#pragma omp simd
-          for (int64_t i = 0; i < n; ++i) to[i] = Y(sum[i] * (scale * of_row[i]));
-        }
-      }
-    });
+    const auto go = [&]<class Sum>(const Sum* of) {
+      scale_sums(y.get<Y>(), of, row_scales.get<float>(), absmax.get<float>(), c ? c.get<Y>() : nullptr, y.shape[0], y.shape[1]);
+    };
+    sums.dtype == DType::i32 ? go(sums.get<int32_t>()) : go(sums.get<float>());
   });
 }
 
@@ -118,23 +127,25 @@ void llm_int8(Stream& s, Tensor y, Tensor x, const quant::Weight& w, Tensor c) {
         "llm_int8: x (T, K), w (N, K) of int8, y (T, N)");
   check(!c || (c.shape == y.shape && c.dtype == y.dtype), "llm_int8: c like y");
   const int64_t tokens = x.shape[0], columns = x.shape[1], rows = w.shape[0], cap = outlier_cap(columns);
+  const bool exact = s.device.spec().sums_int8;
+  const DType code = exact ? DType::i8 : x.dtype;
   const Scope scope(s.arena);
   const auto make = [&](const char* name, DType type, Shape shape) { return s.scratch(name, type, shape); };
   const Int8Product p{.x = x, .w = w,
                       .column_most = make("largest of columns", DType::f32, {columns}), .threshold = make("outlier threshold", DType::f32, {1}),
                       .columns = make("outlier columns", DType::i32, {cap}), .found = make("number of outlier columns", DType::i32, {1}),
-                      .codes = make("activation codes", x.dtype, x.shape), .row_scales = make("activation scales", DType::f32, {tokens}),
+                      .codes = make("activation codes", code, x.shape), .row_scales = make("activation scales", DType::f32, {tokens}),
                       .x_outliers = make("activation outliers", x.dtype, {tokens, cap}),
-                      .w_codes = make("weight codes", x.dtype, w.shape), .w_outliers = make("weight of outliers", x.dtype, {rows, cap})};
+                      .w_codes = exact ? w.parts[0] : make("weight codes", code, w.shape), .w_outliers = make("weight of outliers", x.dtype, {rows, cap})};
   const auto each = [&](auto&& f) { visit_float(x.dtype, f); };
   launch(s, {.name = "int8 outliers", .bytes = double(x.bytes())}, [&] { each([&]<class T>(T) { find_outliers<T>(p); }); },
          [&](auto& cuda) { find_outliers_cuda(cuda, p); });
-  launch(s, {.name = "int8 activations", .bytes = double(x.bytes() + p.codes.bytes())}, [&] { each([&]<class T>(T) { round_rows<T>(p); }); },
+  launch(s, {.name = "int8 activations", .bytes = double(x.bytes() + p.codes.bytes())}, [&] { each([&]<class T>(T) { exact ? round_rows<T, int8_t>(p) : round_rows<T, T>(p); }); },
          [&](auto& cuda) { round_rows_cuda(cuda, p); });
-  launch(s, {.name = "int8 codes", .bytes = double(quant::bytes_of(w) + p.w_codes.bytes())}, [&] { each([&]<class T>(T) { widen_codes<T>(p); }); },
+  launch(s, {.name = "int8 codes", .bytes = exact ? double(p.w_outliers.bytes()) : double(quant::bytes_of(w) + p.w_codes.bytes())}, [&] { each([&]<class T>(T) { widen_codes<T>(p); }); },
          [&](auto& cuda) { widen_codes_cuda(cuda, p); });
-  const bool in_place = y.dtype == DType::f32 && !c;
-  const Tensor sums = in_place ? Tensor{} : make("sums of codes", DType::f32, {std::min(tokens, tokens_at_once), rows});
+  const bool in_place = y.dtype == DType::f32 && !c && !exact;
+  const Tensor sums = in_place ? Tensor{} : make("sums of codes", exact ? DType::i32 : DType::f32, {std::min(tokens, tokens_at_once), rows});
   for (int64_t t = 0; t < tokens; t += tokens_at_once) {
     const int64_t n = std::min(tokens_at_once, tokens - t);
     const Tensor to = y.rows(t, n), some = in_place ? to : sums.rows(0, n), scales = p.row_scales.rows(t, n), plus = c ? c.rows(t, n) : Tensor{};

@@ -1,6 +1,7 @@
 // The product of many tokens with an INT8 weight (Dettmers et al., "LLM.int8()", 2022; the arithmetic is bitsandbytes' MatMul8bitLt): rows of
 // x are rounded to 8-bit codes too, but for the columns that hold a value of 6 or more, which stay in x's own type.
-// The sums of codes are made in the type of x: every code is exact there, and sums are f32 (exact below 2^24).
+// The sums of codes are exact, in i32, on a cpu with VNNI; elsewhere they are made in the type of x: every code is exact there, and sums are f32 (exact
+// below 2^24).
 #pragma once
 #include "quant/weight.h"
 

@@ -12,10 +12,10 @@ struct Int8Product {
   Tensor threshold;     // (1) f32: that no more than O columns reach
   Tensor columns;       // (O) i32: those that do, in order; -1 behind them
   Tensor found;         // (1) i32: how many they are
-  Tensor codes;         // (T, K): whole numbers from -127 to 127, 0 in outlier columns
+  Tensor codes;         // (T, K): whole numbers from -127 to 127, 0 in outlier columns; i8 where the device multiplies these
   Tensor row_scales;    // (T) f32: the largest magnitude below the threshold
   Tensor x_outliers;    // (T, O); of this and of w_outliers the cpu fills what is found alone
-  Tensor w_codes;       // (N, K)
+  Tensor w_codes;       // (N, K), of codes' type
   Tensor w_outliers;    // (N, O): numbers, not codes
 };
 

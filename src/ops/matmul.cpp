@@ -38,6 +38,14 @@ void multiply_f32(const MatmulArgs& g, const Sizes& s) {
   check(status == dnnl_success, "oneDNN multiplies");
 }
 
+void multiply_i8(const MatmulArgs& g, const Sizes& s) {
+  const auto lead = [](const Tensor& t) { return t.shape[1]; };
+  const int32_t no_offset = 0;
+  const auto status = dnnl_gemm_s8s8s32(g.ta == Trans::yes ? 'T' : 'N', g.tb == Trans::yes ? 'T' : 'N', 'F', s.m, s.n, s.k, 1.0f, g.a.get<int8_t>(), lead(g.a), 0,
+                                        g.b.get<int8_t>(), lead(g.b), 0, 0.0f, g.y.get<int32_t>(), lead(g.y), &no_offset);
+  check(status == dnnl_success, "oneDNN multiplies");
+}
+
 // Nothing to sum: libraries disagree on such sizes, and refuse the strides of some.
 void multiply_nothing(const MatmulArgs& g) {
   if (!g.c) std::memset(g.y.data, 0, size_t(g.y.bytes()));
@@ -79,7 +87,9 @@ void matmul(Stream& s, const MatmulArgs& given) {
     t = converted;
   };
   const bool cuda = s.device.kind() == DeviceKind::cuda;
-  const bool native = cuda || (args.a.dtype == DType::bf16 && s.device.spec().compute == DType::bf16);
+  const bool whole = args.a.dtype == DType::i8;
+  check(!whole || (s.device.spec().sums_int8 && args.b.dtype == DType::i8 && args.y.dtype == DType::i32 && !args.c && args.scale == 1), "matmul: i8 by i8 to i32, where the device has it");
+  const bool native = cuda || whole || (args.a.dtype == DType::bf16 && s.device.spec().compute == DType::bf16);
   const DType type = native ? args.a.dtype : DType::f32;
   bring_to(args.a, type);
   bring_to(args.b, type);
@@ -95,6 +105,7 @@ void matmul(Stream& s, const MatmulArgs& given) {
     const Sizes now{sizes.m, sizes.n, args.used ? *args.used.get<int32_t>() : sizes.k};
     if (now.m == 0 || now.n == 0 || now.k == 0) multiply_nothing(args);
     else if (type == DType::f32) multiply_f32(args, now);
+    else if (whole) multiply_i8(args, now);
     else multiply_bf16(args, now);
   };
   launch(s, work, on_cpu, [&](auto& cuda) { matmul_cuda(cuda, args, workspace); });

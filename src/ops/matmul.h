@@ -1,6 +1,6 @@
 // y (M, N) = scale * a . b + c; either operand may be stored transposed. f32 or bf16 each; sums are f32.
 // Computed in bf16 where a is bf16 and the device's matrix units take it, else in f32; operands of another type are first converted, in
-// scratch. On the cpu oneDNN computes it, on cuda cuBLASLt within the spec's workspace cap.
+// scratch. Whole numbers of 8 bits multiply to sums of 32, exactly, on a cpu whose spec says sums_int8. On the cpu oneDNN computes it, on cuda cuBLASLt within the spec's workspace cap.
 #pragma once
 #include "device/stream.h"
 
@@ -9,7 +9,7 @@ namespace thimble::ops {
 enum class Trans : uint8_t { no, yes };
 
 struct MatmulArgs {
-  Tensor y;                       // (M, N), f32 or bf16
+  Tensor y;                       // (M, N), f32 or bf16; i32 where a and b are i8, with neither scale nor c
   Tensor a; Trans ta = Trans::no; // (M, K), or (K, M) when transposed
   Tensor b; Trans tb = Trans::no; // (K, N), or (N, K) when transposed
   float scale = 1;                // of the product

@@ -33,6 +33,10 @@ Floats load(const T* p) {
     Bits b;
     std::memcpy(&b, p, sizeof b);
     return as_floats(__builtin_convertvector(b, Ints) << 16);
+  } else if constexpr (std::is_same_v<T, int32_t>) {
+    Ints x;
+    std::memcpy(&x, p, sizeof x);
+    return __builtin_convertvector(x, Floats);
   } else {
     float x[lanes];
     for (int64_t i = 0; i < lanes; ++i) x[i] = float(p[i]);

@@ -34,15 +34,17 @@ struct Matrix {
   int64_t columns;
 };
 
-template <int R, class W>
+// Vector: how the weights meet x: as Floats, or as they lie in memory.
+template <int R, class W, class Vector>
 struct DenseRows {
+  static constexpr bool converted = std::is_same_v<Vector, Floats>;
   static constexpr int64_t group = 64, stretch = whole_rows;
-  static constexpr int rows_of_one_token = 4;
+  static constexpr int rows_of(int tokens) { return converted ? rows_beside(tokens, 4) : 1; }
   static constexpr bool scales_groups = false, pads_last = false;
   const W* row[R];
   const W* here[R];
   int64_t ahead;
-  struct Scratch {};
+  using Scratch = NoScratch;
   DenseRows(const Matrix<W>& m, int64_t first, Scratch&) : ahead(fetch_distance(m.columns * int64_t{sizeof(W)}, R)) {
     for (int r = 0; r < R; ++r) row[r] = here[r] = m.values + (first + r) * m.columns;
   }
@@ -54,14 +56,18 @@ struct DenseRows {
       for (int64_t i = 0; i < group; i += 64 / int64_t{sizeof(W)}) __builtin_prefetch(reinterpret_cast<const char*>(here[r] + i) + ahead);
     }
   }
-  Floats at(int r, int j) const { return load16(here[r] + lanes * j); }
+  Vector at(int r, int j) const {
+    if constexpr (converted) return load16(here[r] + lanes * j);
+    else return load_as<Vector>(here[r] + int64_t{sizeof(Vector) / sizeof(W)} * j);
+  }
   float one(int r, int64_t k) const { return row[r][k]; }
   float scale(int) const { return 1; }
 };
 
-template <int R> using RowsF32 = DenseRows<R, float>;
-template <int R> using RowsBf16 = DenseRows<R, bf16>;
-template <int R> using RowsF16 = DenseRows<R, f16>;
+template <int R> using RowsF32 = DenseRows<R, float, Floats>;
+template <int R> using RowsBf16 = DenseRows<R, bf16, Floats>;
+template <int R> using RowsF16 = DenseRows<R, f16, Floats>;
+template <int R> using RowsOfPairs = DenseRows<R, bf16, Pairs>;
 
 }  // namespace
 
@@ -88,22 +94,27 @@ void dense_unpack(Stream& s, Tensor dense, const Weight& w) {
 void dense_multiply_few(Stream& s, Tensor x, std::span<const FewProduct> products) {
   const Work work = few_tokens_work("dense multiply", x, products);
   const Scope scope(s.arena);
-  const Tensor x32 = f32_scratch_for(s, x);
+  const DType stored = products.front().w->dense().dtype;
+  const bool pairs = has_pairs(x) && stored == DType::bf16;
+  const Tensor tokens = pairs ? x : f32_scratch_for(s, x);
   launch(s, work, [&] {
-    as_f32(x32, x);
-    for (const FewProduct& p : products)
-      visit_float(p.y.dtype, [&](auto out) {
-        using Y = decltype(out);
-        const int64_t rows = p.w->shape[0], columns = p.w->shape[1];
-        const auto go = [&]<template <int> class Rows, class W>(const W* values) {
-          multiply_all<Rows>(p.y.get<Y>(), p.c ? p.c.get<Y>() : nullptr, {x32.get<float>(), x.shape[0], columns}, rows, columns, Matrix<W>{values, columns});
-        };
-        switch (p.w->dense().dtype) {
-          case DType::f32: return go.template operator()<RowsF32>(p.w->dense().get<float>());
-          case DType::bf16: return go.template operator()<RowsBf16>(p.w->dense().get<bf16>());
-          default: return go.template operator()<RowsF16>(p.w->dense().get<f16>());
-        }
-      });
+    const auto multiply = [&]<template <int> class Rows, class W, class X>(W, const X* from) {
+      for (const FewProduct& p : products)
+        visit_float(p.y.dtype, [&](auto out) {
+          using Y = decltype(out);
+          const int64_t rows = p.w->shape[0], columns = p.w->shape[1];
+          multiply_all<Rows>(p.y.get<Y>(), p.c ? p.c.get<Y>() : nullptr, FewTokens<X>{from, x.shape[0], columns}, rows, columns, Matrix<W>{p.w->dense().get<W>(), columns});
+        });
+    };
+    if constexpr (multiplies_pairs) {
+      if (pairs) return multiply.template operator()<RowsOfPairs>(bf16{}, x.get<bf16>());
+    }
+    as_f32(tokens, x);
+    switch (stored) {
+      case DType::f32: return multiply.template operator()<RowsF32>(0.0f, tokens.get<float>());
+      case DType::bf16: return multiply.template operator()<RowsBf16>(bf16{}, tokens.get<float>());
+      default: return multiply.template operator()<RowsF16>(f16{}, tokens.get<float>());
+    }
   }, [&](auto& cuda) { dense_multiply_few_cuda(cuda, x, products); });
 }
 

@@ -33,7 +33,7 @@ class DynamicMap {
 
  private:
   static constexpr int64_t buckets = 2948;
-  std::array<float, 256> values_;
+  alignas(64) std::array<float, 256> values_;  // sixteen of them are a line of the cache
   std::array<float, 256> thresholds_;
   std::array<int32_t, buckets> lowest_code_;
   int32_t magnitude_, shift_;         // the bits that say where |x| lies (of a positive map: all), and how many of them a bucket ignores

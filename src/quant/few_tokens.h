@@ -8,6 +8,8 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
+#include <utility>
 
 #include "base/shuffle.h"
 #include "base/threads.h"
@@ -25,6 +27,18 @@ typedef uint16_t H8 __attribute__((vector_size(16)));
 
 constexpr int64_t lanes = 16;
 constexpr int64_t whole_rows = int64_t{1} << 40;  // as a stretch
+
+// A step of a sum: sixteen products, or the sums of sixteen pairs of products of bf16 numbers.
+inline Floats add_products(Floats sum, Floats a, Floats b) { return sum + a * b; }
+#ifdef __AVX512BF16__
+typedef uint16_t Pairs __attribute__((vector_size(64)));
+inline Floats add_products(Floats sum, Pairs a, Pairs b) { return (Floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b); }
+inline bool has_pairs(const Tensor& x) { return x.dtype == DType::bf16; }
+#else
+typedef Floats Pairs;
+inline bool has_pairs(const Tensor&) { return false; }
+#endif
+constexpr bool multiplies_pairs = !std::is_same_v<Pairs, Floats>;
 
 template <class V>
 inline V load_as(const void* p) {
@@ -99,34 +113,39 @@ inline void sums_of_eight(float* sums, const Floats* x) {
 
 // How far ahead of a row's bytes those are fetched that the same place of a later row needs: rows lie one after the other, and R of them are
 // read side by side, which the processor's own prefetching does not see through. Very long rows it follows by itself. At least `enough`, which is less
-// where more is computed with each byte; what comes too early is in the way.
+// where more is computed with each byte; what comes too early is in the way. One row after the other is a plain stream of bytes.
 inline int64_t fetch_distance(int64_t row_bytes, int rows, int64_t enough = 4096) {
   constexpr int64_t most = 65536;
   const int64_t tile = row_bytes * rows;
-  return tile > most ? enough : (enough + tile - 1) / tile * tile;
+  return rows == 1 || tile > most ? enough : (enough + tile - 1) / tile * tile;
 }
 
-// The tokens as the products read them: f32 (T, row).
+// Rows side by side for T tokens, of which a single one takes `of_one`: the sums of rows and tokens stay in registers.
+constexpr int rows_beside(int tokens, int of_one) { return tokens == 1 ? of_one : tokens == 2 ? 4 : 2; }
+
+// The tokens as the products read them: (T, row).
+template <class X>
 struct FewTokens {
-  const float* x;
+  const X* x;
   int64_t count, row;
 };
 
 // A `Rows<R>` decodes R rows of the matrix side by side:
 //   group                      columns between two calls of enter(), a multiple of the lanes
 //   Rows(source, row, scratch) begins at the first column of rows [row, row + R)
-//   Scratch                    what it has in memory, apart from it, so that it stays in registers itself
-//   rows_of_one_token          what R is best for one token: more where decoding waits for itself, fewer where rows are longer
+//   Scratch                    what it has in memory, apart from it, so that it stays in registers itself; one for all rows of a thread, whatever R is
+//   rows_of(T)                 what R is best for T tokens: more where decoding waits for itself, one where nothing but memory is waited for
 //   stretch, begin(k)          columns [k, k + stretch) come next, a multiple of the group; what is called here is called outside of the loop
 //   enter<last>(k)             columns [k, k + group) come next; last: fewer are left of them, where pads_last says that Rows and x have pads
-//   Floats at(r, j)            the weights of row r that meet x[k + 16 j ...]
+//   Vector at(r, j)            the weights of row r that meet the j-th vector of x from column k on: Floats, or Pairs where x is bf16 too
 //   Floats scaled<last>(r, s)  where scales_groups says so: the sums s of a group, by the scales that its weights have in common
 //   float one(r, k)            without pads: a single weight, for the columns after the last whole group
 //   float scale(r)             of the whole row
 // The order of additions is that of the columns, whatever R and T: sixteen partial sums, then one.
-template <int R, int T, class Rows, class Source>
-void multiply_tile(float (&sums)[R][T], const Source& source, int64_t row, const float* x, int64_t x_row, int64_t columns) {
-  typename Rows::Scratch scratch;
+template <int R, int T, class Rows, class Source, class X>
+void multiply_tile(float (&sums)[R][T], const Source& source, typename Rows::Scratch& scratch, int64_t row, const X* x, int64_t x_row, int64_t columns) {
+  using Vector = decltype(std::declval<Rows>().at(0, 0));
+  constexpr int64_t width = sizeof(Vector) / sizeof(X);
   Rows rows(source, row, scratch);
   Floats acc[R][T];
 #pragma GCC unroll 8
@@ -143,15 +162,15 @@ void multiply_tile(float (&sums)[R][T], const Source& source, int64_t row, const
       for (int t = 0; t < T; ++t) part[r][t] = Rows::scales_groups ? Floats{} : acc[r][t];
     }
 #pragma GCC unroll 8
-    for (int j = 0; j < Rows::group / lanes; ++j) {
-      Floats w[R];
+    for (int j = 0; j < Rows::group / width; ++j) {
+      Vector w[R];
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) w[r] = rows.at(r, j);
 #pragma GCC unroll 8
       for (int t = 0; t < T; ++t) {
-        const Floats v = load_as<Floats>(x + t * x_row + k + lanes * j);
+        const auto v = load_as<Vector>(x + t * x_row + k + width * j);
 #pragma GCC unroll 8
-        for (int r = 0; r < R; ++r) part[r][t] += w[r] * v;
+        for (int r = 0; r < R; ++r) part[r][t] = add_products(part[r][t], w[r], v);
       }
     }
 #pragma GCC unroll 8
@@ -185,19 +204,19 @@ void multiply_tile(float (&sums)[R][T], const Source& source, int64_t row, const
     for (int t = 0; t < T; ++t) {
       float sum = across[r][t];
       if constexpr (!Rows::pads_last)
-        for (int64_t k = whole; k < columns; ++k) sum += rows.one(r, k) * x[t * x_row + k];
+        for (int64_t k = whole; k < columns; ++k) sum += rows.one(r, k) * float(x[t * x_row + k]);
       sums[r][t] = sum * rows.scale(r);
     }
   }
 }
 
 // Rows [begin, end) against T tokens; Y is the type of y and of c, which may be null.
-template <int T, template <int> class Rows, class Source, class Y>
-void multiply_rows(Y* y, const Y* c, int64_t y_row, const float* x, int64_t x_row, int64_t columns, const Source& source, int64_t begin, int64_t end) {
-  constexpr int R = T == 1 ? Rows<1>::rows_of_one_token : T == 2 ? 4 : 2;  // sums of rows and tokens stay in registers
+template <int T, template <int> class Rows, class Source, class X, class Y>
+void multiply_rows(Y* y, const Y* c, int64_t y_row, const X* x, int64_t x_row, int64_t columns, const Source& source, typename Rows<1>::Scratch& scratch, int64_t begin, int64_t end) {
+  constexpr int R = Rows<1>::rows_of(T);
   const auto tile = [&]<int r_count>(int64_t row) {
     float sums[r_count][T];
-    multiply_tile<r_count, T, Rows<r_count>>(sums, source, row, x, x_row, columns);
+    multiply_tile<r_count, T, Rows<r_count>>(sums, source, scratch, row, x, x_row, columns);
     for (int r = 0; r < r_count; ++r)
       for (int t = 0; t < T; ++t) y[t * y_row + row + r] = Y(sums[r][t] + (c ? float(c[t * y_row + row + r]) : 0.0f));
   };
@@ -206,22 +225,25 @@ void multiply_rows(Y* y, const Y* c, int64_t y_row, const float* x, int64_t x_ro
   for (; row < end; ++row) tile.template operator()<1>(row);
 }
 
+constexpr int64_t strip = 16;
+struct NoScratch {};
+
 // All N rows and T tokens. Rows go in strips that stay in the cache while groups of at most four tokens pass over them.
-template <template <int> class Rows, class Source, class Y>
-void multiply_all(Y* y, const Y* c, const FewTokens& x, int64_t rows, int64_t columns, const Source& source) {
-  constexpr int64_t strip = 16;
+template <template <int> class Rows, class Source, class X, class Y>
+void multiply_all(Y* y, const Y* c, const FewTokens<X>& x, int64_t rows, int64_t columns, const Source& source) {
   parallel_for(rows, strip, [&](int64_t first, int64_t last) {
+    typename Rows<1>::Scratch scratch;
     for (int64_t begin = first; begin < last; begin += strip) {
       const int64_t end = std::min(last, begin + strip);
       for (int64_t t = 0; t < x.count; t += 4) {
         Y* to = y + t * rows;
         const Y* plus = c ? c + t * rows : nullptr;
-        const float* from = x.x + t * x.row;
+        const X* from = x.x + t * x.row;
         switch (std::min<int64_t>(4, x.count - t)) {
-          case 1: multiply_rows<1, Rows>(to, plus, rows, from, x.row, columns, source, begin, end); break;
-          case 2: multiply_rows<2, Rows>(to, plus, rows, from, x.row, columns, source, begin, end); break;
-          case 3: multiply_rows<3, Rows>(to, plus, rows, from, x.row, columns, source, begin, end); break;
-          default: multiply_rows<4, Rows>(to, plus, rows, from, x.row, columns, source, begin, end); break;
+          case 1: multiply_rows<1, Rows>(to, plus, rows, from, x.row, columns, source, scratch, begin, end); break;
+          case 2: multiply_rows<2, Rows>(to, plus, rows, from, x.row, columns, source, scratch, begin, end); break;
+          case 3: multiply_rows<3, Rows>(to, plus, rows, from, x.row, columns, source, scratch, begin, end); break;
+          default: multiply_rows<4, Rows>(to, plus, rows, from, x.row, columns, source, scratch, begin, end); break;
         }
       }
     }

@@ -25,13 +25,13 @@ struct Matrix8 {
 template <int R>
 struct Int8Rows {
   static constexpr int64_t group = 64, stretch = whole_rows;
-  static constexpr int rows_of_one_token = 4;
+  static constexpr int rows_of(int tokens) { return rows_beside(tokens, 4); }
   static constexpr bool scales_groups = false, pads_last = false;
   const int8_t *row[R], *here[R];
   float scales[R];
   int64_t ahead;
 
-  struct Scratch {};
+  using Scratch = NoScratch;
   Int8Rows(const Matrix8& m, int64_t first, Scratch&) : ahead(fetch_distance(m.columns, R)) {
     for (int r = 0; r < R; ++r) {
       row[r] = here[r] = m.codes + (first + r) * m.columns;
@@ -118,7 +118,7 @@ void int8_multiply_few(Stream& s, Tensor x, std::span<const FewProduct> products
     for (const FewProduct& p : products)
       visit_float(p.y.dtype, [&](auto out) {
         using Y = decltype(out);
-        multiply_all<Int8Rows>(p.y.get<Y>(), p.c ? p.c.get<Y>() : nullptr, {x32.get<float>(), x.shape[0], p.w->shape[1]}, p.w->shape[0], p.w->shape[1], Matrix8(*p.w));
+        multiply_all<Int8Rows>(p.y.get<Y>(), p.c ? p.c.get<Y>() : nullptr, FewTokens<float>{x32.get<float>(), x.shape[0], p.w->shape[1]}, p.w->shape[0], p.w->shape[1], Matrix8(*p.w));
       });
   }, [&](auto& cuda) { int8_multiply_few_cuda(cuda, x, products); });
 }

@@ -51,6 +51,23 @@ constexpr int nf4_shift(int j) { return 8 * (j / 2) + (j % 2 == 0 ? 4 : 0); }
 #endif
 }
 
+// The code book as lookups of a vector's kind take it: for pairs, whose lookup looks at five bits of a code, it is there twice.
+template <class Vector>
+Vector nf4_book(const float* values) {
+  const auto all = load_as<Floats>(values);
+  if constexpr (std::is_same_v<Vector, Floats>) {
+    return all;
+  } else {
+    typedef uint32_t Bits __attribute__((vector_size(64)));
+    typedef uint16_t Halves __attribute__((vector_size(32)));
+    const auto h = __builtin_convertvector((Bits)all >> 16, Halves);  // they are bf16 numbers
+    return __builtin_shufflevector(h, h, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31);
+  }
+}
+#ifdef __AVX512BF16__
+[[gnu::always_inline]] inline Pairs nf4_lookup(Pairs codes, Pairs book) { return (Pairs)_mm512_maskz_permutexvar_epi16(~__mmask32{}, (__m512i)codes, (__m512i)book); }
+#endif
+
 // One block's code book times its scale.
 struct Nf4Table {
   F8 low, high;

@@ -8,36 +8,54 @@ void nf4_multiply_few_cuda(CudaContext&, Tensor x, std::span<const FewProduct>);
 
 namespace {
 
-// Rows that begin with a block: the number of columns is a multiple of 64. The sixteen lanes hold the words of two blocks, and the weights
-// of step j are the j-th of each word: a shift brings their codes to where a lookup reads them. x lies in that order (arrange).
-// Scales come in at the end of a group: lanes 0-7 have the first block's, 8-15 the second's.
-template <int R>
+// Scales that are codes themselves, decoded: those of blocks [first, end), a strip of rows at once; of longer rows than `most` a stretch of each.
+struct Scales {
+  static constexpr int64_t most = 256, most_rows = 8;  // blocks of a row; rows side by side
+  alignas(64) float decoded[most * most_rows];
+  int64_t first = 0, end = 0;
+};
+
+// Rows that begin with a block: the number of columns is a multiple of 64. The lanes hold the words of two blocks, and the weights of
+// step j are the j-th of each word: a shift brings their codes to where a lookup reads them. x lies in that order (arrange).
+// Vector: Floats, and words are sixteen of eight codes; or Pairs, and they are 32 of four.
+// Scales come in at the end of a group: of its sixteen sums 0-7 are of the first block, 8-15 of the second.
+template <int R, class Vector>
 struct Nf4Rows {
-  static constexpr int64_t group = 2 * nf4_block, stretch = 128 * nf4_block;
-  static constexpr int rows_of_one_token = 8;
+  using Scratch = Scales;
+  using Words = std::conditional_t<std::is_same_v<Vector, Floats>, Ints, Vector>;
+  static constexpr int64_t group = 2 * nf4_block, stretch = Scales::most * nf4_block;
+  static constexpr int rows_of(int tokens) { return rows_beside(tokens, 8); }
   static constexpr bool scales_groups = true, pads_last = true;
-  struct Scratch { alignas(64) float scales[R * stretch / nf4_block]; };  // where they are codes themselves
 
   const Nf4Bytes& w;
   int64_t blocks, first_block, row_bytes, ahead;  // blocks of a row; of the first row
   int64_t scales_row = 0, scales_from = 0;        // between the scales of two rows; the block of the first ones
-  float* decoded;
-  const Floats book;
+  Scales& nested;
+  const Vector book;
   const float *scales = nullptr, *here = nullptr;  // of the first row; and those of the group that was entered
-  Ints words[R];
+  Words words[R];
 
-  Nf4Rows(const Nf4Bytes& bytes, int64_t first, Scratch& scratch)
+  Nf4Rows(const Nf4Bytes& bytes, int64_t first, Scales& scratch)
       : w(bytes), blocks(bytes.columns / nf4_block), first_block(first * blocks), row_bytes(blocks * (nf4_block / 2)), ahead(fetch_distance(row_bytes, R, 2048)),
-        decoded(scratch.scales), book(load_as<Floats>(bytes.book)) {}
+        nested(scratch), book(nf4_book<Vector>(bytes.book)) {}
   void begin(int64_t k) {
     if (w.absmax) {
       scales = w.absmax + first_block, scales_row = blocks;
       return;
     }
-    constexpr int64_t most = stretch / nf4_block;
-    scales = decoded, scales_row = std::min(blocks, most), scales_from = k / nf4_block;
-    if (blocks <= most) return w.scales(decoded, first_block, R * blocks);
-    for (int r = 0; r < R; ++r) w.scales(decoded + r * most, first_block + r * blocks + scales_from, std::min(most, blocks - scales_from));
+    constexpr int64_t most = Scales::most;
+    if (blocks <= most) {
+      if (first_block < nested.first || first_block + R * blocks > nested.end) {
+        nested.first = first_block;
+        nested.end = first_block + std::min(nf4_blocks(w.count) - first_block, std::min(strip, Scales::most_rows * most / blocks) * blocks);
+        w.scales(nested.decoded, nested.first, nested.end - nested.first);
+      }
+      scales = nested.decoded + (first_block - nested.first), scales_row = blocks;
+      return;
+    }
+    nested.end = 0;
+    scales = nested.decoded, scales_row = most, scales_from = k / nf4_block;
+    for (int r = 0; r < R; ++r) w.scales(nested.decoded + r * most, first_block + r * blocks + scales_from, std::min(most, blocks - scales_from));
   }
   template <bool last>
   [[gnu::always_inline]] void enter(int64_t k) {
@@ -47,11 +65,11 @@ struct Nf4Rows {
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
       __builtin_prefetch(codes + r * row_bytes + ahead);
-      if constexpr (last) words[r] = (Ints)join(load_as<F8>(codes + r * row_bytes), F8{});  // a block alone: beside it x is 0
-      else words[r] = load_as<Ints>(codes + r * row_bytes);
+      if constexpr (last) words[r] = (Words)join(load_as<F8>(codes + r * row_bytes), F8{});  // a block alone: beside it x is 0
+      else words[r] = load_as<Words>(codes + r * row_bytes);
     }
   }
-  [[gnu::always_inline]] Floats at(int r, int j) const { return nf4_lookup(words[r] >> nf4_shift(j), book); }
+  [[gnu::always_inline]] Vector at(int r, int j) const { return nf4_lookup(words[r] >> nf4_shift(j), book); }
   template <bool last>
   [[gnu::always_inline]] Floats scaled(int r, Floats sums) const {
     const float* s = here + r * scales_row;
@@ -61,20 +79,32 @@ struct Nf4Rows {
   float scale(int) const { return 1; }
 };
 
+template <int R> using RowsOfFloats = Nf4Rows<R, Floats>;
+template <int R> using RowsOfPairs = Nf4Rows<R, Pairs>;
+
 constexpr int64_t arranged_row(int64_t columns) { return (columns + 127) / 128 * 128; }
 
 // to (T, arranged_row): in each group of 128 columns, what meets step j of the lanes; columns that are not there are 0.
-void arrange(float* to, const float* x, int64_t tokens, int64_t columns) {
+template <class X>
+void arrange(X* to, const X* x, int64_t tokens, int64_t columns) {
+  using Bits = std::conditional_t<sizeof(X) == 2, uint16_t, uint32_t>;  // which loops make vectors of
+  constexpr int64_t group = 128, words = 64 / sizeof(X), codes = group / words;
   const int64_t row = arranged_row(columns);
   for (int64_t t = 0; t < tokens; ++t)
-    for (int64_t k = 0; k < row; k += 128)
-      for (int64_t lane = 0; lane < lanes; ++lane)
-        for (int64_t j = 0; j < 8; ++j) to[t * row + k + j * lanes + lane] = k + lane * 8 + j < columns ? x[t * columns + k + lane * 8 + j] : 0.0f;
+    for (int64_t k = 0; k < row; k += group) {
+      Bits from[group] = {}, ordered[group];
+      std::memcpy(from, x + t * columns + k, sizeof(X) * size_t(std::min(group, columns - k)));
+      for (int64_t j = 0; j < codes; ++j) {
+#pragma omp simd
+        for (int64_t word = 0; word < words; ++word) ordered[j * words + word] = from[word * codes + j];
+      }
+      std::memcpy(static_cast<void*>(to + t * row + k), ordered, sizeof ordered);
+    }
 }
 
 // Rows that begin anywhere within a block, or within a byte: decoded to a small buffer, then multiplied.
-template <class Y>
-void multiply_unaligned(Y* y, const Y* c, const float* x, int64_t tokens, int64_t rows, const Nf4Bytes& w) {
+template <class X, class Y>
+void multiply_unaligned(Y* y, const Y* c, const X* x, int64_t tokens, int64_t rows, const Nf4Bytes& w) {
   constexpr int64_t most_tokens = 8;
   check(tokens <= most_tokens, "a product of few tokens has few tokens");
   parallel_for(rows, 4, [&](int64_t begin, int64_t end) {
@@ -87,10 +117,10 @@ void multiply_unaligned(Y* y, const Y* c, const float* x, int64_t tokens, int64_
         w.scales(&scale, i / nf4_block, 1);
         for (int64_t j = 0; j < n; ++j) decoded[j] = w.book[w.code(i + j)] * scale;
         for (int64_t t = 0; t < tokens; ++t) {
-          const float* v = x + t * w.columns + k;
+          const X* v = x + t * w.columns + k;
           float sum = 0;
 #pragma omp simd reduction(+ : sum)
-          for (int64_t j = 0; j < n; ++j) sum += decoded[j] * v[j];
+          for (int64_t j = 0; j < n; ++j) sum += decoded[j] * float(v[j]);
           sums[t] += sum;
         }
         k += n;
@@ -105,20 +135,26 @@ void multiply_unaligned(Y* y, const Y* c, const float* x, int64_t tokens, int64_
 void nf4_multiply_few(Stream& s, Tensor x, std::span<const FewProduct> products) {
   const Work work = few_tokens_work("nf4 multiply", x, products);
   const Scope scope(s.arena);
-  const Tensor x32 = f32_scratch_for(s, x);
-  const bool aligned = x.shape[1] % nf4_block == 0;
-  const Tensor arranged = aligned && s.device.kind() == DeviceKind::cpu ? s.scratch("tokens in the order of codes", DType::f32, {x.shape[0], arranged_row(x.shape[1])}) : Tensor{};
+  const bool aligned = x.shape[1] % nf4_block == 0, pairs = has_pairs(x);
+  const Tensor tokens = pairs ? x : f32_scratch_for(s, x);
+  const Tensor arranged = aligned && s.device.kind() == DeviceKind::cpu ? s.scratch("tokens in the order of codes", tokens.dtype, {x.shape[0], arranged_row(x.shape[1])}) : Tensor{};
   launch(s, work, [&] {
-    as_f32(x32, x);
-    if (aligned) arrange(arranged.get<float>(), x32.get<float>(), x.shape[0], x.shape[1]);
-    for (const FewProduct& p : products)
-      visit_float(p.y.dtype, [&](auto out) {
-        using Y = decltype(out);
-        const Nf4Bytes bytes(*p.w, x.dtype);
-        const Y* plus = p.c ? p.c.get<Y>() : nullptr;
-        if (aligned) multiply_all<Nf4Rows>(p.y.get<Y>(), plus, {arranged.get<float>(), x.shape[0], arranged.shape[1]}, p.w->shape[0], bytes.columns, bytes);
-        else multiply_unaligned(p.y.get<Y>(), plus, x32.get<float>(), x.shape[0], p.w->shape[0], bytes);
-      });
+    const auto multiply = [&]<template <int> class Rows, class X>(const X* from) {
+      if (aligned) arrange(arranged.get<X>(), from, x.shape[0], x.shape[1]);
+      for (const FewProduct& p : products)
+        visit_float(p.y.dtype, [&](auto out) {
+          using Y = decltype(out);
+          const Nf4Bytes bytes(*p.w, x.dtype);
+          const Y* plus = p.c ? p.c.get<Y>() : nullptr;
+          if (aligned) multiply_all<Rows>(p.y.get<Y>(), plus, FewTokens<X>{arranged.get<X>(), x.shape[0], arranged.shape[1]}, p.w->shape[0], bytes.columns, bytes);
+          else multiply_unaligned(p.y.get<Y>(), plus, from, x.shape[0], p.w->shape[0], bytes);
+        });
+    };
+    if constexpr (multiplies_pairs) {
+      if (pairs) return multiply.template operator()<RowsOfPairs>(x.get<bf16>());
+    }
+    as_f32(tokens, x);
+    multiply.template operator()<RowsOfFloats>(tokens.get<float>());
   }, [&](auto& cuda) { nf4_multiply_few_cuda(cuda, x, products); });
 }
 

@@ -20,6 +20,13 @@ quant::Weight pack(World& world, const Tensor& dense) {
   return w;
 }
 
+// As processors without units for 8-bit codes do it and, where this one has them, by these.
+std::vector<DeviceSpec> ways() {
+  std::vector<DeviceSpec> all(1);
+  if (!tests_run_on_cuda() && this_cpu().sums_int8) all.push_back({.sums_int8 = true});
+  return all;
+}
+
 Numbers numbers_of(const Tensor& t) {
   Numbers x(size_t(t.count()));
   for (size_t i = 0; i < x.size(); ++i) x[i] = read_number(static_cast<const std::byte*>(t.data), t.dtype, int64_t(i));
@@ -28,19 +35,20 @@ Numbers numbers_of(const Tensor& t) {
 
 TEST(LlmInt8, ForwardAndBackwardAreBitsandbytes) {
   const store::SafetensorsFile golden(golden_folder() / "llm_int8.safetensors");
-  for (const char* name : {"none", "some", "many"}) {
-    World world;
-    const auto given = [&](const char* key) {
-      const Tensor t = golden.tensor(std::string(name) + "." + key);
-      return world.from(t.dtype, t.shape, numbers_of(t));
-    };
-    const quant::Weight w = pack(world, given("weight"));
-    const Tensor x = given("x"), y = world.empty(DType::f32, golden.tensor(std::string(name) + ".y").shape), dx = world.empty(DType::f32, x.shape);
-    linear(world, y, x, w);
-    linear_backward_input(world, dx, given("dy"), w);
-    EXPECT_LE(relative_error(world.read(y), numbers_of(golden.tensor(std::string(name) + ".y"))), 2e-6) << name;
-    EXPECT_LE(relative_error(world.read(dx), numbers_of(golden.tensor(std::string(name) + ".dx"))), 1e-6) << name;
-  }
+  for (const DeviceSpec& way : ways())
+    for (const char* name : {"none", "some", "many"}) {
+      World world(device_under_test(way));
+      const auto given = [&](const char* key) {
+        const Tensor t = golden.tensor(std::string(name) + "." + key);
+        return world.from(t.dtype, t.shape, numbers_of(t));
+      };
+      const quant::Weight w = pack(world, given("weight"));
+      const Tensor x = given("x"), y = world.empty(DType::f32, golden.tensor(std::string(name) + ".y").shape), dx = world.empty(DType::f32, x.shape);
+      linear(world, y, x, w);
+      linear_backward_input(world, dx, given("dy"), w);
+      EXPECT_LE(relative_error(world.read(y), numbers_of(golden.tensor(std::string(name) + ".y"))), 2e-6) << name;
+      EXPECT_LE(relative_error(world.read(dx), numbers_of(golden.tensor(std::string(name) + ".dx"))), 1e-6) << name;
+    }
 }
 
 // The arithmetic in float64, with the columns that stay out chosen by `stays_out`.
@@ -75,22 +83,37 @@ Numbers activations(World& world, DType type, int64_t tokens, int64_t columns, i
 TEST(LlmInt8, ItsArithmeticInFloat64UpToAndBeyondTheCap) {
   constexpr int64_t tokens = 21, rows = 19, columns = 150;
   ASSERT_EQ(outlier_cap(columns), 16);
-  for (const DType type : {DType::f32, DType::bf16})
-    for (const bool add : {false, true})
-      for (const auto& [outliers, larger, threshold] : {std::tuple<int64_t, int64_t, double>{0, 0, 6}, {3, 1, 6}, {16, 0, 6}, {40, 10, 12}, {40, 40, 48}}) {
-        SCOPED_TRACE(fmt::format("{} {} outliers, {} of them larger, add {}", label(type), outliers, larger, add));
-        World world;
-        const quant::Weight w = pack(world, world.normal(DType::f32, {rows, columns}, 1, 0.1));
-        const Numbers values = activations(world, type, tokens, columns, outliers, larger);
-        const Tensor x = world.from(type, {tokens, columns}, values), y = world.normal(type, {tokens, rows}, 3);
-        Numbers expected = emulated(world.read(x), world.read(w.parts[0]), world.read(w.parts[1]), {tokens, rows, columns}, threshold);
-        if (add)
-          for (size_t i = 0; i < expected.size(); ++i) expected[i] += world.read(y)[i];
-        const int64_t used = world.stream().arena.used();
-        llm_int8(world, y, x, w, add ? y : Tensor{});
-        EXPECT_EQ(world.stream().arena.used(), used);
-        EXPECT_LE(relative_error(world.read(y), expected), tolerance(type));
-      }
+  for (const DeviceSpec& way : ways())
+    for (const DType type : {DType::f32, DType::bf16})
+      for (const bool add : {false, true})
+        for (const auto& [outliers, larger, threshold] : {std::tuple<int64_t, int64_t, double>{0, 0, 6}, {3, 1, 6}, {16, 0, 6}, {40, 10, 12}, {40, 40, 48}}) {
+          SCOPED_TRACE(fmt::format("{} {} outliers, {} of them larger, add {}", label(type), outliers, larger, add));
+          World world(device_under_test(way));
+          const quant::Weight w = pack(world, world.normal(DType::f32, {rows, columns}, 1, 0.1));
+          const Numbers values = activations(world, type, tokens, columns, outliers, larger);
+          const Tensor x = world.from(type, {tokens, columns}, values), y = world.normal(type, {tokens, rows}, 3);
+          Numbers expected = emulated(world.read(x), world.read(w.parts[0]), world.read(w.parts[1]), {tokens, rows, columns}, threshold);
+          if (add)
+            for (size_t i = 0; i < expected.size(); ++i) expected[i] += world.read(y)[i];
+          const int64_t used = world.stream().arena.used();
+          llm_int8(world, y, x, w, add ? y : Tensor{});
+          EXPECT_EQ(world.stream().arena.used(), used);
+          EXPECT_LE(relative_error(world.read(y), expected), tolerance(type));
+        }
+}
+
+TEST(LlmInt8, WhatIsNoNumberStaysNone) {
+  constexpr int64_t tokens = 9, rows = 20, columns = 70;
+  for (const DeviceSpec& way : ways()) {
+    World world(device_under_test(way));
+    const quant::Weight w = pack(world, world.normal(DType::f32, {rows, columns}, 1, 0.1));
+    Numbers values = activations(world, DType::f32, tokens, columns, 3, 1);
+    values[4 * columns + 33] = NAN;
+    const Tensor y = world.empty(DType::f32, {tokens, rows});
+    llm_int8(world, y, world.from(DType::f32, {tokens, columns}, values), w);
+    const Numbers all = world.read(y);
+    for (size_t i = 0; i < all.size(); ++i) EXPECT_EQ(std::isnan(all[i]), i / rows == 4) << i;
+  }
 }
 
 TEST(LlmInt8, APhantomTakesAndRunsTheSame) {
@@ -102,11 +125,13 @@ TEST(LlmInt8, APhantomTakesAndRunsTheSame) {
         llm_int8(world, world.empty(type, {tokens, 33}), world.normal(type, {tokens, 70}, 2), w);
       }
   };
-  World real, phantom(phantom_device(spec_under_test()));
-  go(real);
-  go(phantom);
-  EXPECT_EQ(difference(real.ledger(), phantom.ledger()), "");
-  EXPECT_GT(real.ledger().entries().size(), 80u);
+  for (const DeviceSpec& way : ways()) {
+    World real(device_under_test(way)), phantom(phantom_device(spec_under_test(way)));
+    go(real);
+    go(phantom);
+    EXPECT_EQ(difference(real.ledger(), phantom.ledger()), "");
+    EXPECT_GT(real.ledger().entries().size(), 76u);
+  }
 }
 
 }  // namespace

@@ -95,6 +95,23 @@ TEST(Matmul, EmptyMatrices) {
             for (const bool apart : {false, true}) expect_agrees(c, t, ta, tb, 1, add, apart);
 }
 
+TEST(Matmul, OfCodesIsExact) {
+  if (tests_run_on_cuda() || !this_cpu().sums_int8) GTEST_SKIP() << "needs a processor with VNNI";
+  for (const Case& c : {Case{3, 17, 65}, Case{65, 33, 8960}, Case{1, 1, 1}, Case{5, 0, 3}, Case{5, 3, 0}})
+    for (const Trans ta : both)
+      for (const Trans tb : both) {
+        World world(device_under_test({.sums_int8 = true}), small);
+        const auto codes = [&](Shape shape, int shift) {
+          Numbers x(size_t(shape.count()));
+          for (size_t i = 0; i < x.size(); ++i) x[i] = double(127 - int(i * i >> shift) % 7 * (i % 3 ? 127 / 3 : 1));  // many of the largest, of one sign
+          return world.from(DType::i8, shape, x);
+        };
+        const Tensor a = codes(stored(c.m, c.k, ta), 1), b = codes(stored(c.k, c.n, tb), 3), y = world.empty(DType::i32, {c.m, c.n});
+        matmul(world, {.y = y, .a = a, .ta = ta, .b = b, .tb = tb});
+        EXPECT_EQ(world.read(y), reference(c, world.read(a), ta, world.read(b), tb, 1, Numbers(size_t(c.m * c.n))));
+      }
+}
+
 TEST(Matmul, PhantomTakesTheSameScratch) {
   for (const Types& t : type_cases())
     for (const bool add : {true, false})

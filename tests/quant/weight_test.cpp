@@ -209,10 +209,10 @@ TEST(MultiplyFew, ProductsThatShareTheirTokens) {
 TEST(MultiplyFew, OneOrderOfSums) {
   const int threads = thread_count();
   for (const Case& c : cases)
-    for (const int64_t k : {int64_t{448}, int64_t{333}}) {
+    for (const auto& [type, k] : {std::pair{DType::f32, 448}, {DType::f32, 333}, {DType::bf16, 448}, {DType::bf16, 333}}) {
       Rig rig;
       constexpr int64_t n = 53, t = 8;
-      const Tensor dense = rig.take(DType::f32, {n, k}), x = rig.take(DType::f32, {t, k}), y = rig.take(DType::f32, {t, n});
+      const Tensor dense = rig.take(DType::f32, {n, k}), x = rig.take(type, {t, k}), y = rig.take(DType::f32, {t, n});
       testing::fill_normal(dense, 1, 0.05f);
       testing::fill_normal(x, 2);
       const Weight w = rig.take_weight(c.id, {n, k}, c.dense);
