@@ -103,7 +103,7 @@ TEST(Matmul, OfCodesIsExact) {
         World world(device_under_test({.sums_int8 = true}), small);
         const auto codes = [&](Shape shape, int shift) {
           Numbers x(size_t(shape.count()));
-          for (size_t i = 0; i < x.size(); ++i) x[i] = double(127 - int(i * i >> shift) % 7 * (i % 3 ? 127 / 3 : 1));  // many of the largest, of one sign
+          for (size_t i = 0; i < x.size(); ++i) x[i] = double(127 - int((i * i >> shift) % 7) * (i % 3 ? 127 / 3 : 1));  // many of the largest, of one sign
           return world.from(DType::i8, shape, x);
         };
         const Tensor a = codes(stored(c.m, c.k, ta), 1), b = codes(stored(c.k, c.n, tb), 3), y = world.empty(DType::i32, {c.m, c.n});
