@@ -1,6 +1,7 @@
 // y (M, N) = scale * a . b + c; either operand may be stored transposed. f32 or bf16 each; sums are f32.
 // Computed in bf16 where a is bf16 and the device's matrix units take it, else in f32; operands of another type are first converted, in
-// scratch. Whole numbers of 8 bits multiply to sums of 32, exactly, on a cpu whose spec says sums_int8. On the cpu oneDNN computes it, on cuda cuBLASLt within the spec's workspace cap.
+// scratch. Whole numbers of 8 bits multiply to sums of 32, exactly, on a cpu whose spec says sums_int8. On the cpu oneDNN computes it, on cuda
+// cuBLASLt within the spec's workspace cap.
 #pragma once
 #include "device/stream.h"
 

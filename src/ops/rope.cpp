@@ -16,7 +16,6 @@ void norm_and_rope_cuda(CudaContext&, std::span<const Tensor> xs, const HeadNorm
 
 namespace {
 
-constexpr int64_t most_normed_channels = 512;  // of a head that the kernel norms and turns
 constexpr int64_t pair_block = 128;  // channel pairs whose turns lie on the stack together
 
 template <class X>

@@ -53,7 +53,7 @@ struct Turn {
 };
 
 // A warp norms and turns a head of one tensor or of two.
-constexpr int warps = 4, most_channels = 512;
+constexpr int warps = 4;
 template <class X, class W>
 struct Normed {
   X* of[2];
@@ -66,7 +66,7 @@ struct Normed {
 };
 template <class X, class W>
 __global__ void __launch_bounds__(32 * warps) norm_and_turn(const Normed<X, W> n, int64_t count) {
-  __shared__ X rows[warps][most_channels];
+  __shared__ X rows[warps][most_normed_channels];
   const int lane = int(threadIdx.x) % 32;
   X* const row = rows[threadIdx.x / 32];
   const int64_t i = int64_t{blockIdx.x} * warps + threadIdx.x / 32;

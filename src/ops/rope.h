@@ -18,6 +18,7 @@ struct HeadNorms {
   std::array<Tensor, 2> weight;  // (D) any float, by tensor
   float eps = 0, offset = 0;
 };
+constexpr int most_normed_channels = 512;  // of a head, where it is one op
 void norm_and_rope(Stream&, std::initializer_list<Tensor> xs, const HeadNorms&, Tensor positions, Tensor inv_freq, float attention_factor = 1);
 
 }  // namespace thimble::ops
