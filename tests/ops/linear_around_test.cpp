@@ -248,7 +248,7 @@ TEST(LinearAround, ALayerIsItsLinksOneByOne) {
         const AttentionShape shape{.start = world.ints({0}), .first = before.first, .scale = 1 / std::sqrt(float(dim)), .window = before.window, .cap = before.cap};
         const auto row = [&](int64_t n) { return world.filled(DType::bf16, {1, n}, 0); };
         const Tensor to_q = row(heads * dim), attended = row(heads * dim), mid = row(hidden), to_gate = row(inner), to_up = row(inner), act = row(inner), y = row(hidden);
-        const auto of_heads = [&](const Tensor& t) { return t.view({t.shape[0], t.shape[1] / dim, dim}); };
+        const auto of_heads = [d = sizes.dim](const Tensor& t) { return t.view({t.shape[0], t.shape[1] / d, d}); };
         const Norm norm{weight, 1e-5f, 0.0f};
         const std::array qkv{quant::FewProduct{to_q, &wq.weight}, quant::FewProduct{keys.rows(before.first, 1), &wk.weight}, quant::FewProduct{values.rows(before.first, 1), &wv.weight}};
         const std::array out{quant::FewProduct{mid, &wo.weight, x}}, last{quant::FewProduct{y, &down.weight, mid}};
