@@ -28,6 +28,11 @@ void place_in_cache(const Context& c, Saved& s) {
   s.set(v, values.rows(first, s.shapes().tokens));
 }
 
+ops::HeadNorms head_norms(const LayerParams& p, const Context& c) {
+  const auto of_q = norm_by(c, p.weight[q_norm]), of_k = norm_by(c, p.weight[k_norm]);
+  return {{of_q.weight, of_k.weight}, of_q.eps, of_q.offset};
+}
+
 // Each q and k that backward may read: turned, and before the norms of heads.
 bool has_qkv(const Saved& s) {
   if (!s.ready(q) || !s.ready(k) || !s.ready(v)) return false;
@@ -71,8 +76,7 @@ void Attention::made_qkv(comm::Rank& r, const LayerParams& p, const Context& c, 
   }
   const ops::Turn by = turn(c, layer);
   if (layer.head_norms && p.generating) {
-    const auto of_q = norm_by(c, p.weight[q_norm]), of_k = norm_by(c, p.weight[k_norm]);
-    ops::norm_and_rope(r.stream, turning, {{of_q.weight, of_k.weight}, of_q.eps, of_q.offset}, by.positions, by.inv_freq, by.factor);
+    ops::norm_and_rope(r.stream, turning, head_norms(p, c), by.positions, by.inv_freq, by.factor);
   } else if (!turned_there) {
     ops::rope(r.stream, turning, by.positions, by.inv_freq, by.factor);
   }
@@ -85,6 +89,7 @@ void Attention::made_qkv(comm::Rank& r, const LayerParams& p, const Context& c, 
 void Attention::place(comm::Rank& r, const Context& c, Saved& s) {
   place_in_cache(c, s);
   for (const SavedName n : {q, k, v, attended}) s.make(r, n);
+  if (s.shapes().layer.head_norms) s.make(r, k_plain);
 }
 
 ops::Turn Attention::turn(const Context& c, const LayerSpec& l) {
@@ -92,10 +97,13 @@ ops::Turn Attention::turn(const Context& c, const LayerSpec& l) {
   return {c.positions, rope.inv_freq, rope.factor, l.head_dim};
 }
 
-ops::Attend Attention::of_one(const Context& c, const Saved& s) {
+ops::Attend Attention::of_one(const LayerParams& p, const Context& c, const Saved& s) {
   const LayerSpec& layer = s.shapes().layer;
+  const int64_t d = layer.head_dim;
   const auto& [keys, values, first] = c.caches.front();
-  return {heads(s[q], layer.head_dim), heads(keys.rows(0, first + 1), layer.head_dim), heads(values.rows(0, first + 1), layer.head_dim), attention_shape(c, layer, first)};
+  ops::Attend a{heads(s[q], d), heads(keys.rows(0, first + 1), d), heads(values.rows(0, first + 1), d), attention_shape(c, layer, first)};
+  if (layer.head_norms) a.norms = head_norms(p, c), a.turn = turn(c, layer), a.last = s[k_plain];
+  return a;
 }
 
 void Attention::made_attended(comm::Rank& r, const LayerParams& p, const Context& c, Tensor x, Saved& s) {

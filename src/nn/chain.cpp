@@ -11,7 +11,7 @@ bool chains(const LayerParams& p, const SavedShapes& s) {
 
 void chained(comm::Rank& r, const LayerParams& p, const Context& c, Tensor y, Tensor x, Tensor mid, Saved& s) {
   const LayerSpec& layer = s.shapes().layer;
-  const bool whole = !layer.head_norms && !p.lora.a[qkv_group] && c.caches.size() == 1;
+  const bool whole = !p.lora.a[qkv_group] && c.caches.size() == 1;
   if (whole) Attention::place(r, c, s);
   else Attention::attend(r, p, c, x, s);
   const bool after = layer.norms_after;
@@ -19,13 +19,13 @@ void chained(comm::Rank& r, const LayerParams& p, const Context& c, Tensor y, Te
   const Tensor to_gate = s.make(r, gate), to_up = s.make(r, up), to_act = s.make(r, act);
   const auto product = [&](Tensor to, LayerParam w, Tensor plus = {}) { return quant::FewProduct{to, &p.weight[w], plus}; };
   const auto bias = [&](LayerParam b) { return p.weight[b].dense(); };
-  const std::array qkv{product(s[q], q_proj), product(s[k], k_proj), product(s[v], v_proj)};
+  const std::array qkv{product(s[q], q_proj), product(s[layer.head_norms ? k_plain : k], k_proj), product(s[v], v_proj)};
   const std::array out{product(to_mid, o_proj, after ? Tensor{} : x)}, down{product(to_y, down_proj, after ? Tensor{} : mid)};
   const std::array gate_up{product(to_gate, gate_proj), product(to_up, up_proj)};
   const ops::Join join = after ? ops::Join{to_mid, x, norm_by(c, p.weight[norm_after_attention])} : ops::Join{};
   const std::array chain{
-      ops::Few{x, qkv, norm_by(c, p.weight[norm_attention]), {.bias = {bias(q_bias), bias(k_bias), bias(v_bias)}, .turn = Attention::turn(c, layer)}},
-      ops::Few{.x = s[attended], .products = out, .after = {.bias = {bias(o_bias)}}, .attend = whole ? Attention::of_one(c, s) : ops::Attend{}},
+      ops::Few{x, qkv, norm_by(c, p.weight[norm_attention]), {.bias = {bias(q_bias), bias(k_bias), bias(v_bias)}, .turn = layer.head_norms ? ops::Turn{} : Attention::turn(c, layer)}},
+      ops::Few{.x = s[attended], .products = out, .after = {.bias = {bias(o_bias)}}, .attend = whole ? Attention::of_one(p, c, s) : ops::Attend{}},
       ops::Few{mid, gate_up, norm_by(c, p.weight[norm_mlp]), {.bias = {bias(gate_bias), bias(up_bias)}, .gated = to_act, .activation = c.model->activation}, join},
       ops::Few{.x = to_act, .products = down, .after = {.bias = {bias(down_bias)}}}};
   ops::linear_few(r.stream, std::span(chain).subspan(whole ? 0 : 1));

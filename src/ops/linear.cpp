@@ -65,7 +65,10 @@ bool can_be_one(const DeviceSpec& spec, const Few& f) {
   const Turn& turn = f.after.turn;
   if (turn) can = can && turn.head_dim % 8 == 0 && turn.inv_freq.shape[0] * 2 == turn.head_dim && f.products.size() >= 2;
   if (f.after.gated) can = can && !turn && f.products.size() == 2 && f.products[0].w->shape == f.products[1].w->shape;
-  if (const auto& [q, keys, values, shape] = f.attend; q) can = can && q.shape[0] == 1 && (q.shape[2] == 64 || q.shape[2] == 128) && q.shape[1] <= most_attending_heads && attention_is_few(spec, q, keys, shape);
+  if (const auto& [q, keys, values, shape, norms, turning, last] = f.attend; q) {
+    can = can && q.shape[0] == 1 && (q.shape[2] == 64 || q.shape[2] == 128) && q.shape[1] <= most_attending_heads && attention_is_few(spec, q, keys, shape);
+    if (last) can = can && plain(norms.weight[0]) && plain(norms.weight[1]) && turning.inv_freq.shape[0] * 2 == q.shape[2];
+  }
   return can;
 }
 
@@ -105,7 +108,7 @@ void linear_few(Stream& s, std::span<const Few> chain) {
     const auto add = [&](const Work& work) { all.flops += work.flops, all.bytes += work.bytes, all.matrix = work.matrix; };
     Tensor partial;
     for (const Few& f : chain) {
-      if (const auto& [q, keys, values, shape] = f.attend; q) {
+      if (const auto& [q, keys, values, shape, norms, turn, last] = f.attend; q) {
         add(attention_work(s, f.x.view(q.shape), {}, q, keys, values, shape));
         partial = s.scratch("attention of splits", DType::f32, attention_few_partial(q, shape));
       }
@@ -113,7 +116,12 @@ void linear_few(Stream& s, std::span<const Few> chain) {
     }
     return launch(s, all, [] {}, [&](auto& cuda) { linear_one_cuda(cuda, chain, partial); });
   }
-  if (const auto& [q, keys, values, shape] = chain.front().attend; q && !linear_is_one(spec, chain.first(1))) {
+  if (const auto& [q, keys, values, shape, norms, turn, last] = chain.front().attend; q && !linear_is_one(spec, chain.first(1))) {
+    if (last) {
+      const Tensor row = keys.rows(keys.shape[0] - 1, 1);
+      convert(s, row, last.view(row.shape));
+      norm_and_rope(s, {q, row}, norms, turn.positions, turn.inv_freq, turn.factor);
+    }
     attention(s, chain.front().x.view(q.shape), {}, q, keys, values, shape);
     std::array<Few, most_links> rest;
     std::copy(chain.begin(), chain.end(), rest.begin());

@@ -4,6 +4,7 @@
 #pragma once
 #include "ops/attention.h"
 #include "ops/matmul.h"
+#include "ops/rope.h"
 #include "ops/swiglu.h"
 #include "quant/weight.h"
 
@@ -37,6 +38,9 @@ struct After {
 struct Attend {                          // as ops/attention.h has it, its y a view of x (T, H D)
   Tensor q, keys, values;
   AttentionShape shape{};
+  HeadNorms norms{};                     // where heads are normed: q is before its norm and turn, and the last key, of `last` (1, K D), is yet to come to keys
+  Turn turn{};
+  Tensor last{};
   explicit operator bool() const { return bool(q); }
 };
 // Products of a few tokens that read one x, and what stands around them; with `attend` attention makes x first.

@@ -6,8 +6,7 @@
 #include <algorithm>
 
 #include "device/bulk.cuh"
-#include "ops/attention_few.cuh"
-#include "ops/attention_few.h"
+#include "ops/attention_one.cuh"
 #include "ops/linear_one.h"
 #include "quant/nf4.cuh"
 
@@ -21,16 +20,6 @@ constexpr int warps = 8, piece = most_joined_columns, unit = piece / warps;  // 
 constexpr int bringer = warps, finisher = warps + 1, threads = (warps + 2) * 32;
 constexpr int tile_rows = 8, group_rows = 4;                // a tile is two groups of neighbouring rows
 constexpr int stages = 3, together = 8;                     // pieces of tiles under way in the ring; tiles that share a load of x
-
-// Values as they lie in memory, read as floats.
-struct Floats {
-  const void* data = nullptr;
-  bool is_bf16 = false;
-  Floats() = default;
-  explicit Floats(const Tensor& t) : data(t.data), is_bf16(t.dtype == DType::bf16) {}
-  __device__ explicit operator bool() const { return data; }
-  __device__ float operator[](int i) const { return is_bf16 ? float(static_cast<const bf16_t*>(data)[i]) : static_cast<const float*>(data)[i]; }
-};
 
 __device__ __forceinline__ float low_of(uint32_t two) { return __uint_as_float(two << 16); }  // of two numbers in bf16
 __device__ __forceinline__ float high_of(uint32_t two) { return __uint_as_float(two & 0xffff0000); }
@@ -76,13 +65,6 @@ struct Job {
   }
 };
 
-// Attention of one token: a block has one head and one of `splits` shares of the keys. (Two heads that share keys took a block twice as long: a warp's sums
-// wait for each other, and not for keys.)
-struct Attending {
-  AttentionRun run;
-  FewTensors tensors;
-  int splits;
-};
 template <class Y>
 struct Chain {
   Job<Y> of[most_links];
@@ -111,10 +93,8 @@ struct Memory {
   uint64_t full[stages], empty[stages], summed[2], finished[2];
   alignas(128) Stage<nested> ring[stages];
 };
-template <int dim> struct AttendingMemory { FewMemory<dim, 1, warps> few; };
-template <> struct AttendingMemory<0> {};
 template <bool nested, int dim>
-struct AllMemory : Memory<nested> { AttendingMemory<dim> attending; };
+struct AllMemory : Memory<nested> { AttendingMemory<dim, warps> attending; };
 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
 #define THIMBLE_ASM(...) __trap()
@@ -150,8 +130,6 @@ struct Everyone {
   }
 };
 #undef THIMBLE_ASM
-
-__device__ unsigned attended[most_attending_heads];  // blocks that are done with their share of keys, by head
 
 // A block's share of a link, and the order in which it visits its pieces: of up to `together` tiles the first piece, then their second ...; of the
 // next tiles the other way round, so that x of a piece serves both.
@@ -459,26 +437,7 @@ __device__ void multiply_link(Memory<nested>& memory, const Job<Y>& job, Turnsti
   }
 }
 
-// Keys and values come to the second cache while products are made that need nothing of them, as many as leave room there.
-__device__ void prefetch_keys(const AttentionRun& a, const FewTensors& t, int lane) {
-  constexpr int64_t most = 8 << 20;
-  const int row = a.groups * a.dim, low = max(0, a.first - a.reach);
-  const int64_t bytes = min(int64_t{a.first - low} * row * 2, most), first = bytes / 16 * blockIdx.x / gridDim.x * 16, end = bytes / 16 * (blockIdx.x + 1) / gridDim.x * 16;
-  if (lane < 2 && first < end) bulk_prefetch(reinterpret_cast<const char*>((lane == 0 ? t.k : t.v) + int64_t{low} * row) + first, uint32_t(end - first));
-}
-
-template <int dim>
-__device__ __forceinline__ void attend(AttendingMemory<dim>& memory, const Attending& of, int low) {
-  const AttentionRun& a = of.run;
-  for (int task = int(blockIdx.x); task < a.heads * of.splits; task += int(gridDim.x)) {
-    const int head = task / of.splits;
-    const FewTask own{.token = 0, .group = head / a.per_group, .head = head, .heads = 1, .split = task % of.splits, .splits = of.splits, .arrived = &attended[head]};
-    attend<6>(memory.few, a, of.tensors, own, low, 1, [] { meet(); }, [] {});
-    meet();  // before the next is begun
-  }
-}
-
-template <bool nested, class Y, int dim>
+template <bool nested, class Y, int dim, bool normed>
 __global__ void __launch_bounds__(threads, 2) multiply_chain(const __grid_constant__ Chain<Y> chain) {
   extern __shared__ __align__(128) unsigned char shared[];
   auto& memory = *reinterpret_cast<AllMemory<nested, dim>*>(shared);
@@ -523,25 +482,17 @@ __global__ void __launch_bounds__(threads, 2) multiply_chain(const __grid_consta
     if constexpr (dim > 0)
       if (attends) {
         if (i == 0) wait_for_earlier();
-        const int low = chain.attending.run.low(0);  // comes while the link before ends
-        if (i > 0) meet_with_finisher();
-        attend<dim>(memory.attending, chain.attending, low);
+        attend<dim, normed>(memory.attending, chain.attending, [] { meet(); }, [&] { i > 0 ? meet_with_finisher() : meet(); });
         meet_with_finisher();
       }
     multiply_link<nested>(memory, chain.of[i], at, sums_at, lane, part, [&] { i > 0 || attends ? meet_with_finisher() : wait_for_earlier(); });
   }
 }
 
-// Few keys are not split: the last of several blocks would have to wait for the others.
-int splits_of(const AttentionRun& a, int blocks) {
-  const int keys = std::min(a.first, a.reach) + 1;
-  return keys <= 192 ? 1 : std::clamp(blocks / a.heads, 1, keys / 64);
-}
-
 // Every block must be there at once, or they would wait for ever: so they are no clusters, of which fewer fit while blocks of an earlier kernel leave.
-template <bool nested, class Y, int dim>
+template <bool nested, class Y, int dim, bool normed>
 void run(CudaContext& cuda, Chain<Y>& chain) {
-  const auto kernel = multiply_chain<nested, Y, dim>;
+  const auto kernel = multiply_chain<nested, Y, dim, normed>;
   const auto* key = reinterpret_cast<const void*>(kernel);
   constexpr size_t shared = sizeof(AllMemory<nested, dim>);
   prepare_kernel(cuda, key, "nf4 multiply", shared);
@@ -564,11 +515,14 @@ void linear_one_cuda(CudaContext& cuda, std::span<const Few> chain, Tensor parti
     int64_t dim = 0;
     for (const auto& [x, products, norm, after, join, attend] : chain) {
       if (attend) {
-        dim = attend.q.shape[2];
+        const auto& [q, keys, values, shape, norms, turn, last] = attend;
+        dim = q.shape[2];
         jobs.attends = jobs.count;
-        jobs.attending.run = attention_run(attend.q, attend.keys, attend.shape);
-        jobs.attending.tensors = {at<bf16_t>(x), nullptr, at<float>(partial), at<const bf16_t>(attend.q), at<const bf16_t>(attend.keys), at<const bf16_t>(attend.values)};
-        check(aligned_16(attend.q, attend.keys, attend.values) && jobs.attending.run.heads <= most_attending_heads, "attention: vectors of heads are aligned, a counter is there to each of them");
+        jobs.attending.run = attention_run(q, keys, shape);
+        jobs.attending.tensors = {at<bf16_t>(x), nullptr, at<float>(partial), at<const bf16_t>(q), at<const bf16_t>(keys), at<const bf16_t>(values)};
+        if (last) jobs.attending.heads = {{Floats(norms.weight[0]), Floats(norms.weight[1])}, norms.eps, norms.offset, turn.factor, at<const int32_t>(turn.positions), at<const float>(turn.inv_freq),
+                                          at<const bf16_t>(last), at<bf16_t>(keys.rows(keys.shape[0] - 1, 1))};
+        check(aligned_16(q, keys, values) && jobs.attending.run.heads <= most_attending_heads, "attention: vectors of heads are aligned, a counter is there to each of them");
       }
       Job<Y>& job = jobs.of[jobs.count++] = Job<Y>{.columns = int(x.shape[1]), .x = at<const bf16_t>(x), .norm = Floats(norm.weight), .eps = norm.eps, .offset = norm.offset,
                                              .join = {at<const bf16_t>(join.part), at<const bf16_t>(join.residual), at<bf16_t>(x), Floats(join.norm.weight), join.norm.eps, join.norm.offset},
@@ -581,7 +535,12 @@ void linear_one_cuda(CudaContext& cuda, std::span<const Few> chain, Tensor parti
       }
     }
     const auto go_on = [&]<int of>(std::integral_constant<int, of>) {
-      first.w->format == quant::FormatId::nf4_dq ? run<true, Y, of>(cuda, jobs) : run<false, Y, of>(cuda, jobs);
+      const auto by_heads = [&]<bool normed>(std::bool_constant<normed>) {
+        first.w->format == quant::FormatId::nf4_dq ? run<true, Y, of, normed>(cuda, jobs) : run<false, Y, of, normed>(cuda, jobs);
+      };
+      if constexpr (of > 0)
+        if (jobs.attending.heads.last) return by_heads(std::true_type{});
+      by_heads(std::false_type{});
     };
     if constexpr (std::is_same_v<Y, bf16_t>) {
       if (dim == 64) return go_on(std::integral_constant<int, 64>{});

@@ -230,13 +230,14 @@ Numbers attention_of_one(const Numbers& q, const Numbers& keys, const Numbers& v
 // A whole layer: attention stands between the products of its queries, keys and values and that of what it makes; it reads keys of earlier tokens too.
 TEST(LinearAround, ALayerIsItsLinksOneByOne) {
   struct Sizes { int64_t hidden, inner, heads, groups, dim; };
-  struct Keys { int64_t first, window; float cap; };
+  struct Keys { int64_t first, window; float cap; bool normed = false; };
   for (const FormatId id : {FormatId::dense, FormatId::nf4, FormatId::nf4_dq})
     for (const Sizes& sizes : {Sizes{256, 576, 4, 4, 64}, Sizes{1024, 1600, 8, 2, 128}, Sizes{448, 192, 7, 1, 64}, Sizes{640, 192, 32, 2, 64}, Sizes{192, 192, 2, 1, 32}, Sizes{8192, 64, 8, 1, 128}})
-      for (const Keys& before : {Keys{0, 0, 0}, Keys{4, 0, 0}, Keys{299, 0, 30}, Keys{299, 100, 0}, Keys{2999, 0, 0}}) {
+      for (const Keys& before : {Keys{0, 0, 0}, Keys{4, 0, 0}, Keys{299, 0, 30}, Keys{299, 100, 0}, Keys{2999, 0, 0}, Keys{0, 0, 0, true}, Keys{299, 0, 30, true}, Keys{2999, 0, 0, true}}) {
         const auto& [hidden, inner, heads, groups, dim] = sizes;
         if (hidden == 8192 && before.first == 2999) continue;
-        SCOPED_TRACE(fmt::format("{}, {} and {} columns, {} heads of {} and {} of keys, {} before, a window of {}", quant::format(id).name, hidden, inner, heads, dim, groups, before.first, before.window));
+        SCOPED_TRACE(fmt::format("{}, {} and {} columns, {} heads of {} and {} of keys, {} before, a window of {}{}", quant::format(id).name, hidden, inner, heads, dim, groups, before.first, before.window,
+                                 before.normed ? ", normed" : ""));
         World world(device_under_test(), int64_t{96} << 20);
         const Held wq = hold(world, id, {heads * dim, hidden}, 1), wk = hold(world, id, {groups * dim, hidden}, 2), wv = hold(world, id, {groups * dim, hidden}, 3), wo = hold(world, id, {hidden, heads * dim}, 4);
         const Held gate = hold(world, id, {inner, hidden}, 5), up = hold(world, id, {inner, hidden}, 6), down = hold(world, id, {hidden, inner}, 7);
@@ -250,13 +251,17 @@ TEST(LinearAround, ALayerIsItsLinksOneByOne) {
         const Tensor to_q = row(heads * dim), attended = row(heads * dim), mid = row(hidden), to_gate = row(inner), to_up = row(inner), act = row(inner), y = row(hidden);
         const auto of_heads = [d = sizes.dim](const Tensor& t) { return t.view({t.shape[0], t.shape[1] / d, d}); };
         const Norm norm{weight, 1e-5f, 0.0f};
-        const std::array qkv{quant::FewProduct{to_q, &wq.weight}, quant::FewProduct{keys.rows(before.first, 1), &wk.weight}, quant::FewProduct{values.rows(before.first, 1), &wv.weight}};
+        const Tensor cached = keys.rows(before.first, 1), own = before.normed ? row(groups * dim) : cached;
+        const HeadNorms norms{{world.normal(DType::bf16, {dim}, 12, 0.2, 1), world.normal(DType::bf16, {dim}, 13, 0.2, 1)}, 1e-6f, 0.5f};
+        Attend attend{of_heads(to_q), of_heads(keys), of_heads(values), shape};
+        if (before.normed) attend.norms = norms, attend.turn = turn, attend.last = own;
+        const std::array qkv{quant::FewProduct{to_q, &wq.weight}, quant::FewProduct{own, &wk.weight}, quant::FewProduct{values.rows(before.first, 1), &wv.weight}};
         const std::array out{quant::FewProduct{mid, &wo.weight, x}}, last{quant::FewProduct{y, &down.weight, mid}};
         const std::array both{quant::FewProduct{to_gate, &gate.weight}, quant::FewProduct{to_up, &up.weight}};
-        const std::array chain{Few{x, qkv, norm, {.turn = turn}}, Few{.x = attended, .products = out, .attend = {of_heads(to_q), of_heads(keys), of_heads(values), shape}},
+        const std::array chain{Few{x, qkv, norm, {.turn = before.normed ? Turn{} : turn}}, Few{.x = attended, .products = out, .attend = attend},
                                Few{mid, both, norm, {.gated = act}}, Few{.x = act, .products = last}};
         const auto run = [&](bool together) {
-          for (const Tensor& t : {to_q, attended, mid, act, y}) zero(world, t);
+          for (const Tensor& t : {to_q, cached, attended, mid, act, y}) zero(world, t);
           if (together) linear_few(world, chain);
           else for (const Few& f : chain) linear_few(world, std::span(&f, 1));
           return world.bytes(y);
@@ -268,6 +273,11 @@ TEST(LinearAround, ALayerIsItsLinksOneByOne) {
         for (int again = 0; again < 10; ++again) ASSERT_EQ(run(true), one_by_one) << again;
         EXPECT_EQ(world.stream().arena.used(), used);
         const Numbers made = world.read(attended);
+        if (before.normed) {
+          linear_few(world, std::span(chain).first(1));
+          norm_and_rope(world, {of_heads(to_q), of_heads(own)}, norms, turn.positions, turn.inv_freq, turn.factor);
+          EXPECT_LE(relative_error(world.read(cached), world.read(own)), 2 * tolerance(DType::bf16));
+        }
         EXPECT_LE(relative_error(made, attention_of_one(world.read(to_q), world.read(keys), world.read(values), heads, groups, dim, shape)), allowed(DType::bf16));
         EXPECT_LE(relative_error(world.read(mid), product(made, wo, world.read(x), {})), allowed(DType::bf16));
       }
