@@ -20,6 +20,19 @@ ops::AttentionShape attention_shape(const Context& c, const LayerSpec& l, int64_
           .cap = c.model->attention_cap};
 }
 
+// Keys and values are made where later tokens will read them.
+void place_in_cache(const Context& c, Saved& s) {
+  if (c.caches.size() != 1) return;
+  const auto& [keys, values, first] = c.caches.front();
+  s.set(k, keys.rows(first, s.shapes().tokens));
+  s.set(v, values.rows(first, s.shapes().tokens));
+}
+
+ops::HeadNorms head_norms(const LayerParams& p, const Context& c) {
+  const auto of_q = norm_by(c, p.weight[q_norm]), of_k = norm_by(c, p.weight[k_norm]);
+  return {{of_q.weight, of_k.weight}, of_q.eps, of_q.offset};
+}
+
 // Each q and k that backward may read: turned, and before the norms of heads.
 bool has_qkv(const Saved& s) {
   if (!s.ready(q) || !s.ready(k) || !s.ready(v)) return false;
@@ -40,11 +53,7 @@ void Attention::made_qkv(comm::Rank& r, const LayerParams& p, const Context& c, 
   if (has_qkv(s)) return;
   const LayerSpec& layer = s.shapes().layer;
   const int64_t d = layer.head_dim, tokens = s.shapes().tokens;
-  if (c.caches.size() == 1) {  // keys and values are made where later tokens will read them
-    const auto& [keys, values, first] = c.caches.front();
-    s.set(k, keys.rows(first, tokens));
-    s.set(v, values.rows(first, tokens));
-  }
+  place_in_cache(c, s);
   const bool chunked = c.chunk > 0 && tokens > c.chunk;
   if (!chunked && !p.generating) made_norm(r, p, c, x, s);  // below q, k and v: backward may read it
   const Tensor to_q = s.make(r, q), to_k = s.make(r, k);
@@ -52,13 +61,12 @@ void Attention::made_qkv(comm::Rank& r, const LayerParams& p, const Context& c, 
   const bool normed_apart = layer.head_norms && !p.generating;  // backward reads what the norms of heads did
   const SavedName q_made = normed_apart ? q_plain : q, k_made = normed_apart ? k_plain : k;
   const Tensor from_q = s.make(r, q_made), from_k = s.make(r, k_made);
-  const RopeTable& rope = c.rope->of(layer);
   const bool turned_there = p.generating && !layer.head_norms;
   in_chunks(r, s, c.chunk, [&](Saved& part, int64_t first, int64_t n) {
     const auto made = {part[q_made], part[k_made], part[v]};
     if (!p.generating) return project(r, made, made_norm(r, p, c, x.rows(first, n), part), p, qkv_group, part);
     ops::After after;
-    if (turned_there) after.turn = {c.positions.rows(first, n), rope.inv_freq, rope.factor, d};
+    if (turned_there) after.turn = turn(c, layer), after.turn.positions = c.positions.rows(first, n);
     project_few(r, made, x.rows(first, n), p, qkv_group, part, norm_by(c, p.weight[norm_attention]), after);
   });
   const std::initializer_list<Tensor> turning{heads(to_q, d), heads(to_k, d)};
@@ -66,16 +74,36 @@ void Attention::made_qkv(comm::Rank& r, const LayerParams& p, const Context& c, 
     norm(r, c, rows_of_heads(to_q, d), s.make(r, rstd_q), rows_of_heads(from_q, d), p.weight[q_norm]);
     norm(r, c, rows_of_heads(to_k, d), s.make(r, rstd_k), rows_of_heads(from_k, d), p.weight[k_norm]);
   }
+  const ops::Turn by = turn(c, layer);
   if (layer.head_norms && p.generating) {
-    const auto of_q = norm_by(c, p.weight[q_norm]), of_k = norm_by(c, p.weight[k_norm]);
-    ops::norm_and_rope(r.stream, turning, {{of_q.weight, of_k.weight}, of_q.eps, of_q.offset}, c.positions, rope.inv_freq, rope.factor);
+    ops::norm_and_rope(r.stream, turning, head_norms(p, c), by.positions, by.inv_freq, by.factor);
   } else if (!turned_there) {
-    ops::rope(r.stream, turning, c.positions, rope.inv_freq, rope.factor);
+    ops::rope(r.stream, turning, by.positions, by.inv_freq, by.factor);
   }
   for (size_t i = 0; c.caches.size() > 1 && i < c.caches.size(); ++i) {
     ops::convert(r.stream, c.caches[i].keys.rows(c.caches[i].first, 1), to_k.rows(int64_t(i), 1));
     ops::convert(r.stream, c.caches[i].values.rows(c.caches[i].first, 1), s[v].rows(int64_t(i), 1));
   }
+}
+
+void Attention::place(comm::Rank& r, const Context& c, Saved& s) {
+  place_in_cache(c, s);
+  for (const SavedName n : {q, k, v, attended}) s.make(r, n);
+  if (s.shapes().layer.head_norms) s.make(r, k_plain);
+}
+
+ops::Turn Attention::turn(const Context& c, const LayerSpec& l) {
+  const RopeTable& rope = c.rope->of(l);
+  return {c.positions, rope.inv_freq, rope.factor, l.head_dim};
+}
+
+ops::Attend Attention::of_one(const LayerParams& p, const Context& c, const Saved& s) {
+  const LayerSpec& layer = s.shapes().layer;
+  const int64_t d = layer.head_dim;
+  const auto& [keys, values, first] = c.caches.front();
+  ops::Attend a{heads(s[q], d), heads(keys.rows(0, first + 1), d), heads(values.rows(0, first + 1), d), attention_shape(c, layer, first)};
+  if (layer.head_norms) a.norms = head_norms(p, c), a.turn = turn(c, layer), a.last = s[k_plain];
+  return a;
 }
 
 void Attention::made_attended(comm::Rank& r, const LayerParams& p, const Context& c, Tensor x, Saved& s) {

@@ -13,6 +13,10 @@ class Attention {
   static void forward(comm::Rank&, const LayerParams&, const Context&, Tensor y, Tensor x, Saved&);
   // s[attended] alone: what the output projection reads
   static void attend(comm::Rank& r, const LayerParams& p, const Context& c, Tensor x, Saved& s) { made_attended(r, p, c, x, s); }
+  // What a chain of products makes instead (nn/chain.h), where there is one cache: places for q, k, v and s[attended]; how q and k turn; attention of one token.
+  static void place(comm::Rank&, const Context&, Saved&);
+  static ops::Turn turn(const Context&, const LayerSpec&);
+  static ops::Attend of_one(const LayerParams&, const Context&, const Saved&);
   // d (T, C): in, the gradient of y; out, that of x. Without `into_input` the way below is not walked (nothing is trained there).
   static void backward(comm::Rank&, const LayerParams&, const LayerGrads&, const Context&, Tensor d, Tensor x, Saved&, bool into_input);
   // What backward reads is made again where it is not there.

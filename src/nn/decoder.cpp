@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "nn/chain.h"
 #include "ops/cross_entropy.h"
 #include "ops/elementwise.h"
 #include "ops/embedding.h"
@@ -24,25 +25,6 @@ int64_t filled(const LayerParams& p) {
 void set_filled(const LayerParams& p, int64_t bits) {
   for (int m = 0; m < layer_param_count; ++m)
     if (p.weight[m].unpacked) p.weight[m].unpacked->filled = (bits >> (m + saved_count)) & 1;
-}
-
-// All that follows attention, as one chain of products: of one token, whose tensors are small enough to lie there together, and where no adapter stands between.
-bool chains(const LayerParams& p, const SavedShapes& s) {
-  return p.generating && s.tokens == 1 && !p.lora.a[o_group] && !p.lora.a[gate_up_group] && !p.lora.a[down_group];
-}
-void chained(comm::Rank& r, const LayerParams& p, const Context& c, Tensor y, Tensor x, Tensor mid, Saved& s) {
-  const bool after = s.shapes().layer.norms_after;
-  const Tensor to_mid = after ? s.make(r, attention_out) : mid, to_y = after ? s.make(r, mlp_out) : y;
-  const Tensor to_gate = s.make(r, gate), to_up = s.make(r, up), to_act = s.make(r, act);
-  const std::array out{quant::FewProduct{to_mid, &p.weight[o_proj], after ? Tensor{} : x}};
-  const std::array gate_up{quant::FewProduct{to_gate, &p.weight[gate_proj]}, quant::FewProduct{to_up, &p.weight[up_proj]}};
-  const std::array down{quant::FewProduct{to_y, &p.weight[down_proj], after ? Tensor{} : mid}};
-  const ops::Join join = after ? ops::Join{to_mid, x, norm_by(c, p.weight[norm_after_attention])} : ops::Join{};
-  const auto bias = [&](LayerParam b) { return p.weight[b].dense(); };
-  ops::linear_few(r.stream, std::array{ops::Few{.x = s[attended], .products = out, .after = {.bias = {bias(o_bias)}}},
-                                       ops::Few{mid, gate_up, norm_by(c, p.weight[norm_mlp]), {.bias = {bias(gate_bias), bias(up_bias)}, .gated = to_act, .activation = c.model->activation}, join},
-                                       ops::Few{.x = to_act, .products = down, .after = {.bias = {bias(down_bias)}}}});
-  if (after) norm(r, c, y, s.make(r, rstd_mlp_out), to_y, p.weight[norm_after_mlp], mid);
 }
 
 constexpr uint32_t embedding_place = ~uint32_t{0};  // of ops::Drawn: beyond those of all layers
@@ -119,10 +101,7 @@ void Decoder::once_a_kind(const char* pass, int layer, const LayerParams& p, con
 void Decoder::layer_forward(const LayerParams& p, const Context& c, Tensor y, Tensor x, Saved& s) {
   const Scope scope(rank_.memory);
   const Tensor mid = s.make(rank_, middle);
-  if (chains(p, s.shapes())) {
-    Attention::attend(rank_, p, c, x, s);
-    return chained(rank_, p, c, y, x, mid, s);
-  }
+  if (chains(p, s.shapes())) return chained(rank_, p, c, y, x, mid, s);
   {
     const Scope of_attention(rank_.memory);
     Attention::forward(rank_, p, c, mid, x, s);

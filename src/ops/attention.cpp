@@ -198,12 +198,15 @@ double causal_pairs(Tensor q, const AttentionShape& a) {
 
 }  // namespace
 
-void attention(Stream& s, Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v, const AttentionShape& a) {
+Work attention_work(Stream& s, Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v, const AttentionShape& a) {
   check_attention(y, lse, q, k, v, a);
-  const int64_t dim = q.shape[2], seen = (a.first + q.shape[0]) * k.shape.row() * size_of(k.dtype);
-  const Work work{.name = "attention", .flops = 4.0 * double(dim) * causal_pairs(q, a),
-                  .bytes = double(2 * q.bytes() + 2 * seen + a.start.bytes() + (lse ? lse.bytes() : 0)),
-                  .matrix = s.device.kind() == DeviceKind::cuda};
+  const int64_t seen = (a.first + q.shape[0]) * k.shape.row() * size_of(k.dtype);
+  return {.name = "attention", .flops = 4.0 * double(q.shape[2]) * causal_pairs(q, a), .bytes = double(2 * q.bytes() + 2 * seen + a.start.bytes() + (lse ? lse.bytes() : 0)),
+          .matrix = s.device.kind() == DeviceKind::cuda};
+}
+
+void attention(Stream& s, Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v, const AttentionShape& a) {
+  const Work work = attention_work(s, y, lse, q, k, v, a);
   const Scope scope(s.arena);
   Tensor workspace;
   const bool few = attention_is_few(s.device.spec(), q, k, a);

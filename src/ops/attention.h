@@ -19,6 +19,8 @@ struct AttentionShape {
 // y, lse overwritten. lse = log of the softmax's sum per head and query, what backward needs (on
 // cuda ordered as the way taken likes it); may be null.
 void attention(Stream&, Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v, const AttentionShape&);
+// What that is, for an op of which it is a part; shapes are checked.
+Work attention_work(Stream&, Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v, const AttentionShape&);
 // dq dk dv overwritten. first must be 0 and S == T.
 struct AttentionGrad { Tensor dq, dk, dv; };
 void attention_backward(Stream&, const AttentionGrad&, Tensor dy, Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v,

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "ops/attention_few.h"
 #include "ops/bias.h"
 #include "ops/elementwise.h"
 #include "ops/llm_int8.h"
@@ -51,11 +52,11 @@ void few_on_processor(Stream& s, Tensor x, std::span<const quant::FewProduct> pr
 }
 
 // Shapes that the kernel's tiles and loads divide.
-bool can_be_one(const Few& f) {
+bool can_be_one(const DeviceSpec& spec, const Few& f) {
   const auto plain = [](const Tensor& t) { return !t || t.dtype == DType::f32 || t.dtype == DType::bf16; };
   const int64_t columns = f.x.shape[1];
-  bool can = f.x.shape[0] == 1 && f.x.dtype == DType::bf16 && columns > 0 && columns % quant::nf4_block == 0 && (!f.norm || (plain(f.norm.weight) && columns <= most_normed_columns));
-  if (f.join) can = can && f.norm && plain(f.join.norm.weight);
+  bool can = f.x.shape[0] == 1 && f.x.dtype == DType::bf16 && columns > 0 && columns % quant::nf4_block == 0 && plain(f.norm.weight);
+  if (f.join) can = can && f.norm && plain(f.join.norm.weight) && columns <= most_joined_columns;
   for (size_t i = 0; i < f.products.size(); ++i) {
     const auto& [y, w, c] = f.products[i];
     can = can && w->format == f.products[0].w->format && !w->on_processor && w->shape[0] % 8 == 0 && w->shape[0] < 1 << 24 && w->shape.count() < int64_t{1} << 36 && plain(y) && plain(f.after.bias[i]) &&
@@ -64,6 +65,10 @@ bool can_be_one(const Few& f) {
   const Turn& turn = f.after.turn;
   if (turn) can = can && turn.head_dim % 8 == 0 && turn.inv_freq.shape[0] * 2 == turn.head_dim && f.products.size() >= 2;
   if (f.after.gated) can = can && !turn && f.products.size() == 2 && f.products[0].w->shape == f.products[1].w->shape;
+  if (const auto& [q, keys, values, shape, norms, turning, last] = f.attend; q) {
+    can = can && q.shape[0] == 1 && (q.shape[2] == 64 || q.shape[2] == 128) && q.shape[1] <= most_attending_heads && attention_is_few(spec, q, keys, shape);
+    if (last) can = can && plain(norms.weight[0]) && plain(norms.weight[1]) && turning.inv_freq.shape[0] * 2 == q.shape[2];
+  }
   return can;
 }
 
@@ -79,14 +84,11 @@ void linear(Stream& s, Tensor y, Tensor x, const quant::Weight& w, Tensor c) {
 bool linear_is_one(const DeviceSpec& spec, std::span<const Few> chain) {
   const auto& first = chain.front().products.front();
   if (spec.kind != DeviceKind::cuda || spec.capability < 90 || (first.w->format != quant::FormatId::nf4 && first.w->format != quant::FormatId::nf4_dq)) return false;
-  for (size_t i = 0; i < chain.size(); ++i)  // what is added comes early: it may be no result of this link or the one before
-    for (const auto& p : chain[i].products) {
-      const auto made_by = [&](const Few& f) {
-        return (f.join && p.c.data == f.x.data) || p.c.data == f.after.gated.data || std::any_of(f.products.begin(), f.products.end(), [&](const auto& q) { return &q != &p && p.c.data == q.y.data; });
-      };
-      if (p.c && (made_by(chain[i]) || (i > 0 && made_by(chain[i - 1])))) return false;
-    }
-  return std::all_of(chain.begin(), chain.end(), [&](const Few& f) { return can_be_one(f) && f.products[0].w->format == first.w->format && f.products[0].y.dtype == first.y.dtype; });
+  for (const Few& f : chain)  // what is added comes early: it may be no result of the same link
+    for (const auto& p : f.products)
+      if (p.c && ((f.join && p.c.data == f.x.data) || p.c.data == f.after.gated.data || std::any_of(f.products.begin(), f.products.end(), [&](const auto& q) { return &q != &p && p.c.data == q.y.data; }))) return false;
+  if (std::count_if(chain.begin(), chain.end(), [](const Few& f) { return bool(f.attend); }) > 1) return false;
+  return std::all_of(chain.begin(), chain.end(), [&](const Few& f) { return can_be_one(spec, f) && f.products[0].w->format == first.w->format && f.products[0].y.dtype == first.y.dtype; });
 }
 
 void finish_few(Stream& s, std::span<const quant::FewProduct> products, const After& after) {
@@ -98,21 +100,41 @@ void finish_few(Stream& s, std::span<const quant::FewProduct> products, const Af
 }
 
 void linear_few(Stream& s, std::span<const Few> chain) {
-  check(!chain.empty() && std::ssize(chain) <= most_links, "a chain of products has one to three links");
-  if (linear_is_one(s.device.spec(), chain)) {
-    Work all{.name = "nf4 multiply"};
-    for (const Few& f : chain) {
-      const Work work = quant::few_tokens_work(all.name, f.x, f.products);
-      all.flops += work.flops, all.bytes += work.bytes, all.matrix = work.matrix;
-    }
-    return launch(s, all, [] {}, [&](auto& cuda) { linear_one_cuda(cuda, chain); });
-  }
-  if (chain.size() > 1) {
-    for (const Few& f : chain) linear_few(s, std::span(&f, 1));
-    return;
-  }
-  const auto& [x, products, norm, after, join] = chain.front();
+  check(!chain.empty() && std::ssize(chain) <= most_links, "a chain of products has one to four links");
+  const DeviceSpec& spec = s.device.spec();
   const Scope scope(s.arena);
+  if (linear_is_one(spec, chain)) {
+    Work all{.name = "nf4 multiply"};
+    const auto add = [&](const Work& work) { all.flops += work.flops, all.bytes += work.bytes, all.matrix = work.matrix; };
+    Tensor partial;
+    for (const Few& f : chain) {
+      if (const auto& [q, keys, values, shape, norms, turn, last] = f.attend; q) {
+        add(attention_work(s, f.x.view(q.shape), {}, q, keys, values, shape));
+        partial = s.scratch("attention of splits", DType::f32, attention_few_partial(q, shape));
+      }
+      add(quant::few_tokens_work(all.name, f.x, f.products));
+    }
+    return launch(s, all, [] {}, [&](auto& cuda) { linear_one_cuda(cuda, chain, partial); });
+  }
+  if (const auto& [q, keys, values, shape, norms, turn, last] = chain.front().attend; q && !linear_is_one(spec, chain.first(1))) {
+    if (last) {
+      const Tensor row = keys.rows(keys.shape[0] - 1, 1);
+      convert(s, row, last.view(row.shape));
+      norm_and_rope(s, {q, row}, norms, turn.positions, turn.inv_freq, turn.factor);
+    }
+    attention(s, chain.front().x.view(q.shape), {}, q, keys, values, shape);
+    std::array<Few, most_links> rest;
+    std::copy(chain.begin(), chain.end(), rest.begin());
+    rest[0].attend = {};
+    return linear_few(s, std::span(rest).first(chain.size()));
+  }
+  if (chain.size() > 1) {  // as many as may go together, and the others
+    size_t n = chain.size() - 1;
+    while (n > 1 && !linear_is_one(spec, chain.first(n))) --n;
+    linear_few(s, chain.first(n));
+    return linear_few(s, chain.subspan(n));
+  }
+  const auto& [x, products, norm, after, join, attend] = chain.front();
   if (join) {
     rms_norm(s, x, s.scratch("rstd", DType::f32, {x.shape[0]}), join.part, join.norm.weight, join.norm.eps, join.norm.offset, join.residual);
     return linear_few(s, x, products, norm, after);

@@ -2,7 +2,9 @@
 // directly, whose sums are added in another order.
 // INT8 weights multiply many tokens as LLM.int8 does (ops/llm_int8.h); their backward is that of the unpacked matrix, as the reference's.
 #pragma once
+#include "ops/attention.h"
 #include "ops/matmul.h"
+#include "ops/rope.h"
 #include "ops/swiglu.h"
 #include "quant/weight.h"
 
@@ -33,11 +35,19 @@ struct After {
   Tensor gated{};                        // (T, N) = act(y of the first) * y of the second, which are scratch then
   Activation activation = Activation::silu;
 };
-// Products of a few tokens that read one x, and what stands around them.
-struct Few { Tensor x; std::span<const quant::FewProduct> products; Norm norm{}; After after{}; Join join{}; };
-constexpr int most_links = 3;
+struct Attend {                          // as ops/attention.h has it, its y a view of x (T, H D)
+  Tensor q, keys, values;
+  AttentionShape shape{};
+  HeadNorms norms{};                     // where heads are normed: q is before its norm and turn, and the last key, of `last` (1, K D), is yet to come to keys
+  Turn turn{};
+  Tensor last{};
+  explicit operator bool() const { return bool(q); }
+};
+// Products of a few tokens that read one x, and what stands around them; with `attend` attention makes x first.
+struct Few { Tensor x; std::span<const quant::FewProduct> products; Norm norm{}; After after{}; Join join{}; Attend attend{}; };
+constexpr int most_links = 4;
 // A chain of up to most_links such, each of which may read what those before it wrote; by their format's product of few tokens where T is at most its
-// few_tokens, and one token's on cuda in one kernel where there is such a one. Matrices that lie on_processor are multiplied there, where T must be so
+// few_tokens, and one token's on cuda in one kernel, or some, where there is such a one. Matrices that lie on_processor are multiplied there, where T must be so
 // few: x and c cross the link and y comes back, and the host waits.
 void linear_few(Stream&, std::span<const Few> chain);
 inline void linear_few(Stream& s, Tensor x, std::span<const quant::FewProduct> products, const Norm& norm = {}, const After& after = {}) {

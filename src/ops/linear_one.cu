@@ -1,10 +1,12 @@
-// One token through a chain of NF4 matrices on cuda (compute capability 9 and later): a norm before, a bias, RoPE or a gate after each, all in one kernel.
+// One token through a chain of NF4 matrices on cuda (compute capability 9 and later): a norm before, a bias, RoPE or a gate after each, and attention
+// before one of them, all in one kernel.
 // All blocks are there at once and wait for each other between the links, while codes of the next link come already. In each block one warp has the
 // bulk engine bring rows of codes to a ring in shared memory, eight look bytes up as pairs of weights, each lane from a bank of its own, for tensor
 // cores to multiply, and one makes y of their sums. Each waits only for the one before it. What binds beside memory is how fast the eight issue.
 #include <algorithm>
 
-#include "device/mma.cuh"
+#include "device/bulk.cuh"
+#include "ops/attention_one.cuh"
 #include "ops/linear_one.h"
 #include "quant/nf4.cuh"
 
@@ -14,20 +16,10 @@ namespace {
 using bf16_t = __nv_bfloat16;
 using quant::Bytes4, quant::nested_block, quant::nf4_block;
 
-constexpr int warps = 8, piece = most_normed_columns, unit = piece / warps;  // warps that multiply; columns of all of them at a time; of one
+constexpr int warps = 8, piece = most_joined_columns, unit = piece / warps;  // warps that multiply; columns of all of them at a time; of one
 constexpr int bringer = warps, finisher = warps + 1, threads = (warps + 2) * 32;
 constexpr int tile_rows = 8, group_rows = 4;                // a tile is two groups of neighbouring rows
 constexpr int stages = 3, together = 8;                     // pieces of tiles under way in the ring; tiles that share a load of x
-
-// Values as they lie in memory, read as floats.
-struct Floats {
-  const void* data = nullptr;
-  bool is_bf16 = false;
-  Floats() = default;
-  explicit Floats(const Tensor& t) : data(t.data), is_bf16(t.dtype == DType::bf16) {}
-  __device__ explicit operator bool() const { return data; }
-  __device__ float operator[](int i) const { return is_bf16 ? float(static_cast<const bf16_t*>(data)[i]) : static_cast<const float*>(data)[i]; }
-};
 
 __device__ __forceinline__ float low_of(uint32_t two) { return __uint_as_float(two << 16); }  // of two numbers in bf16
 __device__ __forceinline__ float high_of(uint32_t two) { return __uint_as_float(two & 0xffff0000); }
@@ -74,7 +66,11 @@ struct Job {
 };
 
 template <class Y>
-struct Chain { Job<Y> of[most_links]; int count; };
+struct Chain {
+  Job<Y> of[most_links];
+  int count, attends = -1;  // attends: the link whose x attention makes first
+  Attending attending;
+};
 
 // A piece of a tile's rows: codes row by row; scales of its columns or, where there is room, of all columns, from the 16 bytes that they begin in.
 template <bool nested>
@@ -93,53 +89,54 @@ struct Memory {
   uint32_t pairs[256 * 32];  // the two weights of each byte, a copy to each bank
   float map[256];
   float sums[2][together][warps][tile_rows];  // of rounds by turns
-  float squares[2][warps];  // of what is joined, of x
+  float squares[warps], joined[warps];  // of x, where it is normed; of what is joined
   uint64_t full[stages], empty[stages], summed[2], finished[2];
   alignas(128) Stage<nested> ring[stages];
 };
+template <bool nested, int dim>
+struct AllMemory : Memory<nested> { AttendingMemory<dim, warps> attending; };
 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
 #define THIMBLE_ASM(...) __trap()
 #else
 #define THIMBLE_ASM(...) asm volatile(__VA_ARGS__)
 #endif
-__device__ __forceinline__ void barrier_init(uint64_t& b, int arrivals) { THIMBLE_ASM("mbarrier.init.shared.b64 [%0], %1;" ::"r"(shared_address(&b)), "r"(arrivals) : "memory"); }
-__device__ __forceinline__ void barriers_are_made() { THIMBLE_ASM("fence.mbarrier_init.release.cluster;" ::: "memory"); }
-__device__ __forceinline__ void arrive_expecting(uint64_t& b, uint32_t bytes) { THIMBLE_ASM("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(shared_address(&b)), "r"(bytes) : "memory"); }
-__device__ __forceinline__ void arrive(uint64_t& b) { THIMBLE_ASM("mbarrier.arrive.shared.b64 _, [%0];" ::"r"(shared_address(&b)) : "memory"); }
-__device__ __forceinline__ void wait_for(uint64_t& b, uint32_t parity) {
-  THIMBLE_ASM("{\n.reg .pred done;\nagain_%=:\nmbarrier.try_wait.parity.shared.b64 done, [%0], %1;\n@!done bra again_%=;\n}\n" ::"r"(shared_address(&b)), "r"(parity) : "memory");
-}
-// Both places and the size are multiples of 16 bytes.
-__device__ __forceinline__ void bulk_copy(void* to, const void* from, uint32_t bytes, uint64_t& b) {
-  THIMBLE_ASM("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(shared_address(to)), "l"(__cvta_generic_to_global(from)),
-              "r"(bytes), "r"(shared_address(&b)) : "memory");
-}
 __device__ __forceinline__ void meet() { THIMBLE_ASM("bar.sync 1, 256;" ::: "memory"); }                 // those who multiply
 __device__ __forceinline__ void meet_with_finisher() { THIMBLE_ASM("bar.sync 2, 288;" ::: "memory"); }
 static_assert(warps * 32 == 256);
 
-// What all blocks have in common: how many have come to the end of a link, and how often all have. One stream of a device runs such kernels.
-__device__ unsigned blocks_there, times_all_there;
-__device__ __forceinline__ unsigned load_acquire(const unsigned* p) {
-  unsigned x = 0;
-  THIMBLE_ASM("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(x) : "l"(p) : "memory");
-  return x;
-}
-// By the warp that wrote this block's y.
-__device__ void come_to_the_end(int lane) {
-  __syncwarp();
-  if (lane != 0) return;
-  __threadfence();
-  if (atomicAdd(&blocks_there, 1) + 1 < gridDim.x) return;
-  blocks_there = 0;
-  __threadfence();
-  atomicAdd(&times_all_there, 1);
-}
+// What all blocks have in common: a count of those that have come to an end, whose highest bit turns when all have. One stream of a device runs such kernels.
+__device__ unsigned ends;
+// By the warp that writes this block's y, which waits for the others' too. Each has come to this end before one comes to the next.
+struct Everyone {
+  unsigned seen;  // the highest bit, before
+  __device__ static unsigned now() {
+    unsigned x = 0;
+    THIMBLE_ASM("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(x) : "l"(&ends) : "memory");
+    return x & 1u << 31;
+  }
+  __device__ void come() const {
+    const unsigned by = blockIdx.x == 0 ? (1u << 31) - (gridDim.x - 1) : 1;
+    THIMBLE_ASM("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(&ends), "r"(by) : "memory");
+  }
+  __device__ void wait() {
+    while (now() == seen) {}
+    seen ^= 1u << 31;
+  }
+  __device__ void meet(int lane) {
+    __syncwarp();
+    if (lane == 0) come(), wait();
+    __syncwarp();
+  }
+};
 #undef THIMBLE_ASM
 
-// A block's share of a link, and the order in which it visits its pieces: of up to `together` tiles the first piece, then their second ...
-struct Part { int first, end, steps; };
+// A block's share of a link, and the order in which it visits its pieces: of up to `together` tiles the first piece, then their second ...; of the
+// next tiles the other way round, so that x of a piece serves both.
+struct Part {
+  int first, end, steps;
+  __device__ int piece_at(int base, int step) const { return (base - first) / together % 2 ? steps - 1 - step : step; }
+};
 template <class Y>
 __device__ __forceinline__ Part part_of(const Job<Y>& job) {
   const auto tiles = uint32_t(job.tiles);
@@ -171,8 +168,8 @@ __device__ void bring(Memory<nested>& memory, const Job<Y>& job, Turnstile<stage
   float offset = 0;
   int product = -1;
   for (int base = own.first; base < own.end; base += together)
-    for (int j = 0; j < own.steps; ++j) {
-      const int n = alone ? min(piece, job.columns - j * piece) / int(nf4_block) : group_rows * blocks;
+    for (int step = 0; step < own.steps; ++step) {
+      const int j = own.piece_at(base, step), n = alone ? min(piece, job.columns - j * piece) / int(nf4_block) : group_rows * blocks;
       for (int tile = base; tile < min(base + together, own.end); ++tile, at.advance()) {
         const auto place = job.place(tile, group);
         if (place.product != product) {
@@ -198,7 +195,7 @@ __device__ void bring(Memory<nested>& memory, const Job<Y>& job, Turnstile<stage
     }
 }
 
-// Each lane makes y of a row of both groups of a tile; what it adds comes before the sums do: it is no result of the link before.
+// Each lane makes y of a row of both groups of a tile; what it adds comes before the sums do.
 template <bool nested, class Y>
 __device__ void finish(Memory<nested>& memory, const Job<Y>& job, Turnstile<2>& at, int base, bool wanted, int lane) {
   static_assert(together * group_rows == 32);
@@ -209,11 +206,18 @@ __device__ void finish(Memory<nested>& memory, const Job<Y>& job, Turnstile<2>& 
   const float low_c = of_low.c ? float(of_low.c[low_row]) : 0.0f, high_c = of_high.c ? float(of_high.c[high_row]) : 0.0f;
   const float low_bias = of_low.bias ? of_low.bias[low_row] : 0.0f, high_bias = of_high.bias ? of_high.bias[high_row] : 0.0f;
   wait_for(memory.summed[at.slot], at.round & 1);
+  float rstd = 1;
+  if (job.norm) {
+    float squares = 0;
+#pragma unroll
+    for (const float of_warp : memory.squares) squares += of_warp;
+    rstd = rsqrtf(squares / float(job.columns) + job.eps);
+  }
   const auto value = [&](int group, float c, const Floats& biases, float bias) {
     float sum = 0;
 #pragma unroll
     for (int p = 0; p < warps; ++p) sum += memory.sums[at.slot][nth][p][group * group_rows + i];
-    const Y v = Y(sum + c);
+    const Y v = Y(fmaf(sum, rstd, c));
     return biases ? Y(float(v) + bias) : v;
   };
   Y low = value(0, low_c, of_low.bias, low_bias), high = value(1, high_c, of_high.bias, high_bias);
@@ -237,13 +241,18 @@ __device__ void finish(Memory<nested>& memory, const Job<Y>& job, Turnstile<2>& 
   of_low.y[high_row] = high;
 }
 
+__device__ __forceinline__ void prefetch_norm(const Floats& norm, int columns) {
+  const int each = norm.is_bf16 ? 64 : 32;  // in what the second cache takes at a time
+  for (int i = int(threadIdx.x) * each; i < columns; i += warps * 32 * each) prefetch(static_cast<const char*>(norm.data) + i * (128 / each));
+}
+
 // Lane (g, t) = (lane / 4, lane % 4) reads 16 bytes, half a block, of row lane / 8 of each group: a row's 128 bytes go to eight lanes, so that the
 // tensor cores' rows 2i and 2i + 1 are the halves of row i's 256 weights. Column n = (u, b, h) of their product, a bit each, holds the x that meets
 // half h's block b of the u-th such line, elsewhere 0: the sums of blocks stay apart, and lane (g, t) ends with that of line t / 2, half g % 2, block t % 2.
 template <bool nested, class Y, class F>
 __device__ void multiply_link(Memory<nested>& memory, const Job<Y>& job, Turnstile<stages>& at, Turnstile<2>& sums_at, int lane, int part, F&& wait_for_x) {
   const int g = lane / 4, t = lane % 4;
-  const auto [first, end, steps] = part_of(job);
+  const Part tiles = part_of(job);
   const int columns = job.columns, row_bytes = min(piece, columns) / 2;
   // Where a piece has few columns, several warps share each unit of them, and take tiles by turns.
   struct Share { int at, turn, of; };  // the first of its columns; its tiles: those where tile % of == turn
@@ -263,58 +272,83 @@ __device__ void multiply_link(Memory<nested>& memory, const Job<Y>& job, Turnsti
       if (t / 2 == n_b && column < job.columns) x[i] = load_pack<4>(reinterpret_cast<const uint32_t*>(from + column) + i * 4);
     }
   };
+  // x of a piece, times the norm's weights: what x is to be divided by is one number, which the sums are divided by when they are done.
+  const auto load_norm = [&](XChunk& weights, const Floats& norm, int at) {
+    if (norm.is_bf16) load_own(weights, static_cast<const bf16_t*>(norm.data), at);
+  };
+  const auto weight_at = [&](const XChunk& weights, const Floats& norm, int column, int i) -> float2 {
+    const uint32_t w = weights[i / 4].at[i % 4];
+    if (norm.is_bf16) return {low_of(w), high_of(w)};
+    return t / 2 == n_b && column < columns ? float2{norm[column + 2 * i], norm[column + 2 * i + 1]} : float2{};
+  };
+  const auto scale_by_norm = [&](XChunk& x, const XChunk& weights, const Share& share) {
+    const int column = own_column(share.at);
+    float squares = 0;
+#pragma unroll
+    for (int i = 0; i < 16; ++i) {
+      uint32_t& two = x[i / 4].at[i % 4];
+      const float2 w = weight_at(weights, job.norm, column, i);
+      squares += low_of(two) * low_of(two) + high_of(two) * high_of(two);
+      two = pack_bf16(low_of(two) * (w.x + job.offset), high_of(two) * (w.y + job.offset));
+    }
+    return share.turn == 0 ? squares : 0.0f;
+  };
+  const auto leave_squares = [&](float squares, bool more) {
+    squares = warp_reduce(squares, Add{});
+    if (lane == 0) memory.squares[part] = more ? memory.squares[part] + squares : squares;
+  };
+  // x = residual + norm(part), of one piece: every block makes it for itself, the last, which has tiles, for those who come after.
+  const auto join_own = [&](XChunk& x, const Share& share) {
+    const auto& join = job.join;
+    const int column = own_column(share.at);
+    XChunk weights{};
+    load_own(x, join.part, share.at);
+    load_norm(weights, join.norm, share.at);
+    float squares = 0;
+#pragma unroll
+    for (int i = 0; i < 16; ++i) {
+      const float low = low_of(x[i / 4].at[i % 4]), high = high_of(x[i / 4].at[i % 4]);
+      squares += low * low + high * high;
+    }
+    squares = warp_reduce(share.turn == 0 ? squares : 0.0f, Add{});
+    if (lane == 0) memory.joined[part] = squares;
+    meet();
+    squares = 0;
+    for (const float of_warp : memory.joined) squares += of_warp;
+    const float rstd = 1.0f / sqrtf(squares / float(columns) + join.eps);
+    XChunk residual;
+    load_own(residual, join.residual, share.at);
+#pragma unroll
+    for (int i = 0; i < 16; ++i) {
+      uint32_t& two = x[i / 4].at[i % 4];
+      const uint32_t r = residual[i / 4].at[i % 4];
+      const float2 w = weight_at(weights, join.norm, column, i);
+      two = pack_bf16(low_of(two) * rstd * (w.x + join.offset), high_of(two) * rstd * (w.y + join.offset));
+      two = pack_bf16(low_of(two) + low_of(r), high_of(two) + high_of(r));
+    }
+    if (blockIdx.x + 1 == gridDim.x && share.turn == 0 && t / 2 == n_b && column < columns)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) store_pack(reinterpret_cast<uint32_t*>(join.sum + column) + i * 4, x[i]);
+  };
   XChunk x;
   Share share = share_of(0);
-  if (job.norm) {  // then x is one piece; the norm's weights come before it does
-    XChunk weights{}, join_weights{};
-    const auto load_weights = [&](XChunk& w, const Floats& norm) { if (norm.is_bf16) load_own(w, static_cast<const bf16_t*>(norm.data), share.at); };
-    load_weights(weights, job.norm);
-    if (job.join.part) load_weights(join_weights, job.join.norm);
-    wait_for_x();
-    const int column = own_column(share.at);
-    const bool has = t / 2 == n_b && column < columns;
-    const auto norm_own = [&](float* squares_of, const Floats& norm, const XChunk& weights, float eps, float offset) {
-      float squares = 0;
-#pragma unroll
-      for (int i = 0; i < 16; ++i) {
-        const float low = low_of(x[i / 4].at[i % 4]), high = high_of(x[i / 4].at[i % 4]);
-        squares += low * low + high * high;
-      }
-      squares = warp_reduce(share.turn == 0 ? squares : 0.0f, Add{});
-      if (lane == 0) squares_of[part] = squares;
-      meet();
-      squares = 0;
-      for (int p = 0; p < warps; ++p) squares += squares_of[p];
-      const float rstd = 1.0f / sqrtf(squares / float(columns) + eps);
-#pragma unroll
-      for (int i = 0; i < 16; ++i) {
-        uint32_t& two = x[i / 4].at[i % 4];
-        const uint32_t w = weights[i / 4].at[i % 4];
-        const float low = norm.is_bf16 ? low_of(w) : has ? norm[column + 2 * i] : 0.0f, high = norm.is_bf16 ? high_of(w) : has ? norm[column + 2 * i + 1] : 0.0f;
-        two = pack_bf16(low_of(two) * rstd * (low + offset), high_of(two) * rstd * (high + offset));
-      }
-    };
-    if (const auto& join = job.join; join.part) {  // every block makes the sum for itself, the first for those who come after
-      load_own(x, join.part, share.at);
-      norm_own(memory.squares[0], join.norm, join_weights, join.eps, join.offset);
-      XChunk residual;
-      load_own(residual, join.residual, share.at);
-#pragma unroll
-      for (int i = 0; i < 16; ++i) {
-        uint32_t& two = x[i / 4].at[i % 4];
-        const uint32_t r = residual[i / 4].at[i % 4];
-        two = pack_bf16(low_of(two) + low_of(r), high_of(two) + high_of(r));
-      }
-      if (blockIdx.x == 0 && share.turn == 0 && has)
-#pragma unroll
-        for (int i = 0; i < 4; ++i) store_pack(reinterpret_cast<uint32_t*>(join.sum + column) + i * 4, x[i]);
+  if (job.norm) {  // its weights come before x does
+    XChunk weights{};
+    if (job.join.part) {
+      prefetch_norm(job.join.norm, columns), prefetch_norm(job.norm, columns);
+      wait_for_x();
+      join_own(x, share);
+      load_norm(weights, job.norm, share.at);
     } else {
+      load_norm(weights, job.norm, share.at);
+      if (tiles.steps > 1) prefetch_norm(job.norm, columns);
+      wait_for_x();
       load_own(x, job.x, share.at);
     }
-    norm_own(memory.squares[1], job.norm, weights, job.eps, job.offset);
+    leave_squares(scale_by_norm(x, weights, share), false);
   } else {
     wait_for_x();
-    if (steps == 1) load_own(x, job.x, share.at);
+    load_own(x, job.x, share.at);
   }
 
   const uint32_t own = shared_address(memory.pairs) + uint32_t(lane) * 4;
@@ -324,12 +358,22 @@ __device__ void multiply_link(Memory<nested>& memory, const Job<Y>& job, Turnsti
     return two;
   };
   const int own_block = (t >> 1) * 4 + n_h * 2 + (t & 1);
-  for (int base = first; base < end; base += together) {
-    const int n = min(together, end - base);
+  for (int base = tiles.first; base < tiles.end; base += together) {
+    const int n = min(together, tiles.end - base);
     if (sums_at.round > 0) wait_for(memory.finished[sums_at.slot], (sums_at.round - 1) & 1);
     auto& sums = memory.sums[sums_at.slot];
-    for (int j = 0; j < steps; ++j) {
-      if (steps > 1) share = share_of(j), load_own(x, job.x, share.at);
+    for (int step = 0; step < tiles.steps; ++step) {
+      const int j = tiles.piece_at(base, step);
+      if (step > 0) {
+        share = share_of(j);
+        XChunk weights{};
+        if (job.norm) load_norm(weights, job.norm, share.at);
+        load_own(x, job.x, share.at);
+        if (job.norm) {
+          const float squares = scale_by_norm(x, weights, share);
+          if (base == tiles.first) leave_squares(squares, true);
+        }
+      }
       const int within = share.at - j * piece, last = (columns - j * piece) / int(nf4_block) - 1;  // beyond it x is 0
       const int code_at = lane / 8 * row_bytes + within / 2 + lane % 8 * 16, block = min(within / int(nf4_block) + own_block, last);
 #pragma unroll 1
@@ -341,7 +385,7 @@ __device__ void multiply_link(Memory<nested>& memory, const Job<Y>& job, Turnsti
         };
         if ((r & (share.of - 1)) != share.turn) {
           release();
-          if (j == 0 && lane % 4 == 0) sums[r][part][lane / 4] = 0;
+          if (step == 0 && lane % 4 == 0) sums[r][part][lane / 4] = 0;
           continue;
         }
         const Stage<nested>& stage = memory.ring[at.slot];
@@ -383,7 +427,7 @@ __device__ void multiply_link(Memory<nested>& memory, const Job<Y>& job, Turnsti
         mine += shuffle_xor(mine, 4);
         if (lane % 8 < 2) {
           float& to = sums[r][part][lane % 8 * group_rows + lane / 8];
-          to = j == 0 ? mine : to + mine;
+          to = step == 0 ? mine : to + mine;
         }
       }
     }
@@ -393,10 +437,10 @@ __device__ void multiply_link(Memory<nested>& memory, const Job<Y>& job, Turnsti
   }
 }
 
-template <bool nested, class Y>
+template <bool nested, class Y, int dim, bool normed>
 __global__ void __launch_bounds__(threads, 2) multiply_chain(const __grid_constant__ Chain<Y> chain) {
   extern __shared__ __align__(128) unsigned char shared[];
-  auto& memory = *reinterpret_cast<Memory<nested>*>(shared);
+  auto& memory = *reinterpret_cast<AllMemory<nested, dim>*>(shared);
   let_later_begin();
   const int lane = int(threadIdx.x) % 32, part = __shfl_sync(~0u, int(threadIdx.x) / 32, 0);  // so that the compiler knows it to be one for the warp
   if (threadIdx.x == 0) {
@@ -411,60 +455,75 @@ __global__ void __launch_bounds__(threads, 2) multiply_chain(const __grid_consta
     return;
   }
   if (part == finisher) {
+    if (dim > 0) prefetch_keys(chain.attending.run, chain.attending.tensors, lane);
     Turnstile<2> sums_at;
     wait_for_earlier();
-    meet_with_finisher();
+    Everyone everyone{Everyone::now()};
     for (int i = 0; i < chain.count; ++i) {
+      const bool attends = dim > 0 && i == chain.attends;
+      if (i > 0) everyone.meet(lane), meet_with_finisher();
+      if (attends) meet_with_finisher(), everyone.meet(lane), meet_with_finisher();
       const Part own = part_of(chain.of[i]);
       for (int base = own.first; base < own.end; base += together) {
         const int tile = base + lane / group_rows;
         finish(memory, chain.of[i], sums_at, base, tile < own.end, lane);
       }
-      if (i + 1 < chain.count) come_to_the_end(lane);
     }
     return;
   }
-  const uint32_t pair = pack_bf16(quant::book[threadIdx.x >> 4], quant::book[threadIdx.x & 15]);
+  const uint32_t two = pack_bf16(quant::book[threadIdx.x >> 4], quant::book[threadIdx.x & 15]);
 #pragma unroll
-  for (int i = 0; i < 8; ++i) store_pack(memory.pairs + threadIdx.x * 32 + (i + threadIdx.x) % 8 * 4, Pack<uint32_t, 4>{pair, pair, pair, pair});
+  for (int i = 0; i < 8; ++i) store_pack(memory.pairs + threadIdx.x * 32 + (i + threadIdx.x) % 8 * 4, Pack<uint32_t, 4>{two, two, two, two});
   if (nested) memory.map[threadIdx.x] = chain.of[0].of[0].w.map[threadIdx.x];
-  unsigned times = 0;
   Turnstile<stages> at;
   Turnstile<2> sums_at;
-  for (int i = 0; i < chain.count; ++i)
-    multiply_link<nested>(memory, chain.of[i], at, sums_at, lane, part, [&] {
-      if (i == 0) {
-        wait_for_earlier();
-        if (threadIdx.x == 0) times = load_acquire(&times_all_there);
-        return meet_with_finisher();  // so that this block comes to an end only after that
+  for (int i = 0; i < chain.count; ++i) {
+    const bool attends = dim > 0 && i == chain.attends;
+    if constexpr (dim > 0)
+      if (attends) {
+        if (i == 0) wait_for_earlier();
+        attend<dim, normed>(memory.attending, chain.attending, [] { meet(); }, [&] { i > 0 ? meet_with_finisher() : meet(); });
+        meet_with_finisher();
       }
-      if (threadIdx.x == 0)
-        while (load_acquire(&times_all_there) - times < unsigned(i)) {}
-      meet();
-    });
+    multiply_link<nested>(memory, chain.of[i], at, sums_at, lane, part, [&] { i > 0 || attends ? meet_with_finisher() : wait_for_earlier(); });
+  }
 }
 
-// Every block must be there at once, or they would wait for ever.
-template <bool nested, class Y>
-void run(CudaContext& cuda, const Chain<Y>& chain) {
-  const auto kernel = multiply_chain<nested, Y>;
+// Every block must be there at once, or they would wait for ever: so they are no clusters, of which fewer fit while blocks of an earlier kernel leave.
+template <bool nested, class Y, int dim, bool normed>
+void run(CudaContext& cuda, Chain<Y>& chain) {
+  const auto kernel = multiply_chain<nested, Y, dim, normed>;
   const auto* key = reinterpret_cast<const void*>(kernel);
-  prepare_kernel(cuda, key, "nf4 multiply", sizeof(Memory<nested>));
+  constexpr size_t shared = sizeof(AllMemory<nested, dim>);
+  prepare_kernel(cuda, key, "nf4 multiply", shared);
   int& resident = cuda.resident[key];
-  if (resident == 0) check_cuda(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kernel, threads, sizeof(Memory<nested>)), "cudaOccupancyMaxActiveBlocksPerMultiprocessor");
+  if (resident == 0) check_cuda(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kernel, threads, shared), "cudaOccupancyMaxActiveBlocksPerMultiprocessor");
   check(resident > 0, "a block of the product of one token fits a multiprocessor");
-  int tiles = 0;
-  for (int i = 0; i < chain.count; ++i) tiles = std::max(tiles, chain.of[i].tiles);
-  launch_early(cuda, "nf4 multiply", unsigned(std::min(tiles, resident * cuda.processors)), threads, sizeof(Memory<nested>), kernel, chain);
+  const int most = resident * cuda.processors;
+  int blocks = 0;
+  for (int i = 0; i < chain.count; ++i) blocks = std::max(blocks, chain.of[i].tiles);
+  if (dim > 0) chain.attending.splits = splits_of(chain.attending.run, most), blocks = std::max(blocks, chain.attending.run.heads * chain.attending.splits);
+  launch_early(cuda, "nf4 multiply", unsigned(std::min(blocks, most)), threads, shared, kernel, chain);
 }
 
 }  // namespace
 
-void linear_one_cuda(CudaContext& cuda, std::span<const Few> chain) {
+void linear_one_cuda(CudaContext& cuda, std::span<const Few> chain, Tensor partial) {
   const auto& first = chain.front().products.front();
   const auto go = [&]<class Y>(Y) {
     Chain<Y> jobs{};
-    for (const auto& [x, products, norm, after, join] : chain) {
+    int64_t dim = 0;
+    for (const auto& [x, products, norm, after, join, attend] : chain) {
+      if (attend) {
+        const auto& [q, keys, values, shape, norms, turn, last] = attend;
+        dim = q.shape[2];
+        jobs.attends = jobs.count;
+        jobs.attending.run = attention_run(q, keys, shape);
+        jobs.attending.tensors = {at<bf16_t>(x), nullptr, at<float>(partial), at<const bf16_t>(q), at<const bf16_t>(keys), at<const bf16_t>(values)};
+        if (last) jobs.attending.heads = {{Floats(norms.weight[0]), Floats(norms.weight[1])}, norms.eps, norms.offset, turn.factor, at<const int32_t>(turn.positions), at<const float>(turn.inv_freq),
+                                          at<const bf16_t>(last), at<bf16_t>(keys.rows(keys.shape[0] - 1, 1))};
+        check(aligned_16(q, keys, values) && jobs.attending.run.heads <= most_attending_heads, "attention: vectors of heads are aligned, a counter is there to each of them");
+      }
       Job<Y>& job = jobs.of[jobs.count++] = Job<Y>{.columns = int(x.shape[1]), .x = at<const bf16_t>(x), .norm = Floats(norm.weight), .eps = norm.eps, .offset = norm.offset,
                                              .join = {at<const bf16_t>(join.part), at<const bf16_t>(join.residual), at<bf16_t>(x), Floats(join.norm.weight), join.norm.eps, join.norm.offset},
                                              .gated = at<Y>(after.gated), .gelu = after.activation == Activation::gelu_tanh, .position = at<const int32_t>(after.turn.positions),
@@ -475,7 +534,20 @@ void linear_one_cuda(CudaContext& cuda, std::span<const Few> chain) {
         job.tiles += int(w->shape[0]) / tile_rows;
       }
     }
-    first.w->format == quant::FormatId::nf4_dq ? run<true>(cuda, jobs) : run<false>(cuda, jobs);
+    const auto go_on = [&]<int of>(std::integral_constant<int, of>) {
+      const auto by_heads = [&]<bool normed>(std::bool_constant<normed>) {
+        first.w->format == quant::FormatId::nf4_dq ? run<true, Y, of, normed>(cuda, jobs) : run<false, Y, of, normed>(cuda, jobs);
+      };
+      if constexpr (of > 0)
+        if (jobs.attending.heads.last) return by_heads(std::true_type{});
+      by_heads(std::false_type{});
+    };
+    if constexpr (std::is_same_v<Y, bf16_t>) {
+      if (dim == 64) return go_on(std::integral_constant<int, 64>{});
+      if (dim == 128) return go_on(std::integral_constant<int, 128>{});
+    }
+    check(dim == 0, "attention is of bf16, and of 64 or 128 channels");
+    go_on(std::integral_constant<int, 0>{});
   };
   if (first.y.dtype == DType::f32) go(float{});
   else go(bf16_t{});

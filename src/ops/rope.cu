@@ -3,6 +3,7 @@
 #include <span>
 
 #include "device/kernel.cuh"
+#include "ops/head_norm.cuh"
 #include "ops/rope.h"
 
 namespace thimble::ops {
@@ -65,9 +66,8 @@ struct Normed {
   float eps, offset, factor;
 };
 template <class X, class W>
-__global__ void __launch_bounds__(32 * warps) norm_and_turn(const Normed<X, W> n, int64_t count) {
+__global__ void __launch_bounds__(32 * warps) norm_and_turn_heads(const Normed<X, W> n, int64_t count) {
   __shared__ X rows[warps][most_normed_channels];
-  const int lane = int(threadIdx.x) % 32;
   X* const row = rows[threadIdx.x / 32];
   const int64_t i = int64_t{blockIdx.x} * warps + threadIdx.x / 32;
   let_later_begin();
@@ -76,24 +76,9 @@ __global__ void __launch_bounds__(32 * warps) norm_and_turn(const Normed<X, W> n
   const int heads = n.heads_of[0] + n.heads_of[1], any = int(i % heads), which = any >= n.heads_of[0];
   const int64_t token = i / heads;
   X* const x = n.of[which] + (token * n.heads_of[which] + (which ? any - n.heads_of[0] : any)) * n.dim;
-  float squares = 0;
-  for (int c = lane; c < n.dim; c += 32) {
-    row[c] = x[c];
-    squares += float(row[c]) * float(row[c]);
-  }
-  const float rstd = 1.0f / sqrtf(warp_reduce(squares, Add{}) / float(n.dim) + n.eps);
-  for (int c = lane; c < n.dim; c += 32) row[c] = X(float(row[c]) * rstd * (float(n.weight[which][c]) + n.offset));
-  __syncwarp();
   const auto position = float(n.positions[token]);
-  for (int c = lane; c < n.half; c += 32) {
-    float sine, cosine;
-    sincosf(position * n.inv_freq[c], &sine, &cosine);
-    sine *= n.factor, cosine *= n.factor;
-    const auto p = float(row[c]), q = float(row[c + n.half]);
-    x[c] = X(p * cosine - q * sine);
-    x[c + n.half] = X(q * cosine + p * sine);
-  }
-  for (int c = 2 * n.half + lane; c < n.dim; c += 32) x[c] = row[c];
+  norm_and_turn(row, x, n.dim, n.half, n.eps, [&](int c) { return float(n.weight[which][c]) + n.offset; }, [&](int c) { return angle_of(position, n.inv_freq[c], n.factor); },
+                [&](int c, X y) { x[c] = y; });
 }
 
 }  // namespace
@@ -117,7 +102,7 @@ void norm_and_rope_cuda(CudaContext& cuda, std::span<const Tensor> xs, const Hea
       const Normed<X, W> normed{{at<X>(a), at<X>(b)}, {at<const W>(norms.weight[0]), at<const W>(norms.weight[1])}, {int(a.shape[1]), int(b.shape[1])},
                                 at<const int32_t>(positions), at<const float>(inv_freq), int(a.shape[2]), int(inv_freq.shape[0]), norms.eps, norms.offset, factor};
       const int64_t count = a.shape[0] * (a.shape[1] + b.shape[1]);
-      if (count > 0) launch_early(cuda, "norm and rope", unsigned(blocks_of(count, warps)), 32 * warps, 0, norm_and_turn<X, W>, normed, count);
+      if (count > 0) launch_early(cuda, "norm and rope", unsigned(blocks_of(count, warps)), 32 * warps, 0, norm_and_turn_heads<X, W>, normed, count);
     });
   });
 }
