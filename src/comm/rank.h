@@ -64,10 +64,14 @@ class Rank {
     device.host_wait(there);
   }
   void download(const char* name, Tensor to_pinned, Tensor from) {
+    device.wait(begin_download(name, to_pinned, from));
+    device.synchronize();
+  }
+  // The host may read it once it has waited for the ticket.
+  Ticket begin_download(const char* name, Tensor to_pinned, Tensor from) {
     check(from.bytes() == to_pinned.bytes(), "a download keeps the number of bytes");
     ledger.copied(Tier::device, Tier::pinned, name, 0, from.bytes());
-    device.wait(device.copy(Lane::out, to_pinned.data, from.data, from.bytes(), device.now()));
-    device.synchronize();
+    return device.copy(Lane::out, to_pinned.data, from.data, from.bytes(), device.now());
   }
 
  private:

@@ -12,6 +12,8 @@ void embedding_backward_cuda(CudaContext&, Tensor dtable, Tensor dy, Tensor ids)
 
 namespace {
 
+int64_t row_of(int32_t id) { return std::max(id, 0); }
+
 void check_embedding(Tensor y, Tensor ids, const Shape& table) {
   check(table.rank() == 2 && ids.dtype == DType::i32 && ids.shape.rank() == 1, "embedding: table is (V, C), ids is (T) i32");
   check(y.shape == Shape{ids.shape[0], table[1]}, "embedding: y is (T, C)");
@@ -30,7 +32,7 @@ void embedding(Stream& s, Tensor y, Tensor ids, Tensor table) {
           visit_float(table.dtype, [&]<class W>(W) {
             parallel_for(tokens, std::max<int64_t>(1, 16384 / std::max<int64_t>(1, channels)), [&](int64_t begin, int64_t end) {
               for (int64_t t = begin; t < end; ++t) {
-                const W* from = table.get<W>() + int64_t{ids.get<int32_t>()[t]} * channels;
+                const W* from = table.get<W>() + row_of(ids.get<int32_t>()[t]) * channels;
                 Y* to = y.get<Y>() + t * channels;
                 each_vector(channels, [&](int64_t c, auto n) { store(to + c, load(from + c, n), n); });
               }
@@ -55,7 +57,7 @@ void embedding(Stream& s, Tensor y, Tensor ids, const quant::Weight& table) {
         visit_float(y.dtype, [&]<class Y>(Y) {
           for (int64_t t = 0; t < tokens; ++t) {
             float* row = rows.get<float>() + t * channels;
-            quant::format(table.format).decode(row, table, int64_t{ids.get<int32_t>()[t]} * channels, channels);
+            quant::format(table.format).decode(row, table, row_of(ids.get<int32_t>()[t]) * channels, channels);
             each_vector(channels, [&](int64_t c, auto n) { store(y.get<Y>() + t * channels + c, load(row + c, n), n); });
           }
         });

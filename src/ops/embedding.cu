@@ -6,6 +6,8 @@
 namespace thimble::ops {
 namespace {
 
+__device__ int64_t row_of(int32_t id) { return max(id, 0); }
+
 template <class Y, class W, int N>
 struct Gather {
   Y* y;
@@ -14,7 +16,7 @@ struct Gather {
   int64_t packs;  // of a row
   __device__ void operator()(int64_t i) const {
     const int64_t token = i / packs, c = i % packs * N;
-    const auto row = load_pack<N>(table + int64_t{ids[token]} * packs * N + c);
+    const auto row = load_pack<N>(table + row_of(ids[token]) * packs * N + c);
     Pack<Y, N> out;
     for (int k = 0; k < N; ++k) out.at[k] = Y(float(row.at[k]));
     store_pack<N>(y + i * N, out);
@@ -28,7 +30,7 @@ struct GatherNf4 {
   quant::Bytes4 table;
   int64_t channels;
   __device__ void operator()(int64_t i) const {
-    const int64_t from = int64_t{ids[i / channels]} * channels + i % channels;
+    const int64_t from = row_of(ids[i / channels]) * channels + i % channels;
     y[i] = Y(quant::book[table.code(from)] * table.scale(from / quant::nf4_block));
   }
 };
@@ -41,7 +43,7 @@ struct GatherInt8 {
   const float* absmax;
   int64_t channels;
   __device__ void operator()(int64_t i) const {
-    const int64_t row = ids[i / channels];
+    const int64_t row = row_of(ids[i / channels]);
     y[i] = Y(float(codes[row * channels + i % channels]) * (absmax[row] * quant::int8_step));
   }
 };

@@ -1,4 +1,4 @@
-// Rows of a table by token id.              ids (T) i32, checked on the host before; table (V, C) any float; y dy (T, C); dtable (V, C) f32
+// Rows of a table by token id.              ids (T) i32, checked on the host, or argmax's (whose -1 reads the first row); table (V, C) any float; y dy (T, C); dtable (V, C) f32
 #pragma once
 #include "quant/weight.h"
 
