@@ -195,7 +195,7 @@ __device__ void bring(Memory<nested>& memory, const Job<Y>& job, Turnstile<stage
     }
 }
 
-// Each lane makes y of a row of both groups of a tile; what it adds comes before the sums do.
+// Each lane makes y of a row of both groups of a tile; what it adds, and the angle by which it turns, come before the sums do.
 template <bool nested, class Y>
 __device__ void finish(Memory<nested>& memory, const Job<Y>& job, Turnstile<2>& at, int base, bool wanted, int lane) {
   static_assert(together * group_rows == 32);
@@ -205,6 +205,11 @@ __device__ void finish(Memory<nested>& memory, const Job<Y>& job, Turnstile<2>& 
   const int low_row = low_at.row + i, high_row = high_at.row + i;
   const float low_c = of_low.c ? float(of_low.c[low_row]) : 0.0f, high_c = of_high.c ? float(of_high.c[high_row]) : 0.0f;
   const float low_bias = of_low.bias ? of_low.bias[low_row] : 0.0f, high_bias = of_high.bias ? of_high.bias[high_row] : 0.0f;
+  float sine = 0, cosine = 1;
+  if (const int half = of_low.half) {
+    sincosf(float(*job.position) * job.inv_freq[low_row % (2 * half)], &sine, &cosine);
+    sine *= job.factor, cosine *= job.factor;
+  }
   wait_for(memory.summed[at.slot], at.round & 1);
   float rstd = 1;
   if (job.norm) {
@@ -230,10 +235,7 @@ __device__ void finish(Memory<nested>& memory, const Job<Y>& job, Turnstile<2>& 
     job.gated[low_row] = Y(gate * (1.0f / (1.0f + expf(-z))) * float(high));
     return;
   }
-  if (const int half = of_low.half) {
-    float sine, cosine;
-    sincosf(float(*job.position) * job.inv_freq[low_row % (2 * half)], &sine, &cosine);
-    sine *= job.factor, cosine *= job.factor;
+  if (of_low.half) {
     const float u = float(low), v = float(high);
     low = Y(u * cosine - v * sine), high = Y(v * cosine + u * sine);
   }
@@ -293,10 +295,6 @@ __device__ void multiply_link(Memory<nested>& memory, const Job<Y>& job, Turnsti
     }
     return share.turn == 0 ? squares : 0.0f;
   };
-  const auto leave_squares = [&](float squares, bool more) {
-    squares = warp_reduce(squares, Add{});
-    if (lane == 0) memory.squares[part] = more ? memory.squares[part] + squares : squares;
-  };
   // x = residual + norm(part), of one piece: every block makes it for itself, the last, which has tiles, for those who come after.
   const auto join_own = [&](XChunk& x, const Share& share) {
     const auto& join = job.join;
@@ -332,6 +330,7 @@ __device__ void multiply_link(Memory<nested>& memory, const Job<Y>& job, Turnsti
   };
   XChunk x;
   Share share = share_of(0);
+  float squares = 0;
   if (job.norm) {  // its weights come before x does
     XChunk weights{};
     if (job.join.part) {
@@ -345,7 +344,7 @@ __device__ void multiply_link(Memory<nested>& memory, const Job<Y>& job, Turnsti
       wait_for_x();
       load_own(x, job.x, share.at);
     }
-    leave_squares(scale_by_norm(x, weights, share), false);
+    squares = scale_by_norm(x, weights, share);
   } else {
     wait_for_x();
     load_own(x, job.x, share.at);
@@ -370,8 +369,8 @@ __device__ void multiply_link(Memory<nested>& memory, const Job<Y>& job, Turnsti
         if (job.norm) load_norm(weights, job.norm, share.at);
         load_own(x, job.x, share.at);
         if (job.norm) {
-          const float squares = scale_by_norm(x, weights, share);
-          if (base == tiles.first) leave_squares(squares, true);
+          const float more = scale_by_norm(x, weights, share);
+          if (base == tiles.first) squares += more;
         }
       }
       const int within = share.at - j * piece, last = (columns - j * piece) / int(nf4_block) - 1;  // beyond it x is 0
@@ -430,6 +429,10 @@ __device__ void multiply_link(Memory<nested>& memory, const Job<Y>& job, Turnsti
           to = step == 0 ? mine : to + mine;
         }
       }
+    }
+    if (job.norm && base == tiles.first) {
+      squares = warp_reduce(squares, Add{});
+      if (lane == 0) memory.squares[part] = squares;
     }
     __syncwarp();
     if (lane == 0) arrive(memory.summed[sums_at.slot]);
