@@ -2,30 +2,12 @@
 // Each leaves its share of the softmax's sums (Dao et al. 2023, "Flash-Decoding"). Neighbours read each other's shared memory where they can (compute
 // capability 9); what is left of more of them, the last one of a head's adds up, in order, so that bits repeat.
 #pragma once
-#include <cooperative_groups.h>
-
+#include "device/neighbours.cuh"
 #include "ops/attention_cuda.cuh"
 
 namespace thimble::ops {
 
 constexpr int few_channels = 8;  // of a lane
-
-// Neighbouring blocks that read each other's shared memory: how many, which one this is, a barrier of them all, and where another has what lies at p here.
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ < 900
-struct Neighbours {
-  __device__ int count() const { return 1; }
-  __device__ int rank() const { return 0; }
-  __device__ void meet() const { __syncthreads(); }
-  __device__ const float* of(int, const float* p) const { return p; }
-};
-#else
-struct Neighbours {
-  __device__ int count() const { return int(cooperative_groups::this_cluster().num_blocks()); }
-  __device__ int rank() const { return int(cooperative_groups::this_cluster().block_rank()); }
-  __device__ void meet() const { asm volatile("barrier.cluster.arrive.aligned;\nbarrier.cluster.wait.aligned;\n" ::: "memory"); }
-  __device__ const float* of(int rank, float* p) const { return cooperative_groups::this_cluster().map_shared_rank(p, rank); }
-};
-#endif
 
 // The sums of a set of keys for one query: of exp2(score - most), and of these times v.
 struct Sums {
