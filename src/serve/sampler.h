@@ -38,10 +38,12 @@ class Sampler {
   std::vector<std::pair<int32_t, double>> candidates(std::span<const float> logits) const;
 
  private:
+  std::span<const double> scores(std::span<const float> logits) const;  // after penalties; until the next call
   struct Seen { bool in_prompt = false; int64_t in_answer = 0; };
   Sampling how_;
   Draws draws_;
   std::unordered_map<int32_t, Seen> seen_;
+  mutable std::vector<double> scores_;
 };
 
 }  // namespace thimble::serve

@@ -3,9 +3,12 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
 #include <map>
+#include <random>
+#include <tuple>
 
 #include "base/json.h"
 #include "golden_folder.h"
@@ -86,6 +89,35 @@ TEST(Sampler, DrawsAreAsLikelyAsTheySayAndFollowTheSeed) {
   EXPECT_NEAR(count[2], 5000, 175);
   EXPECT_EQ(count[3], 0);
   EXPECT_GT(differ, 1000);
+}
+
+// A vocabulary is sorted only as far as its likely tokens go: beside one that is sorted whole, at temperatures that leave few or nearly all, with many equals.
+TEST(Sampler, IsThatOfAWholeSort) {
+  std::mt19937 random(5);
+  for (const double spread : {0.0, 0.01, 3.0, 1e4})
+    for (const double temperature : {1e-4, 0.6, 1.0, 50.0, 1e6})
+      for (const auto& [top_k, top_p, min_p] : {std::tuple{0, 1.0, 0.0}, {40, 1.0, 0.0}, {0, 0.9, 0.0}, {0, 1.0, 0.02}, {300, 0.95, 0.001}, {1, 1.0, 0.0}, {99999, 0.5, 0.0}}) {
+        std::vector<float> logits(5000);
+        for (float& x : logits) x = float(std::floor(std::normal_distribution<>(0, 8)(random)) * spread / 8);  // many are equal
+        std::vector<std::pair<double, int32_t>> all;
+        for (size_t i = 0; i < logits.size(); ++i) all.emplace_back(-double(logits[i]), int32_t(i));
+        std::sort(all.begin(), all.end());
+        size_t n = all.size();
+        if (top_k > 0 && size_t(top_k) < n)
+          while (n > 0 && all[n - 1].first > all[size_t(top_k) - 1].first) --n;
+        std::vector<double> weight;
+        double sum = 0, kept = 0;
+        for (size_t i = 0; i < n; ++i) weight.push_back(std::exp((all[0].first - all[i].first) / temperature)), sum += weight.back();
+        size_t count = 0;
+        while (count < n && (count == 0 || ((top_p >= 1 || kept < top_p * sum) && weight[count] >= min_p))) kept += weight[count++];
+        const auto ours = Sampler({.temperature = temperature, .top_k = top_k, .top_p = top_p, .min_p = min_p}).candidates(logits);
+        SCOPED_TRACE(fmt::format("spread {}, temperature {}, top-k {}, top-p {}, min-p {}", spread, temperature, top_k, top_p, min_p));
+        ASSERT_NEAR(double(ours.size()), double(count), top_p < 1 ? 1 : 0);  // the sum's rounding at the edge of top-p
+        for (size_t i = 0; i < std::min(count, ours.size()); ++i) {
+          ASSERT_EQ(ours[i].first, all[i].second) << i;
+          ASSERT_NEAR(ours[i].second, weight[i] / kept, 1e-3 * weight[i] / kept) << i;
+        }
+      }
 }
 
 TEST(Sampler, DefaultsOfAModelFolder) {
