@@ -82,7 +82,8 @@ std::vector<fs::path> described_files(const Json& entry, const fs::path& folder,
   if (path.empty() || (!path.is_absolute() && *clean.begin() == ".."))
     place.refuse("file_name leads out of the folder of dataset_info.json", "a name in this folder, or an absolute path", path.string().substr(0, 120));
   const fs::path found = folder / clean;
-  if (!fs::exists(found)) place.refuse("a dataset is not there", found.string(), "no such file", "check file_name");
+  std::error_code ignored;
+  if (!fs::exists(found, ignored)) place.refuse("a dataset is not there", found.string(), "no such file", "check file_name");
   return data_files(found);
 }
 

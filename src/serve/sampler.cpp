@@ -38,7 +38,8 @@ class Falling {
       if (score_[i] < above_ && score_[i] >= down_to_) ids_.push_back(int32_t(i));
     std::sort(ids_.begin() + known, ids_.end(), [&](int32_t a, int32_t b) { return score_[size_t(a)] > score_[size_t(b)] || (score_[size_t(a)] == score_[size_t(b)] && a < b); });
     above_ = down_to_;
-    down_to_ -= step_ *= 2;
+    step_ *= 2;
+    down_to_ -= step_;
   }
   std::span<const double> score_;
   std::vector<int32_t> ids_;
@@ -49,7 +50,7 @@ class Falling {
 class Choice {
  public:
   Choice(std::span<const double> score, const Sampling& how)
-      : score_(score), likeliest_(std::max_element(score.begin(), score.end())), best_(*likeliest_), temperature_(how.temperature), order_(score_, best_, how.temperature / 2), count_(score_.size()) {
+      : score_(score), likeliest_(std::max_element(score.begin(), score.end())), best_(*likeliest_), temperature_(how.temperature), order_(score_, best_, std::max(how.temperature / 2, 1e-3)), count_(score_.size()) {
     if (temperature_ <= 0) {
       count_ = 1;
       return;

@@ -157,10 +157,11 @@ class SafetensorsFolder final : public WeightSource {
     check_total(rest, index);
   }
   void open_shard(const std::string& file, const std::string& named_for) {
-    if (!fs::exists(folder_ / file))
+    std::error_code refused;  // such as of a name that is too long
+    if (!fs::exists(folder_ / file, refused))
       throw Error(Fault::bad_input, {.what = "a shard is missing",
                                      .where = folder_.string(),
-                                     .expected = file,
+                                     .expected = file.substr(0, 300),
                                      .found = "an index that names it for '" + named_for.substr(0, 100) + "'",
                                      .fix = "download the shard"});
     files_.push_back(std::make_unique<SafetensorsFile>(folder_ / file));

@@ -105,6 +105,7 @@ TEST(WeightSource, EveryLieOfAnIndexIsRefused) {
       {"a detour", index_of({{"embed", "sub/../one.safetensors"}}), {"inside the folder"}},
       {"a folder for a file", index_of({{"embed", "sub"}}), {"not a regular file"}},
       {"a missing shard", index_of({{"embed", "gone.safetensors"}}), {"a shard is missing", "gone.safetensors"}},
+      {"a name that is too long for a file", R"({"weight_map":{"embed":")" + std::string(300, 'a') + R"("}})", {"a shard is missing", "aaa"}},
       {"a shard that is no safetensors file", index_of({{"embed", index_name}}), {index_name}},
       {"a tensor that its shard does not hold",
        index_of({{"embed", "one.safetensors"}, {"head", "one.safetensors"}}),
