@@ -1,4 +1,4 @@
-// A block to a row, or neighbours to a long one: one block alone reads 0.5 MB in as long as the card reads 30.
+// A block to a row, or neighbours to a long one, of which one block would be long in reading all.
 #include <climits>
 
 #include "device/kernel.cuh"

@@ -6,20 +6,11 @@
 #include "device/bulk.cuh"
 #include "ops/attention_few.cuh"
 #include "ops/attention_few.h"
+#include "ops/floats.cuh"
 #include "ops/head_norm.cuh"
 #include "ops/linear_one.h"
 
 namespace thimble::ops {
-
-// Values as they lie in memory, read as floats.
-struct Floats {
-  const void* data = nullptr;
-  bool is_bf16 = false;
-  Floats() = default;
-  explicit Floats(const Tensor& t) : data(t.data), is_bf16(t.dtype == DType::bf16) {}
-  __device__ explicit operator bool() const { return data; }
-  __device__ float operator[](int i) const { return is_bf16 ? float(static_cast<const __nv_bfloat16*>(data)[i]) : static_cast<const float*>(data)[i]; }
-};
 
 struct Attending {
   AttentionRun run;

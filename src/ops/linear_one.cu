@@ -7,6 +7,7 @@
 
 #include "device/bulk.cuh"
 #include "ops/attention_one.cuh"
+#include "ops/floats.cuh"
 #include "ops/linear_one.h"
 #include "quant/nf4.cuh"
 

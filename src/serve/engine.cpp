@@ -131,8 +131,9 @@ Ticket Engine::hand_on(Slot& slot, int from, int to) {
 }
 
 bool Engine::follows(const std::vector<Active>& active) const {
-  const auto& model = shape_.model;
-  return slots_.size() == 1 && active.size() == 1 && active[0].request.sampler->takes_likeliest() && !model.rope_follows_length() && model.rope.kind != nn::RopeSpec::Kind::longrope;
+  const auto& model = shape_.model;  // RoPE whose tables change with the length goes by append()
+  return slots_.size() == 1 && active.size() == 1 && active[0].request.sampler->takes_likeliest() && !model.rope_follows_length() &&
+         model.rope.kind != nn::RopeSpec::Kind::longrope;
 }
 
 void Engine::follow(Active& a, const std::vector<int32_t>& ends) {

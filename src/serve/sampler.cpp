@@ -22,11 +22,11 @@ void check_finite(bool finite) {
 class Falling {
  public:
   Falling(std::span<const double> score, double best, double step) : score_(score), down_to_(best - step), step_(step) {}
-  int32_t operator[](size_t n) {
+  int32_t operator[](size_t n) {  // below how many scores there are
     while (n >= ids_.size()) reach();
     return ids_[n];
   }
-  size_t count_down_to(double least) {
+  size_t count_down_to(double least) {  // those of at least this score
     while (above_ > least) reach();
     return size_t(std::partition_point(ids_.begin(), ids_.end(), [&](int32_t id) { return score_[size_t(id)] >= least; }) - ids_.begin());
   }
@@ -36,7 +36,10 @@ class Falling {
     const auto known = std::ptrdiff_t(ids_.size());
     for (size_t i = 0; i < score_.size(); ++i)
       if (score_[i] < above_ && score_[i] >= down_to_) ids_.push_back(int32_t(i));
-    std::sort(ids_.begin() + known, ids_.end(), [&](int32_t a, int32_t b) { return score_[size_t(a)] > score_[size_t(b)] || (score_[size_t(a)] == score_[size_t(b)] && a < b); });
+    std::sort(ids_.begin() + known, ids_.end(), [&](int32_t a, int32_t b) {
+      const double x = score_[size_t(a)], y = score_[size_t(b)];
+      return x > y || (x == y && a < b);
+    });
     above_ = down_to_;
     step_ *= 2;
     down_to_ -= step_;
@@ -50,7 +53,8 @@ class Falling {
 class Choice {
  public:
   Choice(std::span<const double> score, const Sampling& how)
-      : score_(score), likeliest_(std::max_element(score.begin(), score.end())), best_(*likeliest_), temperature_(how.temperature), order_(score_, best_, std::max(how.temperature / 2, 1e-3)), count_(score_.size()) {
+      : score_(score), likeliest_(std::max_element(score.begin(), score.end())), best_(*likeliest_), temperature_(how.temperature),
+        order_(score_, best_, std::max(how.temperature / 2, 1e-3)), count_(score_.size()) {
     if (temperature_ <= 0) {
       count_ = 1;
       return;
