@@ -479,6 +479,7 @@ __global__ void __launch_bounds__(threads, 2) multiply_chain(const __grid_consta
 #pragma unroll
   for (int i = 0; i < 8; ++i) store_pack(memory.pairs + threadIdx.x * 32 + (i + threadIdx.x) % 8 * 4, Pack<uint32_t, 4>{two, two, two, two});
   if (nested) memory.map[threadIdx.x] = chain.of[0].of[0].w.map[threadIdx.x];
+  meet();  // each looks up what all have written
   Turnstile<stages> at;
   Turnstile<2> sums_at;
   for (int i = 0; i < chain.count; ++i) {

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "ops/argmax.h"
+#include "ops/draw.h"
 
 namespace thimble::serve {
 namespace {
@@ -27,12 +28,12 @@ Engine::Engine(comm::Rank& rank, const EngineShape& shape)
   const int64_t tokens = std::max(shape.prefill_chunk, shape.sequences), rows = shape.all_logits ? tokens : shape.sequences;
   tokens_ = rank.memory.take(Use::batch, "tokens", DType::i32, {token_rows, tokens});
   logits_ = rank.memory.take(Use::batch, "logits", DType::f32, {rows, shape.model.vocab});
-  const int64_t likeliest = std::max<int64_t>(2, shape.sequences);
-  likeliest_ = rank.memory.take(Use::batch, "likeliest tokens", DType::i32, {likeliest});
+  const int64_t drawn = std::max<int64_t>(2, shape.sequences);
+  drawn_ = rank.memory.take(Use::batch, "drawn tokens", DType::i32, {drawn});
   positions_ = rank.memory.take(Use::batch, "positions", DType::i32, {shape.context});
   host_tokens_ = rank.pinned.take(Use::batch, "tokens", DType::i32, {token_rows, tokens});
   host_logits_ = rank.pinned.take(Use::batch, "logits", DType::f32, {rows, shape.model.vocab});
-  host_likeliest_ = rank.pinned.take(Use::batch, "likeliest tokens", DType::i32, {likeliest});
+  host_drawn_ = rank.pinned.take(Use::batch, "drawn tokens", DType::i32, {drawn});
 }
 
 void Engine::load(const store::WeightSource* source) {
@@ -109,30 +110,32 @@ void Engine::decode(std::span<const Next> next) {
   for (const auto& [slot, id] : next) slot->held.push_back(id);
 }
 
-void Engine::bring(int64_t rows, bool likeliest) {
-  brought_likeliest_ = likeliest;
-  if (!likeliest) return rank_.download("logits", host_logits_.rows(0, rows), logits_.rows(0, rows));
-  const auto ids = [&](const Tensor& t) { return Tensor{t.data, DType::i32, {rows}}; };
-  ops::argmax(rank_.stream, ids(likeliest_), logits_.rows(0, rows));
-  rank_.download("likeliest tokens", ids(host_likeliest_), ids(likeliest_));
-}
-
 void Engine::bring(std::span<const Active> active) {
-  bring(std::ssize(active), std::all_of(active.begin(), active.end(), [](const Active& a) { return a.request.sampler->takes_likeliest(); }));
+  const auto rows = std::ssize(active);
+  brought_drawn_ = std::all_of(active.begin(), active.end(), [](const Active& a) { return a.request.sampler->needs_logits_alone(); });
+  if (!brought_drawn_) return rank_.download("logits", host_logits_.rows(0, rows), logits_.rows(0, rows));
+  const auto ids = [&](const Tensor& t) { return Tensor{t.data, DType::i32, {rows}}; };
+  std::vector<std::optional<ops::Drawing>> how;
+  for (const Active& a : active) how.push_back(a.request.sampler->drawing());
+  if (!std::all_of(how.begin(), how.end(), [](const auto& h) { return h.has_value(); })) ops::argmax(rank_.stream, ids(drawn_), logits_.rows(0, rows));
+  for (int64_t i = 0; i < rows; ++i)
+    if (how[size_t(i)]) ops::draw(rank_.stream, drawn_.rows(i, 1), logits_.rows(i, 1), *how[size_t(i)]);
+  rank_.download("drawn tokens", ids(host_drawn_), ids(drawn_));
 }
 
-Ticket Engine::hand_on(Slot& slot, int from, int to) {
+Ticket Engine::hand_on(Slot& slot, int from, int to, const Sampler& sampler, uint64_t later) {
   const int64_t position = slot.cache.length();
   slot.turned_for = position + 1;
-  decoder_.infer({.ids = likeliest_.rows(from, 1), .targets = {}, .positions = positions_.rows(position, 1), .start = positions_.rows(0, 1), .length = slot.turned_for},
+  decoder_.infer({.ids = drawn_.rows(from, 1), .targets = {}, .positions = positions_.rows(position, 1), .start = positions_.rows(0, 1), .length = slot.turned_for},
                  std::array{&slot.cache}, logits_.rows(0, 1));
-  ops::argmax(rank_.stream, likeliest_.rows(to, 1), logits_.rows(0, 1));
-  return rank_.begin_download("likeliest tokens", host_likeliest_.rows(to, 1), likeliest_.rows(to, 1));
+  if (const auto how = sampler.drawing(later)) ops::draw(rank_.stream, drawn_.rows(to, 1), logits_.rows(0, 1), *how);
+  else ops::argmax(rank_.stream, drawn_.rows(to, 1), logits_.rows(0, 1));
+  return rank_.begin_download("drawn tokens", host_drawn_.rows(to, 1), drawn_.rows(to, 1));
 }
 
 bool Engine::follows(const std::vector<Active>& active) const {
   const auto& model = shape_.model;  // RoPE whose tables change with the length goes by append()
-  return slots_.size() == 1 && active.size() == 1 && active[0].request.sampler->takes_likeliest() && !model.rope_follows_length() &&
+  return slots_.size() == 1 && active.size() == 1 && active[0].request.sampler->needs_logits_alone() && !model.rope_follows_length() &&
          model.rope.kind != nn::RopeSpec::Kind::longrope;
 }
 
@@ -140,16 +143,17 @@ void Engine::follow(Active& a, const std::vector<int32_t>& ends) {
   Slot& slot = *a.slot;
   const bool ahead = rank_.device.kind() == DeviceKind::cuda && shape_.processor_layers == 0;  // elsewhere a step that nobody asked for costs what it saves
   int now = 1;
-  for (Ticket made = hand_on(slot, 0, now);; now ^= 1) {
+  const Sampler& sampler = *a.request.sampler;
+  for (Ticket made = hand_on(slot, 0, now, sampler, 0);; now ^= 1) {
     slot.held.push_back(a.out.ids.back());
     const Ticket read = made;
-    if (ahead && int64_t(a.out.ids.size()) + 1 < a.request.limit) made = hand_on(slot, now, now ^ 1);
+    if (ahead && int64_t(a.out.ids.size()) + 1 < a.request.limit) made = hand_on(slot, now, now ^ 1, sampler, 1);
     rank_.device.host_wait(read);
     if (!goes_on(a, now, ends)) {
       rank_.device.wait(made);
       break;
     }
-    if (!ahead) made = hand_on(slot, now, now ^ 1);
+    if (!ahead) made = hand_on(slot, now, now ^ 1, sampler, 0);
   }
   slot.cache.cut_to(int64_t(slot.held.size()));  // of a step that went too far
   slot.held.resize(size_t(slot.cache.length()));
@@ -173,7 +177,7 @@ void Engine::prefill(Slot& slot, const Request& request) {
 
 bool Engine::goes_on(Active& a, int64_t row, const std::vector<int32_t>& ends) {
   Sampler& sampler = *a.request.sampler;
-  const int32_t id = brought_likeliest_ ? sampler.take(host_likeliest_.get<int32_t>()[row])
+  const int32_t id = brought_drawn_ ? sampler.take(host_drawn_.get<int32_t>()[row])
                                         : sampler.next({host_logits_.get<float>() + row * shape_.model.vocab, size_t(shape_.model.vocab)});
   if (std::find(ends.begin(), ends.end(), id) != ends.end()) {
     a.out.stopped = true;
@@ -205,7 +209,7 @@ void Engine::generate(const std::function<std::optional<Request>()>& next, const
       }
     }
     if (active.empty()) return;
-    if (follows(active)) {  // the prompt's likeliest token lies in the first row
+    if (follows(active)) {  // the token that the prompt gave lies in the first row
       follow(active[0], ends);
       end(active[0]);
       active.clear();
@@ -302,14 +306,16 @@ plan::Outcome Engine::rehearse(const DeviceSpec& spec, const EngineShape& shape)
   std::vector<Next> one_each;
   for (Slot& each : engine.slots_) again_at(each, shape.context - 1), one_each.push_back({&each, 0});
   engine.decode(one_each);
-  engine.bring(shape.sequences, false);
+  Sampler greedy({}), repeats_less({.repetition_penalty = 1.1});
+  const auto active = [&](Sampler& sampler) { return std::vector<Active>(engine.slots_.size(), {&slot, {.sampler = &sampler}, {}}); };
+  engine.bring(active(repeats_less));
   for (Slot& each : engine.slots_) again_at(each, 0);
   const size_t begin = rank.ledger.entries().size();
-  if (Sampler greedy({}); engine.follows({Active{&slot, {.sampler = &greedy}, {}}})) {
-    engine.hand_on(slot, 0, 1);
+  if (engine.follows(active(greedy))) {
+    engine.hand_on(slot, 0, 1, greedy, 0);
   } else {
     engine.decode(one_each);
-    engine.bring(shape.sequences, true);
+    engine.bring(active(greedy));
   }
   const auto& all = rank.ledger.entries();
   outcome.tokens = shape.sequences;

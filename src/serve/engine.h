@@ -79,13 +79,13 @@ class Engine {
   void append(Slot&, std::span<const int32_t> ids, int64_t row = 0);  // the logits of the last token land in that row of logits_
   void decode(std::span<const Next>);                                 // a token of each; logits likewise, a row each
   void prefill(Slot&, const Request&);
-  // One sequence that asks for the likeliest token alone: each goes from step to step on the device, and the host reads it while a GPU makes the next.
+  // One sequence whose sampler needs the logits alone: each token goes from step to step on the device, and the host reads it while a GPU makes the next.
   bool follows(const std::vector<Active>&) const;
   void follow(Active&, const std::vector<int32_t>& ends);
-  Ticket hand_on(Slot&, int from, int to);   // a step of the token in that row of likeliest_; the likeliest next one lands in the other, and on the host
-  void bring(int64_t rows, bool likeliest);  // of logits_ to the host: each row's likeliest token alone, or all
-  void bring(std::span<const Active>);       // as their samplers ask
-  bool goes_on(Active&, int64_t row, const std::vector<int32_t>& ends);  // draws a token from what was brought of that row
+  // A step of the token in that row of drawn_; the next one lands in the other, and on the host: the one that the sampler takes so many after its next.
+  Ticket hand_on(Slot&, int from, int to, const Sampler&, uint64_t later);
+  void bring(std::span<const Active>);  // to the host: a token of each row of logits_, or, where a sampler needs more, all logits
+  bool goes_on(Active&, int64_t row, const std::vector<int32_t>& ends);  // takes a token from what was brought of that row
   void forget();  // what the first slot holds
   // Of at most prefill_chunk tokens of a sequence of `length`; the logits of all, on the host.
   Tensor append_chunk(std::span<const int32_t> ids, int64_t length);
@@ -96,9 +96,9 @@ class Engine {
   nn::Model model_;
   nn::Decoder decoder_;
   std::vector<Slot> slots_;
-  Tensor tokens_, logits_, likeliest_, positions_;      // device; positions_: 0, 1, ...
-  Tensor host_tokens_, host_logits_, host_likeliest_;   // pinned
-  bool brought_likeliest_ = false;
+  Tensor tokens_, logits_, drawn_, positions_;      // device; positions_: 0, 1, ...
+  Tensor host_tokens_, host_logits_, host_drawn_;   // pinned
+  bool brought_drawn_ = false;
 };
 
 }  // namespace thimble::serve

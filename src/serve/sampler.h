@@ -1,14 +1,15 @@
 // From logits to the next token, as transformers' logits processors and warpers do, in their order: penalties, temperature, top-k, top-p,
-// min-p, then a seeded draw. Runs on the host, on one row, in double.
+// min-p, then a seeded draw (ops/draw.h). Penalties are the host's matter; without any a device draws the same token.
 #pragma once
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <unordered_map>
 #include <utility>
 #include <vector>
 
 #include "base/file.h"
-#include "base/philox.h"
+#include "ops/draw.h"
 
 namespace thimble::serve {
 
@@ -27,13 +28,14 @@ Sampling read_sampling(const fs::path& folder);
 
 class Sampler {
  public:
-  explicit Sampler(const Sampling& how) : how_(how), draws_{how.seed, 0x5a3b1e, 0} {}
+  explicit Sampler(const Sampling& how) : how_(how) {}
   void begin(std::span<const int32_t> prompt);     // a new answer
-  int32_t next(std::span<const float> logits);     // and remembers it
-  // Does next() give the likeliest token of the logits as they are? Then take() does as well: it remembers `likeliest`, ops::argmax of the logits.
-  // Throws Error (bad_input) where that is -1, of logits that are not finite.
-  bool takes_likeliest() const;
-  int32_t take(int32_t likeliest);
+  int32_t next(std::span<const float> logits);     // and remembers it. Throws Error (bad_input) on logits that are not finite
+  // Does next() need nothing but the logits? Then it gives what ops::draw gives of drawing(), or ops::argmax where that is none; take() remembers what
+  // they gave. Throws Error (bad_input) where that is -1.
+  bool needs_logits_alone() const;
+  std::optional<ops::Drawing> drawing(uint64_t later = 0) const;  // of the token that comes so many after the next
+  int32_t take(int32_t id);
   // What next() would draw from, likeliest first, with probabilities; one entry where it is greedy. Throws Error (bad_input) on logits that are not finite.
   std::vector<std::pair<int32_t, double>> candidates(std::span<const float> logits) const;
 
@@ -41,7 +43,7 @@ class Sampler {
   std::span<const double> scores(std::span<const float> logits) const;  // after penalties; until the next call
   struct Seen { bool in_prompt = false; int64_t in_answer = 0; };
   Sampling how_;
-  Draws draws_;
+  uint64_t taken_ = 0;  // tokens
   std::unordered_map<int32_t, Seen> seen_;
   mutable std::vector<double> scores_;
 };

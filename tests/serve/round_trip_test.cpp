@@ -1,5 +1,6 @@
 // An adapter that we train and write is one that we read, with the same logits; the files stay in the build folder, where
 // tests/golden/check_adapter.py shows that PEFT reads them too (its output: tests/golden/adapters_check.txt).
+#include "base/philox.h"
 #include "nn/fixture.h"
 #include "serve/engine.h"
 

@@ -78,6 +78,23 @@ TEST(Sequences, EachAsAlone) {
     }
 }
 
+// A penalty that changes no score brings the logits to the host, where the same token is drawn.
+TEST(Sequences, WhatADeviceDrawsTheHostDraws) {
+  for (const int64_t sequences : {1, 3})
+    for (Sampling how : {Sampling{.temperature = 1}, {.temperature = 0.7, .top_k = 20, .top_p = 0.9}, {.temperature = 2, .min_p = 0.3}, {}}) {
+      Machine m({.model = model(0), .context = 64, .prefill_chunk = 8, .sequences = sequences, .all_logits = false});
+      how.seed = 11;
+      Sampler there(how);
+      how.presence_penalty = 1e-300;
+      Sampler here(how);
+      for (int i = 0; i < 2; ++i) {  // the second answer goes on with the seed
+        const auto expected = m.engine.generate(prompt(8, 5), 40, {}, here).ids;
+        EXPECT_EQ(m.engine.generate(prompt(8, 5), 40, {}, there).ids, expected) << how.temperature << ", " << sequences << " at a time";
+        EXPECT_EQ(expected.size(), 40u);
+      }
+    }
+}
+
 // A fresh request keeps nothing of an earlier one that begins as it does. In 16 bits: there it shows in what pieces a prompt was computed.
 TEST(Sequences, AFreshOneIsAsAloneWhateverCameBefore) {
   const EngineShape shape{.model = model(0), .context = 96, .prefill_chunk = 64, .all_logits = false};

@@ -1,0 +1,134 @@
+// Of a vocabulary few tokens are likely: where an edge is to be found, scores are sorted only as far down as it lies.
+#include "ops/draw.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+
+#include "base/threads.h"
+#include "ops/draw_law.h"
+
+namespace thimble::ops {
+
+void draw_cuda(CudaContext&, Tensor id, Tensor logits, const Drawing&, float scale, double edge);  // draw.cu
+
+namespace {
+
+constexpr int64_t block = 4096;  // tokens that a thread weighs at a time
+
+// Ids by falling score, equals by id, from the best down by steps that grow.
+class Falling {
+ public:
+  Falling(std::span<const double> score, double best, double step) : score_(score), down_to_(best - step), step_(step) {}
+  int32_t operator[](size_t n) {  // below how many scores there are
+    while (n >= ids_.size()) reach();
+    return ids_[n];
+  }
+  size_t known() const { return ids_.size(); }  // so far: all down to some score
+
+ private:
+  void reach() {
+    const auto known = std::ptrdiff_t(ids_.size());
+    for (size_t i = 0; i < score_.size(); ++i)
+      if (score_[i] < above_ && score_[i] >= down_to_) ids_.push_back(int32_t(i));
+    std::sort(ids_.begin() + known, ids_.end(), [&](int32_t a, int32_t b) {
+      const double x = score_[size_t(a)], y = score_[size_t(b)];
+      return x > y || (x == y && a < b);
+    });
+    above_ = down_to_;
+    step_ *= 2;
+    down_to_ -= step_;
+  }
+  std::span<const double> score_;
+  std::vector<int32_t> ids_;
+  double above_ = std::numeric_limits<double>::infinity(), down_to_, step_;
+};
+
+double largest_of(std::span<const double> score) {
+  double most = score[0];
+  for (const double x : score) most = std::max(most, x);
+  return most;
+}
+
+// Which tokens are kept, and what they weigh together.
+class Kept {
+ public:
+  Kept(std::span<const double> score, const Drawing& how) : score_(score), best_(largest_of(score)), scale_(scale_of(how.temperature)) {
+    Falling order(score, best_, std::max(how.temperature / 2, 1e-3));
+    const bool few = how.top_k > 0 && size_t(how.top_k) < score.size();
+    if (few) least_ = score[size_t(order[size_t(how.top_k) - 1])];
+    if (how.top_p < 1) {
+      if (few)
+        for (size_t i = 0; i < order.known(); ++i) sum_ += weight(score[size_t(order[i])]);
+      else add_up();
+      const uint64_t enough = enough_of(sum_, how.top_p);
+      uint64_t sum = 0;
+      for (size_t i = 0; sum < enough; ++i) sum += weight(least_ = score[size_t(order[i])]);
+    }
+    least_ = std::max(least_, best_ + edge_of(how.temperature, how.min_p));
+    add_up();
+  }
+  bool has(double score) const { return score >= least_; }
+  uint64_t weight(double score) const { return has(score) ? weight_of(float(score) - float(best_), scale_) : 0; }
+  uint64_t sum() const { return sum_; }
+  int32_t at(uint64_t left) const {  // the first with which they weigh more than this
+    size_t b = 0;
+    for (; left >= of_block_[b]; ++b) left -= of_block_[b];
+    size_t i = b * size_t(block);
+    for (uint64_t w; left >= (w = weight(score_[i])); ++i) left -= w;
+    return int32_t(i);
+  }
+
+ private:
+  void add_up() {
+    const auto n = int64_t(score_.size());
+    of_block_.resize(size_t((n + block - 1) / block));
+    parallel_for(std::ssize(of_block_), 2, [&](int64_t begin, int64_t end) {
+      for (int64_t b = begin; b < end; ++b) {
+        uint64_t sum = 0;
+        for (int64_t i = b * block; i < std::min(n, (b + 1) * block); ++i) sum += weight(score_[size_t(i)]);
+        of_block_[size_t(b)] = sum;
+      }
+    });
+    sum_ = std::accumulate(of_block_.begin(), of_block_.end(), uint64_t{0});
+  }
+  std::span<const double> score_;
+  double best_, least_ = -std::numeric_limits<double>::infinity();
+  float scale_;
+  std::vector<uint64_t> of_block_;
+  uint64_t sum_ = 0;
+};
+
+}  // namespace
+
+int32_t drawn(std::span<const double> scores, const Drawing& how) {
+  const Kept kept(scores, how);
+  return kept.at(high_product(how.random, kept.sum()));
+}
+
+std::vector<std::pair<int32_t, double>> candidates(std::span<const double> scores, const Drawing& how) {
+  const Kept kept(scores, how);
+  std::vector<std::pair<int32_t, double>> all;
+  for (size_t i = 0; i < scores.size(); ++i)
+    if (kept.has(scores[i])) all.emplace_back(int32_t(i), double(kept.weight(scores[i])) / double(kept.sum()));
+  std::stable_sort(all.begin(), all.end(), [&](const auto& a, const auto& b) { return scores[size_t(a.first)] > scores[size_t(b.first)]; });
+  return all;
+}
+
+void draw(Stream& s, Tensor id, Tensor logits, const Drawing& how) {
+  check(logits.shape.rank() == 2 && logits.shape[0] == 1 && logits.dtype == DType::f32 && logits.shape[1] > 0 && logits.shape[1] < most_tokens, "draw: logits are (1, V) f32, below 2^19 tokens");
+  check(id.dtype == DType::i32 && id.shape == Shape{1}, "draw: the id is (1) i32");
+  check(how.temperature > 0, "draw: the temperature is above 0");
+  const Work work{.name = "draw", .bytes = double(logits.bytes() + id.bytes())};
+  launch(
+      s, work,
+      [&] {
+        const std::span row(logits.get<float>(), size_t(logits.shape[1]));
+        const bool finite = std::all_of(row.begin(), row.end(), [](float x) { return std::isfinite(x); });
+        *id.get<int32_t>() = finite ? drawn(std::vector<double>(row.begin(), row.end()), how) : -1;
+      },
+      [&](auto& cuda) { draw_cuda(cuda, id, logits, how, scale_of(how.temperature), edge_of(how.temperature, how.min_p)); });
+}
+
+}  // namespace thimble::ops
