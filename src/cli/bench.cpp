@@ -30,7 +30,7 @@ struct Bench {
   int64_t tokens = 512, batch = 1, accumulation = 1, rank = 16, steps = 3, decode = 0, context = 0, sequences = 1;
   std::optional<int64_t> threads, resident, processor, window;
   float max_grad_norm = 1;
-  double temperature = 0, top_p = 1;
+  double temperature = 0, top_p = 1, repetition_penalty = 1;
   std::optional<std::string> vram, ram, disk;
   std::string trace;
   bool profile = false, calibrate = false;
@@ -180,7 +180,7 @@ int bench_decode(const Bench& b, const nn::ModelSpec& model, const DeviceSpec& s
   serve::Engine engine(rank, fit.shape);
   engine.load(store::repeated_random_weights(engine.model().weights().table(), 0).get());
   rank.ledger.record(false);
-  serve::Sampler sampler({.temperature = b.temperature, .top_p = b.top_p});
+  serve::Sampler sampler({.temperature = b.temperature, .top_p = b.top_p, .repetition_penalty = b.repetition_penalty});
   std::vector<int32_t> prompt(static_cast<size_t>(prompt_tokens));
   for (size_t i = 0; i < prompt.size(); ++i) prompt[i] = int32_t(philox(3, 4, i)[0] % uint64_t(model.vocab));
   for (int64_t left = b.sequences; left > 0;) engine.generate([&] { return left-- > 0 ? std::optional(serve::Request{prompt, 4, &sampler}) : std::nullopt; }, {});
@@ -360,6 +360,7 @@ CLI::App* add(CLI::App& app, Run& run, const char* name, const char* help, const
   c->add_option("--decode", b->decode, "tokens to decode instead of training");
   c->add_option("--temperature", b->temperature, "of decode: 0 takes the likeliest token")->check(CLI::Range(0.0, 100.0));
   c->add_option("--top-p", b->top_p, "of decode: the share of the likeliest tokens that one is drawn of")->check(CLI::Range(0.0, 1.0));
+  c->add_option("--repetition-penalty", b->repetition_penalty, "of decode: above 1 tokens come back less")->check(CLI::Range(1e-6, 1e6));
   c->add_option("--context", b->context, "tokens of the prompt that decode begins with");
   c->add_option("--device", b->device, "auto, cpu or cuda");
   c->add_option("--vram", b->vram, "budget of the device, such as 24GiB");

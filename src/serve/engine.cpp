@@ -9,6 +9,7 @@
 
 #include "ops/argmax.h"
 #include "ops/draw.h"
+#include "ops/elementwise.h"
 
 namespace thimble::serve {
 namespace {
@@ -34,6 +35,10 @@ Engine::Engine(comm::Rank& rank, const EngineShape& shape)
   host_tokens_ = rank.pinned.take(Use::batch, "tokens", DType::i32, {token_rows, tokens});
   host_logits_ = rank.pinned.take(Use::batch, "logits", DType::f32, {rows, shape.model.vocab});
   host_drawn_ = rank.pinned.take(Use::batch, "drawn tokens", DType::i32, {drawn});
+  if (shape.sequences > 1) return;
+  text_ = rank.memory.take(Use::batch, "text", DType::i32, {shape.context});
+  counts_ = rank.memory.take(Use::batch, "counts of tokens", DType::i32, {shape.model.vocab});
+  host_text_ = rank.pinned.take(Use::batch, "text", DType::i32, {shape.context});
 }
 
 void Engine::load(const store::WeightSource* source) {
@@ -43,6 +48,7 @@ void Engine::load(const store::WeightSource* source) {
   const Tensor staging = rank_.pinned.take(Use::scratch, "positions", DType::i32, positions_.shape);
   if (!rank_.is_phantom()) std::iota(staging.get<int32_t>(), staging.get<int32_t>() + staging.count(), 0);
   rank_.upload("positions", positions_, staging);
+  if (counts_) ops::zero(rank_.stream, counts_);
 }
 
 void Engine::load_adapters(const std::function<void(const store::ParamSpec&, Tensor)>& read) {
@@ -112,48 +118,58 @@ void Engine::decode(std::span<const Next> next) {
 
 void Engine::bring(std::span<const Active> active) {
   const auto rows = std::ssize(active);
-  brought_drawn_ = std::all_of(active.begin(), active.end(), [](const Active& a) { return a.request.sampler->needs_logits_alone(); });
+  brought_drawn_ = std::all_of(active.begin(), active.end(), [](const Active& a) { return !a.request.sampler->penalties().any(); });
   if (!brought_drawn_) return rank_.download("logits", host_logits_.rows(0, rows), logits_.rows(0, rows));
   const auto ids = [&](const Tensor& t) { return Tensor{t.data, DType::i32, {rows}}; };
-  std::vector<std::optional<ops::Drawing>> how;
-  for (const Active& a : active) how.push_back(a.request.sampler->drawing());
-  if (!std::all_of(how.begin(), how.end(), [](const auto& h) { return h.has_value(); })) ops::argmax(rank_.stream, ids(drawn_), logits_.rows(0, rows));
+  const auto greedy = [](const Active& a) { return !a.request.sampler->drawing(); };
+  if (std::any_of(active.begin(), active.end(), greedy)) ops::argmax(rank_.stream, ids(drawn_), logits_.rows(0, rows));
   for (int64_t i = 0; i < rows; ++i)
-    if (how[size_t(i)]) ops::draw(rank_.stream, drawn_.rows(i, 1), logits_.rows(i, 1), *how[size_t(i)]);
+    if (!greedy(active[size_t(i)])) draw(i, i, *active[size_t(i)].request.sampler, 0);
   rank_.download("drawn tokens", ids(host_drawn_), ids(drawn_));
 }
 
-Ticket Engine::hand_on(Slot& slot, int from, int to, const Sampler& sampler, uint64_t later) {
+void Engine::draw(int64_t to, int64_t row, const Sampler& sampler, uint64_t later) {
+  if (const auto how = sampler.drawing(later)) ops::draw(rank_.stream, drawn_.rows(to, 1), logits_.rows(row, 1), *how);
+  else ops::argmax(rank_.stream, drawn_.rows(to, 1), logits_.rows(row, 1));
+}
+
+Ticket Engine::hand_on(Slot& slot, int from, int to, const Request& request, uint64_t later) {
   const int64_t position = slot.cache.length();
+  const Tensor logits = logits_.rows(0, 1), id = drawn_.rows(from, 1);
   slot.turned_for = position + 1;
-  decoder_.infer({.ids = drawn_.rows(from, 1), .targets = {}, .positions = positions_.rows(position, 1), .start = positions_.rows(0, 1), .length = slot.turned_for},
-                 std::array{&slot.cache}, logits_.rows(0, 1));
-  if (const auto how = sampler.drawing(later)) ops::draw(rank_.stream, drawn_.rows(to, 1), logits_.rows(0, 1), *how);
-  else ops::argmax(rank_.stream, drawn_.rows(to, 1), logits_.rows(0, 1));
+  decoder_.infer({.ids = id, .targets = {}, .positions = positions_.rows(position, 1), .start = positions_.rows(0, 1), .length = slot.turned_for}, std::array{&slot.cache}, logits);
+  if (const auto by = request.sampler->penalties(); by.any()) ops::penalize(rank_.stream, logits, text_.rows(0, position + 1), std::ssize(request.prompt), id, counts_, by);
+  draw(to, 0, *request.sampler, later);
   return rank_.begin_download("drawn tokens", host_drawn_.rows(to, 1), drawn_.rows(to, 1));
 }
 
 bool Engine::follows(const std::vector<Active>& active) const {
   const auto& model = shape_.model;  // RoPE whose tables change with the length goes by append()
-  return slots_.size() == 1 && active.size() == 1 && active[0].request.sampler->needs_logits_alone() && !model.rope_follows_length() &&
-         model.rope.kind != nn::RopeSpec::Kind::longrope;
+  return slots_.size() == 1 && active.size() == 1 && !model.rope_follows_length() && model.rope.kind != nn::RopeSpec::Kind::longrope;
 }
 
 void Engine::follow(Active& a, const std::vector<int32_t>& ends) {
   Slot& slot = *a.slot;
   const bool ahead = rank_.device.kind() == DeviceKind::cuda && shape_.processor_layers == 0;  // elsewhere a step that nobody asked for costs what it saves
+  if (a.request.sampler->penalties().any()) {  // the host drew the first token
+    const auto n = std::ssize(a.request.prompt);
+    *host_drawn_.get<int32_t>() = a.out.ids.back();
+    std::copy(a.request.prompt.begin(), a.request.prompt.end(), host_text_.get<int32_t>());
+    rank_.upload("drawn tokens", drawn_.rows(0, 1), host_drawn_.rows(0, 1));
+    rank_.upload("text", text_.rows(0, n), host_text_.rows(0, n));
+    brought_drawn_ = true;
+  }
   int now = 1;
-  const Sampler& sampler = *a.request.sampler;
-  for (Ticket made = hand_on(slot, 0, now, sampler, 0);; now ^= 1) {
+  for (Ticket made = hand_on(slot, 0, now, a.request, 0);; now ^= 1) {
     slot.held.push_back(a.out.ids.back());
     const Ticket read = made;
-    if (ahead && int64_t(a.out.ids.size()) + 1 < a.request.limit) made = hand_on(slot, now, now ^ 1, sampler, 1);
+    if (ahead && int64_t(a.out.ids.size()) + 1 < a.request.limit) made = hand_on(slot, now, now ^ 1, a.request, 1);
     rank_.device.host_wait(read);
     if (!goes_on(a, now, ends)) {
       rank_.device.wait(made);
       break;
     }
-    if (!ahead) made = hand_on(slot, now, now ^ 1, sampler, 0);
+    if (!ahead) made = hand_on(slot, now, now ^ 1, a.request, 0);
   }
   slot.cache.cut_to(int64_t(slot.held.size()));  // of a step that went too far
   slot.held.resize(size_t(slot.cache.length()));
@@ -312,7 +328,7 @@ plan::Outcome Engine::rehearse(const DeviceSpec& spec, const EngineShape& shape)
   for (Slot& each : engine.slots_) again_at(each, 0);
   const size_t begin = rank.ledger.entries().size();
   if (engine.follows(active(greedy))) {
-    engine.hand_on(slot, 0, 1, greedy, 0);
+    engine.hand_on(slot, 0, 1, {.sampler = &greedy}, 0);
   } else {
     engine.decode(one_each);
     engine.bring(active(greedy));

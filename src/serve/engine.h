@@ -79,12 +79,13 @@ class Engine {
   void append(Slot&, std::span<const int32_t> ids, int64_t row = 0);  // the logits of the last token land in that row of logits_
   void decode(std::span<const Next>);                                 // a token of each; logits likewise, a row each
   void prefill(Slot&, const Request&);
-  // One sequence whose sampler needs the logits alone: each token goes from step to step on the device, and the host reads it while a GPU makes the next.
+  // One sequence: each token goes from step to step on the device, and the host reads it while a GPU makes the next.
   bool follows(const std::vector<Active>&) const;
   void follow(Active&, const std::vector<int32_t>& ends);
   // A step of the token in that row of drawn_; the next one lands in the other, and on the host: the one that the sampler takes so many after its next.
-  Ticket hand_on(Slot&, int from, int to, const Sampler&, uint64_t later);
-  void bring(std::span<const Active>);  // to the host: a token of each row of logits_, or, where a sampler needs more, all logits
+  Ticket hand_on(Slot&, int from, int to, const Request&, uint64_t later);
+  void draw(int64_t to, int64_t row, const Sampler&, uint64_t later);  // of that row of logits_, penalized already
+  void bring(std::span<const Active>);  // to the host: a token of each row of logits_, or, where there are penalties, all logits
   bool goes_on(Active&, int64_t row, const std::vector<int32_t>& ends);  // takes a token from what was brought of that row
   void forget();  // what the first slot holds
   // Of at most prefill_chunk tokens of a sequence of `length`; the logits of all, on the host.
@@ -96,8 +97,9 @@ class Engine {
   nn::Model model_;
   nn::Decoder decoder_;
   std::vector<Slot> slots_;
-  Tensor tokens_, logits_, drawn_, positions_;      // device; positions_: 0, 1, ...
-  Tensor host_tokens_, host_logits_, host_drawn_;   // pinned
+  Tensor tokens_, logits_, drawn_, positions_;                 // device; positions_: 0, 1, ...
+  Tensor text_, counts_;                                       // device, of one sequence alone: ids of prompt and answer; counts of the vocabulary, zeros between steps
+  Tensor host_tokens_, host_logits_, host_drawn_, host_text_;  // pinned
   bool brought_drawn_ = false;
 };
 

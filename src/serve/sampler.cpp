@@ -50,8 +50,6 @@ void Sampler::begin(std::span<const int32_t> prompt) {
   for (const int32_t id : prompt) seen_[id].in_prompt = true;
 }
 
-bool Sampler::needs_logits_alone() const { return how_.repetition_penalty == 1 && how_.presence_penalty == 0 && how_.frequency_penalty == 0; }
-
 std::optional<ops::Drawing> Sampler::drawing(uint64_t later) const {
   if (how_.temperature <= 0) return std::nullopt;
   const auto bits = philox(how_.seed, 0x5a3b1e, taken_ + later);
@@ -70,12 +68,9 @@ std::span<const double> Sampler::scores(std::span<const float> logits) const {
   for (const float x : logits) finite &= std::abs(x) <= std::numeric_limits<float>::max();
   check_finite(finite);
   scores_.assign(logits.begin(), logits.end());
-  for (const auto& [id, seen] : seen_) {
-    if (id < 0 || size_t(id) >= scores_.size()) continue;
-    double& x = scores_[size_t(id)];
-    x = x > 0 ? x / how_.repetition_penalty : x * how_.repetition_penalty;
-    x -= how_.presence_penalty * double(seen.in_answer > 0) + how_.frequency_penalty * double(seen.in_answer);
-  }
+  if (penalties().any())
+    for (const auto& [id, seen] : seen_)
+      if (id >= 0 && size_t(id) < scores_.size()) scores_[size_t(id)] = ops::penalized(logits[size_t(id)], seen.in_answer, penalties());
   return scores_;
 }
 

@@ -1,5 +1,5 @@
 // From logits to the next token, as transformers' logits processors and warpers do, in their order: penalties, temperature, top-k, top-p,
-// min-p, then a seeded draw (ops/draw.h). Penalties are the host's matter; without any a device draws the same token.
+// min-p, then a seeded draw. What it does on the host a device does likewise, to the bit (ops/penalties.h, ops/draw.h).
 #pragma once
 #include <cstdint>
 #include <optional>
@@ -10,6 +10,7 @@
 
 #include "base/file.h"
 #include "ops/draw.h"
+#include "ops/penalties.h"
 
 namespace thimble::serve {
 
@@ -18,9 +19,7 @@ struct Sampling {
   int64_t top_k = 0;       // 0: all
   double top_p = 1;
   double min_p = 0;                // of the likeliest one's probability
-  double repetition_penalty = 1;   // of tokens in prompt and answer: logits > 0 are divided by it, others multiplied (Keskar et al. 2019)
-  double presence_penalty = 0;     // taken from the logits of tokens in the answer, once
-  double frequency_penalty = 0;    // and for each time
+  double repetition_penalty = 1, presence_penalty = 0, frequency_penalty = 0;  // ops/penalties.h
   uint64_t seed = 0;
 };
 // What generation_config.json of a model folder says; greedy where it is absent or says do_sample: false. Throws Error (bad_input).
@@ -31,9 +30,9 @@ class Sampler {
   explicit Sampler(const Sampling& how) : how_(how) {}
   void begin(std::span<const int32_t> prompt);     // a new answer
   int32_t next(std::span<const float> logits);     // and remembers it. Throws Error (bad_input) on logits that are not finite
-  // Does next() need nothing but the logits? Then it gives what ops::draw gives of drawing(), or ops::argmax where that is none; take() remembers what
-  // they gave. Throws Error (bad_input) where that is -1.
-  bool needs_logits_alone() const;
+  // next() gives what ops::draw gives of drawing(), or ops::argmax where that is none, after ops::penalize where there are penalties; take() remembers
+  // what they gave. Throws Error (bad_input) where that is -1.
+  ops::Penalties penalties() const { return {how_.repetition_penalty, how_.presence_penalty, how_.frequency_penalty}; }
   std::optional<ops::Drawing> drawing(uint64_t later = 0) const;  // of the token that comes so many after the next
   int32_t take(int32_t id);
   // What next() would draw from, likeliest first, with probabilities; one entry where it is greedy. Throws Error (bad_input) on logits that are not finite.

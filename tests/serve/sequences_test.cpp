@@ -78,21 +78,24 @@ TEST(Sequences, EachAsAlone) {
     }
 }
 
-// A penalty that changes no score brings the logits to the host, where the same token is drawn.
+// Where several may be under way, penalties bring the logits to the host; one alone is penalized and drawn on the device.
 TEST(Sequences, WhatADeviceDrawsTheHostDraws) {
-  for (const int64_t sequences : {1, 3})
-    for (Sampling how : {Sampling{.temperature = 1}, {.temperature = 0.7, .top_k = 20, .top_p = 0.9}, {.temperature = 2, .min_p = 0.3}, {}}) {
-      Machine m({.model = model(0), .context = 64, .prefill_chunk = 8, .sequences = sequences, .all_logits = false});
-      how.seed = 11;
-      Sampler there(how);
-      how.presence_penalty = 1e-300;
-      Sampler here(how);
-      for (int i = 0; i < 2; ++i) {  // the second answer goes on with the seed
-        const auto expected = m.engine.generate(prompt(8, 5), 40, {}, here).ids;
-        EXPECT_EQ(m.engine.generate(prompt(8, 5), 40, {}, there).ids, expected) << how.temperature << ", " << sequences << " at a time";
-        EXPECT_EQ(expected.size(), 40u);
-      }
+  const auto shape = [](int64_t sequences) { return EngineShape{.model = model(0), .context = 96, .prefill_chunk = 8, .sequences = sequences, .all_logits = false}; };
+  Machine one(shape(1)), many(shape(2));
+  constexpr double nothing = 1e-300;  // taken from a logit it changes none
+  for (Sampling how : {Sampling{.temperature = 1, .presence_penalty = nothing}, {.temperature = 0.7, .top_k = 20, .top_p = 0.9, .frequency_penalty = nothing},
+                       {.temperature = 2, .min_p = 0.3, .repetition_penalty = 1.3, .presence_penalty = 0.5, .frequency_penalty = 0.1}, {.repetition_penalty = 1.2}, {.presence_penalty = nothing}}) {
+    how.seed = 11;
+    Sampler here(how), there(how), alone(how);
+    if (how.presence_penalty + how.frequency_penalty == nothing) how.presence_penalty = how.frequency_penalty = 0, alone = Sampler(how);
+    for (int i = 0; i < 3; ++i) {  // answers go on with the seed
+      const auto ids = prompt(8, 5 + 7 * i);
+      const auto expected = many.engine.generate(ids, 60, {}, here).ids;
+      EXPECT_EQ(expected.size(), 60u);
+      EXPECT_EQ(one.engine.generate(ids, 60, {}, there).ids, expected) << how.temperature << ", answer " << i;
+      EXPECT_EQ(one.engine.generate(ids, 60, {}, alone).ids, expected) << how.temperature << ", answer " << i;
     }
+  }
 }
 
 // A fresh request keeps nothing of an earlier one that begins as it does. In 16 bits: there it shows in what pieces a prompt was computed.
