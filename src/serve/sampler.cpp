@@ -1,3 +1,4 @@
+// A row's penalties and draw on the host, and what a model folder says of both.
 #include "serve/sampler.h"
 
 #include <algorithm>
