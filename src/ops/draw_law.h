@@ -4,11 +4,7 @@
 #include <cmath>
 #include <cstdint>
 
-#ifdef __CUDACC__
-#define THIMBLE_BOTH __host__ __device__
-#else
-#define THIMBLE_BOTH
-#endif
+#include "device/both.h"
 
 namespace thimble::ops {
 

@@ -2,13 +2,8 @@
 #pragma once
 #include <cmath>
 
+#include "device/both.h"
 #include "device/stream.h"
-
-#ifdef __CUDACC__
-#define THIMBLE_BOTH __host__ __device__
-#else
-#define THIMBLE_BOTH
-#endif
 
 namespace thimble::ops {
 
@@ -22,7 +17,7 @@ constexpr int32_t penalized_in_prompt = 1 << 30;  // of a count: not of the answ
 
 // The logit of a token that the text holds, so many times in its answer.
 THIMBLE_BOTH inline float penalized(float logit, int64_t in_answer, const Penalties& by) {
-  const double x = logit, repeated = x > 0 ? x / by.repetition : x * by.repetition, once = in_answer > 0 ? by.presence : 0;
+  const double x = logit, repeated = x > 0 ? x / by.repetition : fma(x, by.repetition, 0.0), once = in_answer > 0 ? by.presence : 0;
   return float(repeated - fma(by.frequency, double(in_answer), once));
 }
 
