@@ -4,6 +4,8 @@
 
 namespace thimble {
 
+constexpr unsigned most_neighbours = 8;  // that every card with clusters takes
+
 // How many, which one this is, a barrier of them all, and where another has what lies at p here.
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ < 900
 struct Neighbours {

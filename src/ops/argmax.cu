@@ -8,7 +8,6 @@ namespace thimble::ops {
 namespace {
 
 constexpr int threads = 1024;
-constexpr unsigned most_neighbours = 8;
 
 struct Best { float value; int id; };
 __device__ __forceinline__ Best shuffle_xor(Best x, int d) { return {__shfl_xor_sync(~0u, x.value, d), __shfl_xor_sync(~0u, x.id, d)}; }

@@ -20,7 +20,7 @@ constexpr int64_t block = 4096;  // tokens that a thread weighs at a time
 // Ids by falling score, equals by id, from the best down by steps that grow.
 class Falling {
  public:
-  Falling(std::span<const double> score, double best, double step) : score_(score), down_to_(best - step), step_(step) {}
+  Falling(std::span<const float> score, double best, double step) : score_(score), down_to_(best - step), step_(step) {}
   int32_t operator[](size_t n) {  // below how many scores there are
     while (n >= ids_.size()) reach();
     return ids_[n];
@@ -33,28 +33,28 @@ class Falling {
     for (size_t i = 0; i < score_.size(); ++i)
       if (score_[i] < above_ && score_[i] >= down_to_) ids_.push_back(int32_t(i));
     std::sort(ids_.begin() + known, ids_.end(), [&](int32_t a, int32_t b) {
-      const double x = score_[size_t(a)], y = score_[size_t(b)];
+      const float x = score_[size_t(a)], y = score_[size_t(b)];
       return x > y || (x == y && a < b);
     });
     above_ = down_to_;
     step_ *= 2;
     down_to_ -= step_;
   }
-  std::span<const double> score_;
+  std::span<const float> score_;
   std::vector<int32_t> ids_;
   double above_ = std::numeric_limits<double>::infinity(), down_to_, step_;
 };
 
-double largest_of(std::span<const double> score) {
-  double most = score[0];
-  for (const double x : score) most = std::max(most, x);
+float largest_of(std::span<const float> score) {
+  float most = score[0];
+  for (const float x : score) most = std::max(most, x);
   return most;
 }
 
 // Which tokens are kept, and what they weigh together.
 class Kept {
  public:
-  Kept(std::span<const double> score, const Drawing& how) : score_(score), best_(largest_of(score)), scale_(scale_of(how.temperature)) {
+  Kept(std::span<const float> score, const Drawing& how) : score_(score), best_(largest_of(score)), scale_(scale_of(how.temperature)) {
     Falling order(score, best_, std::max(how.temperature / 2, 1e-3));
     const bool few = how.top_k > 0 && size_t(how.top_k) < score.size();
     if (few) least_ = score[size_t(order[size_t(how.top_k) - 1])];
@@ -64,13 +64,16 @@ class Kept {
       else add_up();
       const uint64_t enough = enough_of(sum_, how.top_p);
       uint64_t sum = 0;
-      for (size_t i = 0; sum < enough; ++i) sum += weight(least_ = score[size_t(order[i])]);
+      for (size_t i = 0; sum < enough; ++i) {
+        const float x = score[size_t(order[i])];
+        least_ = x, sum += weight(x);
+      }
     }
     least_ = std::max(least_, best_ + edge_of(how.temperature, how.min_p));
     add_up();
   }
-  bool has(double score) const { return score >= least_; }
-  uint64_t weight(double score) const { return has(score) ? weight_of(float(score) - float(best_), scale_) : 0; }
+  bool has(float score) const { return score >= least_; }
+  uint64_t weight(float score) const { return has(score) ? weight_of(score - best_, scale_) : 0; }
   uint64_t sum() const { return sum_; }
   int32_t at(uint64_t left) const {  // the first with which they weigh more than this
     size_t b = 0;
@@ -93,21 +96,22 @@ class Kept {
     });
     sum_ = std::accumulate(of_block_.begin(), of_block_.end(), uint64_t{0});
   }
-  std::span<const double> score_;
-  double best_, least_ = -std::numeric_limits<double>::infinity();
-  float scale_;
+  std::span<const float> score_;
+  float best_, scale_;
+  double least_ = -std::numeric_limits<double>::infinity();
   std::vector<uint64_t> of_block_;
   uint64_t sum_ = 0;
 };
 
 }  // namespace
 
-int32_t drawn(std::span<const double> scores, const Drawing& how) {
-  const Kept kept(scores, how);
+int32_t drawn(std::span<const float> logits, const Drawing& how) {
+  if (!std::all_of(logits.begin(), logits.end(), [](float x) { return std::isfinite(x); })) return -1;
+  const Kept kept(logits, how);
   return kept.at(high_product(how.random, kept.sum()));
 }
 
-std::vector<std::pair<int32_t, double>> candidates(std::span<const double> scores, const Drawing& how) {
+std::vector<std::pair<int32_t, double>> candidates(std::span<const float> scores, const Drawing& how) {
   const Kept kept(scores, how);
   std::vector<std::pair<int32_t, double>> all;
   for (size_t i = 0; i < scores.size(); ++i)
@@ -123,11 +127,7 @@ void draw(Stream& s, Tensor id, Tensor logits, const Drawing& how) {
   const Work work{.name = "draw", .bytes = double(logits.bytes() + id.bytes())};
   launch(
       s, work,
-      [&] {
-        const std::span row(logits.get<float>(), size_t(logits.shape[1]));
-        const bool finite = std::all_of(row.begin(), row.end(), [](float x) { return std::isfinite(x); });
-        *id.get<int32_t>() = finite ? drawn(std::vector<double>(row.begin(), row.end()), how) : -1;
-      },
+      [&] { *id.get<int32_t>() = drawn({logits.get<float>(), size_t(logits.shape[1])}, how); },
       [&](auto& cuda) { draw_cuda(cuda, id, logits, how, scale_of(how.temperature), edge_of(how.temperature, how.min_p)); });
 }
 

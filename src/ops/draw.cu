@@ -9,7 +9,6 @@ namespace thimble::ops {
 namespace {
 
 constexpr int threads = 1024;
-constexpr unsigned most_neighbours = 8;
 
 // Scores as whole numbers of the same order.
 constexpr uint32_t no_score = ~0u;
@@ -110,18 +109,18 @@ __global__ void __launch_bounds__(threads) draw_one(int* id, const float* row, i
       for (uint32_t high = highest + 1; high - low > 1;) {
         const uint64_t width = high - low;
         const uint32_t ends[] = {low, low + uint32_t(width / 4), low + uint32_t(width / 2), low + uint32_t(width * 3 / 4), high};
-        const bool narrow = width <= 1 << 27;
-        uint64_t sums[4] = {};  // down to each of those within; how many tokens the range has, 2^46 each, and where they lie in it
+        const bool narrow = width <= 1 << 24;  // so that 2^19 places in it add up to less than 2^44, above which there is room for the count
+        uint64_t sums[4] = {};  // down to each of those within; how many tokens the range has, 2^44 each, and where they lie in it
         each_own([&](uint32_t k) {
           if (k < low || k >= high) return;
-          if (narrow) sums[3] += (uint64_t{1} << 46) + (k - low);
+          if (narrow) sums[3] += (uint64_t{1} << 44) + (k - low);
           if (k < ends[1]) return;
           const uint64_t w = f(k);
 #pragma unroll
           for (int i = 0; i < 3; ++i) sums[i] += k >= ends[i + 1] ? w : 0;
         });
         together(sums, Add{});
-        if (sums[3] >> 46 == 1) return low + uint32_t(sums[3]);  // there is but one
+        if (sums[3] >> 44 == 1) return low + uint32_t(sums[3]);  // there is but one
         int i = 3;
         while (i > 0 && above + sums[i - 1] < enough) --i;
         low = ends[i], high = ends[i + 1];

@@ -23,9 +23,9 @@ struct Drawing {
 // logits (1, V) f32, V < 2^19; id (1) i32, overwritten: the token, or -1 where a logit is not finite.
 void draw(Stream&, Tensor id, Tensor logits, const Drawing&);
 
-// The same on the host, of finite scores, which may be finer than f32.
-int32_t drawn(std::span<const double> scores, const Drawing&);
-// What it is drawn of, by falling score and rising id, with probabilities.
-std::vector<std::pair<int32_t, double>> candidates(std::span<const double> scores, const Drawing&);
+// The same of a row on the host.
+int32_t drawn(std::span<const float> logits, const Drawing&);
+// What it is drawn of, by falling score and rising id, with probabilities; of finite logits.
+std::vector<std::pair<int32_t, double>> candidates(std::span<const float> logits, const Drawing&);
 
 }  // namespace thimble::ops

@@ -1,29 +1,11 @@
 // A row's penalties and draw on the host, and what a model folder says of both.
 #include "serve/sampler.h"
 
-#include <algorithm>
-#include <cmath>
-#include <limits>
-
 #include "base/json.h"
 #include "base/philox.h"
+#include "ops/argmax.h"
 
 namespace thimble::serve {
-namespace {
-
-void check_finite(bool finite) {
-  if (!finite)
-    throw Error(Fault::bad_input, {.what = "the model's logits are not numbers", .where = "the token after the text so far", .expected = "finite logits", .found = "NaN or infinity",
-                                   .fix = "thimble inspect MODEL --check-tensors says whether the weights are damaged"});
-}
-
-int32_t likeliest(std::span<const double> scores) {  // the first of the largest
-  double most = scores[0];
-  for (const double x : scores) most = std::max(most, x);
-  return int32_t(std::find(scores.begin(), scores.end(), most) - scores.begin());
-}
-
-}  // namespace
 
 Sampling read_sampling(const fs::path& folder) {
   Sampling s;
@@ -58,33 +40,32 @@ std::optional<ops::Drawing> Sampler::drawing(uint64_t later) const {
 }
 
 int32_t Sampler::take(int32_t id) {
-  check_finite(id >= 0);
+  if (id < 0)
+    throw Error(Fault::bad_input, {.what = "the model's logits are not numbers", .where = "the token after the text so far", .expected = "finite logits", .found = "NaN or infinity",
+                                   .fix = "thimble inspect MODEL --check-tensors says whether the weights are damaged"});
   ++taken_;
   ++seen_[id].in_answer;
   return id;
 }
 
-std::span<const double> Sampler::scores(std::span<const float> logits) const {
-  bool finite = true;
-  for (const float x : logits) finite &= std::abs(x) <= std::numeric_limits<float>::max();
-  check_finite(finite);
+std::span<const float> Sampler::scores(std::span<const float> logits) const {
+  if (!penalties().any()) return logits;
   scores_.assign(logits.begin(), logits.end());
-  if (penalties().any())
-    for (const auto& [id, seen] : seen_)
-      if (id >= 0 && size_t(id) < scores_.size()) scores_[size_t(id)] = ops::penalized(logits[size_t(id)], seen.in_answer, penalties());
+  for (const auto& [id, seen] : seen_)
+    if (id >= 0 && size_t(id) < scores_.size()) scores_[size_t(id)] = ops::penalized(logits[size_t(id)], seen.in_answer, penalties());
   return scores_;
 }
 
 std::vector<std::pair<int32_t, double>> Sampler::candidates(std::span<const float> logits) const {
   const auto all = scores(logits);
   const auto how = drawing();
-  return how ? ops::candidates(all, *how) : std::vector<std::pair<int32_t, double>>{{likeliest(all), 1}};
+  return how ? ops::candidates(all, *how) : std::vector<std::pair<int32_t, double>>{{ops::likeliest(all), 1}};
 }
 
 int32_t Sampler::next(std::span<const float> logits) {
   const auto all = scores(logits);
   const auto how = drawing();
-  return take(how ? ops::drawn(all, *how) : likeliest(all));
+  return take(how ? ops::drawn(all, *how) : ops::likeliest(all));
 }
 
 }  // namespace thimble::serve

@@ -35,16 +35,16 @@ class Sampler {
   ops::Penalties penalties() const { return {how_.repetition_penalty, how_.presence_penalty, how_.frequency_penalty}; }
   std::optional<ops::Drawing> drawing(uint64_t later = 0) const;  // of the token that comes so many after the next
   int32_t take(int32_t id);
-  // What next() would draw from, likeliest first, with probabilities; one entry where it is greedy. Throws Error (bad_input) on logits that are not finite.
+  // What next() would draw from, likeliest first, with probabilities; one entry where it is greedy; of finite logits.
   std::vector<std::pair<int32_t, double>> candidates(std::span<const float> logits) const;
 
  private:
-  std::span<const double> scores(std::span<const float> logits) const;  // after penalties; until the next call
+  std::span<const float> scores(std::span<const float> logits) const;  // after penalties; until the next call
   struct Seen { bool in_prompt = false; int64_t in_answer = 0; };
   Sampling how_;
   uint64_t taken_ = 0;  // tokens
   std::unordered_map<int32_t, Seen> seen_;
-  mutable std::vector<double> scores_;
+  mutable std::vector<float> scores_;
 };
 
 }  // namespace thimble::serve
