@@ -4,26 +4,25 @@
 // bulk engine bring rows of codes to a ring in shared memory, eight look bytes up as pairs of weights, each lane from a bank of its own, for tensor
 // cores to multiply, and one makes y of their sums. Each waits only for the one before it. What binds beside memory is how fast the eight issue.
 #include <algorithm>
+#include <climits>
 
-#include "device/bulk.cuh"
+#include "device/everyone.cuh"
 #include "ops/attention_one.cuh"
-#include "ops/floats.cuh"
-#include "ops/linear_one.h"
-#include "quant/nf4.cuh"
+#include "ops/linear_one_ring.cuh"
 
 namespace thimble::ops {
 namespace {
 
-using bf16_t = __nv_bfloat16;
-using quant::Bytes4, quant::nested_block, quant::nf4_block;
-
-constexpr int warps = 8, piece = most_joined_columns, unit = piece / warps;  // warps that multiply; columns of all of them at a time; of one
+constexpr int warps = 8, unit = piece / warps;  // that multiply; columns of one
 constexpr int bringer = warps, finisher = warps + 1, threads = (warps + 2) * 32;
-constexpr int tile_rows = 8, group_rows = 4;                // a tile is two groups of neighbouring rows
-constexpr int stages = 3, together = 8;                     // pieces of tiles under way in the ring; tiles that share a load of x
 
 __device__ __forceinline__ float low_of(uint32_t two) { return __uint_as_float(two << 16); }  // of two numbers in bf16
 __device__ __forceinline__ float high_of(uint32_t two) { return __uint_as_float(two & 0xffff0000); }
+__device__ __forceinline__ uint32_t multiply_bf16(uint32_t a, uint32_t b) {  // two by two, each product rounded once
+  uint32_t c = 0;
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(c) : "r"(a), "r"(b), "r"(0x80008000));
+  return c;
+}
 // Both are there already: no branch.
 __device__ __forceinline__ float choose(bool first, float a, float b) {
   float x;
@@ -32,176 +31,41 @@ __device__ __forceinline__ float choose(bool first, float a, float b) {
 }
 
 template <class Y>
-struct Job {
-  struct Product {
-    Y* y;
-    const Y* c;  // null: nothing is added
-    Floats bias;
-    Bytes4 w;
-    int first;  // of its tiles
-    int half;   // of a head whose channels turn by pairs; 0: none turn
-  };
-  Product of[quant::most_few_products];
-  int count, tiles, columns;
-  const bf16_t* x;
-  Floats norm;
-  float eps, offset;  // of the norm
-  struct { const bf16_t *part, *residual; bf16_t* sum; Floats norm; float eps, offset; } join;  // part null: x is there
-  Y* gated;           // act(y of product 0) * y of product 1; null: both are wanted themselves
-  bool gelu;
-  const int32_t* position;
-  const float* inv_freq;
-  float factor;
-
-  // Where one of the two groups of rows of a tile begins: turned pairs, gate and up, or neighbours.
-  struct Place { int product, row; };
-  __device__ Place place(int tile, int group) const {
-    if (gated) return {group, tile * group_rows};
-    int p = 0;
-    while (p + 1 < count && tile >= of[p + 1].first) ++p;
-    const int local = tile - of[p].first;
-    if (of[p].half == 0) return {p, local * tile_rows + group * group_rows};
-    const int of_head = of[p].half / group_rows;
-    return {p, local / of_head * 2 * of[p].half + local % of_head * group_rows + group * of[p].half};
-  }
-};
-
-template <class Y>
 struct Chain {
   Job<Y> of[most_links];
   int count, attends = -1;  // attends: the link whose x attention makes first
   Attending attending;
 };
 
-// A piece of a tile's rows: codes row by row; scales of its columns or, where there is room, of all columns, from the 16 bytes that they begin in.
-template <bool nested>
-struct Stage {
-  static constexpr int scale_bytes = nested ? 1 : 4, each = piece / int(nf4_block), group_scales = nested ? 2112 : 4 * (each * scale_bytes + 16);  // a row's quarter is a multiple of 16 too
-  unsigned char codes[tile_rows * piece / 2];
-  unsigned char scales[2 * group_scales];
-  struct Row {            // what a row's scales are made of
-    const float* absmax;  // of the nested blocks from a fourth on in which the piece begins
-    uint32_t at;          // its first scale among `scales`, in bytes, times 1024, and the block of these four nested ones that this is
-    float offset;
-  } row[tile_rows];
-};
+__device__ unsigned ends, marks;  // blocks that have come to a link's end, or to its mark; one stream of a device runs such kernels
+
+// Barriers by name.
+constexpr int multiplying = empty_at + stages, with_finisher = multiplying + 1, squared_at = with_finisher + 1, summed_at = squared_at + 1;  // summed_at: two, of sums by turns
+constexpr int few = warps * 32, one_more = few + 32;  // threads that multiply; and one warp that waits for them
+__device__ __forceinline__ void meet() { wait_at(multiplying, few); }
+__device__ __forceinline__ void meet_with_finisher() { wait_at(with_finisher, one_more); }
+
 template <bool nested>
 struct Memory {
   uint32_t pairs[256 * 32];  // the two weights of each byte, a copy to each bank
   float map[256];
   float sums[2][together][warps][tile_rows];  // of rounds by turns
-  float squares[warps], joined[warps];  // of x, where it is normed; of what is joined
-  uint64_t full[stages], empty[stages], summed[2], finished[2];
-  alignas(128) Stage<nested> ring[stages];
+  float squares[warps][8], joined[warps];  // of x, where it is normed, by columns of the product; of what is joined
+  uint64_t finished[2], early, whole;  // the last two: of x
+  alignas(128) Ring<nested> ring;
 };
 template <bool nested, int dim>
 struct AllMemory : Memory<nested> { AttendingMemory<dim, warps> attending; };
-
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
-#define THIMBLE_ASM(...) __trap()
-#else
-#define THIMBLE_ASM(...) asm volatile(__VA_ARGS__)
-#endif
-__device__ __forceinline__ void meet() { THIMBLE_ASM("bar.sync 1, 256;" ::: "memory"); }                 // those who multiply
-__device__ __forceinline__ void meet_with_finisher() { THIMBLE_ASM("bar.sync 2, 288;" ::: "memory"); }
-static_assert(warps * 32 == 256);
-
-// What all blocks have in common: a count of those that have come to an end, whose highest bit turns when all have. One stream of a device runs such kernels.
-__device__ unsigned ends;
-// By the warp that writes this block's y, which waits for the others' too. Each has come to this end before one comes to the next.
-struct Everyone {
-  unsigned seen;  // the highest bit, before
-  __device__ static unsigned now() {
-    unsigned x = 0;
-    THIMBLE_ASM("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(x) : "l"(&ends) : "memory");
-    return x & 1u << 31;
-  }
-  __device__ void come() const {
-    const unsigned by = blockIdx.x == 0 ? (1u << 31) - (gridDim.x - 1) : 1;
-    THIMBLE_ASM("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(&ends), "r"(by) : "memory");
-  }
-  __device__ void wait() {
-    while (now() == seen) {}
-    seen ^= 1u << 31;
-  }
-  __device__ void meet(int lane) {
-    __syncwarp();
-    if (lane == 0) come(), wait();
-    __syncwarp();
-  }
-};
-#undef THIMBLE_ASM
-
-// A block's share of a link, and the order in which it visits its pieces: of up to `together` tiles the first piece, then their second ...; of the
-// next tiles the other way round, so that x of a piece serves both.
-struct Part {
-  int first, end, steps;
-  __device__ int piece_at(int base, int step) const { return (base - first) / together % 2 ? steps - 1 - step : step; }
-};
-template <class Y>
-__device__ __forceinline__ Part part_of(const Job<Y>& job) {
-  const auto tiles = uint32_t(job.tiles);
-  return {int(tiles * blockIdx.x / gridDim.x), int(tiles * (blockIdx.x + 1) / gridDim.x), (job.columns + piece - 1) / piece};
-}
-
-// Where a ring of n slots stands: the one that is next, and how often it has gone round.
-template <int n>
-struct Turnstile {
-  int slot = 0;
-  uint32_t round = 0;
-  __device__ void advance() { if (++slot == n) slot = 0, ++round; }
-};
-
-// Eight lanes, a row each, bring codes, eight others scales, eight say where scales are. One brings all of a group where they lie together: a copy takes
-// the engine's way in as long whatever its size. Places are counted in blocks of weights.
-template <bool nested, class Y>
-__device__ void bring(Memory<nested>& memory, const Job<Y>& job, Turnstile<stages>& at, int lane) {
-  using S = Stage<nested>;
-  const int blocks = job.columns / int(nf4_block), r = lane % tile_rows, group = r / group_rows, in_group = r % group_rows, role = lane / tile_rows;
-  const Part own = part_of(job);
-  const bool all_scales = group_rows * blocks * S::scale_bytes + 16 <= S::group_scales, alone = role == 0 ? own.steps > 1 : !all_scales;
-  const bool copies = role < 2 && (alone || in_group == 0);
-  const uint32_t bytes = role == 0 ? nf4_block / 2 : S::scale_bytes;
-  auto& stage0 = memory.ring[0];
-  unsigned char* const to = role == 0 ? stage0.codes + r * min(piece, job.columns) / 2 : stage0.scales + group * S::group_scales + in_group * (S::group_scales / group_rows);
-  const uint8_t* from = nullptr;
-  const float* absmax = nullptr;
-  float offset = 0;
-  int product = -1;
-  for (int base = own.first; base < own.end; base += together)
-    for (int step = 0; step < own.steps; ++step) {
-      const int j = own.piece_at(base, step), n = alone ? min(piece, job.columns - j * piece) / int(nf4_block) : group_rows * blocks;
-      for (int tile = base; tile < min(base + together, own.end); ++tile, at.advance()) {
-        const auto place = job.place(tile, group);
-        if (place.product != product) {
-          product = place.product;
-          const Bytes4& w = job.of[product].w;
-          from = role == 0 ? w.codes : nested ? w.nested_codes : reinterpret_cast<const uint8_t*>(w.absmax);
-          absmax = w.nested_absmax;
-          if (nested) offset = *w.offset;
-        }
-        const auto group_first = uint32_t(place.row * blocks), block = group_first + uint32_t(in_group * blocks + j * S::each), begin = alone ? block : group_first;
-        const uint64_t low = uint64_t{begin} * bytes & ~15ull, high = (uint64_t{begin} + uint32_t(n)) * bytes + 15 & ~15ull;
-        const uint32_t size = copies ? uint32_t(high - low) : 0, all = warp_reduce(size, Add{});
-        if (at.round > 0) wait_for(memory.empty[at.slot], (at.round - 1) & 1);
-        if (copies) bulk_copy(to + at.slot * sizeof stage0, from + low, size, memory.full[at.slot]);
-        if (role == 2) {
-          const uint32_t copied = all_scales ? group_first : block, slot_of = all_scales ? group * S::group_scales : r * (S::group_scales / group_rows);
-          const uint32_t first = slot_of + (copied * S::scale_bytes & 15) + (block - copied) * S::scale_bytes;
-          memory.ring[at.slot].row[r] = {nested ? absmax + block / (4 * nested_block) * 4 : nullptr, first << 10 | (block & uint32_t(4 * nested_block - 1)), offset};
-        }
-        __syncwarp();
-        if (lane == 0) arrive_expecting(memory.full[at.slot], all);
-      }
-    }
-}
+static_assert(sizeof(AllMemory<true, 128>) <= 99 << 10 && sizeof(AllMemory<false, 128>) <= 99 << 10);  // what a block may have on compute capability 12
 
 // Each lane makes y of a row of both groups of a tile; what it adds, and the angle by which it turns, come before the sums do.
 template <bool nested, class Y>
-__device__ void finish(Memory<nested>& memory, const Job<Y>& job, Turnstile<2>& at, int base, bool wanted, int lane) {
+__device__ void finish(Memory<nested>& memory, const Job<Y>& job, const Part& part, Turnstile<2>& at, float rstd, int base, int n, int lane) {
   static_assert(together * group_rows == 32);
-  const int nth = lane / group_rows, tile = base + nth, i = lane % group_rows;
-  const auto low_at = job.place(wanted ? tile : base, 0), high_at = job.place(wanted ? tile : base, 1);
+  const int nth = lane / group_rows, i = lane % group_rows;
+  const bool wanted = nth < n;
+  const int tile = part.tile(base + (wanted ? nth : 0));
+  const auto low_at = job.place(tile, 0), high_at = job.place(tile, 1);
   const auto &of_low = job.of[low_at.product], &of_high = job.of[high_at.product];
   const int low_row = low_at.row + i, high_row = high_at.row + i;
   const float low_c = of_low.c ? float(of_low.c[low_row]) : 0.0f, high_c = of_high.c ? float(of_high.c[high_row]) : 0.0f;
@@ -211,14 +75,7 @@ __device__ void finish(Memory<nested>& memory, const Job<Y>& job, Turnstile<2>& 
     sincosf(float(*job.position) * job.inv_freq[low_row % (2 * half)], &sine, &cosine);
     sine *= job.factor, cosine *= job.factor;
   }
-  wait_for(memory.summed[at.slot], at.round & 1);
-  float rstd = 1;
-  if (job.norm) {
-    float squares = 0;
-#pragma unroll
-    for (const float of_warp : memory.squares) squares += of_warp;
-    rstd = rsqrtf(squares / float(job.columns) + job.eps);
-  }
+  wait_at(summed_at + at.slot, one_more);
   const auto value = [&](int group, float c, const Floats& biases, float bias) {
     float sum = 0;
 #pragma unroll
@@ -260,8 +117,8 @@ __device__ void multiply_link(Memory<nested>& memory, const Job<Y>& job, Turnsti
   // Where a piece has few columns, several warps share each unit of them, and take tiles by turns.
   struct Share { int at, turn, of; };  // the first of its columns; its tiles: those where tile % of == turn
   const auto share_of = [&](int j) {
-    const int units = (min(piece, job.columns - j * piece) + unit - 1) / unit, of = min(4, warps / units);
-    return Share{j * piece + part % units * unit, part / units, of};
+    const int left = job.columns - j * piece, of = left > 4 * unit ? 1 : left > 2 * unit ? 2 : 4, units = warps / of;
+    return Share{j * piece + (part & (units - 1)) * unit, part >> (of == 1 ? 3 : of == 2 ? 2 : 1), of};
   };
   const int n_u = g >> 2, n_b = g >> 1 & 1, n_h = g & 1;
   using XChunk = Pack<uint32_t, 4>[4];
@@ -279,24 +136,38 @@ __device__ void multiply_link(Memory<nested>& memory, const Job<Y>& job, Turnsti
   const auto load_norm = [&](XChunk& weights, const Floats& norm, int at) {
     if (norm.is_bf16) load_own(weights, static_cast<const bf16_t*>(norm.data), at);
   };
-  const auto weight_at = [&](const XChunk& weights, const Floats& norm, int column, int i) -> float2 {
-    const uint32_t w = weights[i / 4].at[i % 4];
-    if (norm.is_bf16) return {low_of(w), high_of(w)};
-    return t / 2 == n_b && column < columns ? float2{norm[column + 2 * i], norm[column + 2 * i + 1]} : float2{};
+  // Calls use(i, weights of the i-th two numbers).
+  const auto with_weights = [&](const XChunk& weights, const Floats& norm, int column, auto&& use) {
+    if (norm.is_bf16) {
+#pragma unroll
+      for (int i = 0; i < 16; ++i) use(i, float2{low_of(weights[i / 4].at[i % 4]), high_of(weights[i / 4].at[i % 4])});
+    } else {
+      const bool there = t / 2 == n_b && column < columns;
+      const auto* from = reinterpret_cast<const float2*>(static_cast<const float*>(norm.data) + column);
+#pragma unroll
+      for (int i = 0; i < 16; ++i) use(i, there ? from[i] : float2{});
+    }
   };
   const auto scale_by_norm = [&](XChunk& x, const XChunk& weights, const Share& share) {
-    const int column = own_column(share.at);
-    float squares = 0;
+    float c[4][4] = {};  // columns' products with each other, of which those with themselves count; four that do not wait for each other
 #pragma unroll
-    for (int i = 0; i < 16; ++i) {
-      uint32_t& two = x[i / 4].at[i % 4];
-      const float2 w = weight_at(weights, job.norm, column, i);
-      squares += low_of(two) * low_of(two) + high_of(two) * high_of(two);
-      two = pack_bf16(low_of(two) * (w.x + job.offset), high_of(two) * (w.y + job.offset));
+    for (int i = 0; i < 8; ++i) {
+      const uint32_t low = x[i / 2].at[i % 2 * 2], high = x[i / 2].at[i % 2 * 2 + 1], a[4] = {low, 0, high, 0};
+      multiply_add(c[i / 2], a, low, high);
     }
-    return share.turn == 0 ? squares : 0.0f;
+    if (job.norm.is_bf16 && job.offset == 0) {
+#pragma unroll
+      for (int i = 0; i < 16; ++i) x[i / 4].at[i % 4] = multiply_bf16(x[i / 4].at[i % 4], weights[i / 4].at[i % 4]);
+    } else {
+      with_weights(weights, job.norm, own_column(share.at), [&](int i, float2 w) {
+        uint32_t& two = x[i / 4].at[i % 4];
+        two = pack_bf16(low_of(two) * (w.x + job.offset), high_of(two) * (w.y + job.offset));
+      });
+    }
+    const auto own = [&](int i) { return choose(g % 2, c[i][1], c[i][0]); };
+    return share.turn == 0 ? own(0) + own(1) + (own(2) + own(3)) : 0.0f;  // in lanes t == g / 2
   };
-  // x = residual + norm(part), of one piece: every block makes it for itself, the last, which has tiles, for those who come after.
+  // x = residual + norm(part), of one piece: every block makes it for itself, the first, which has tiles, for those who come after.
   const auto join_own = [&](XChunk& x, const Share& share) {
     const auto& join = job.join;
     const int column = own_column(share.at);
@@ -317,15 +188,13 @@ __device__ void multiply_link(Memory<nested>& memory, const Job<Y>& job, Turnsti
     const float rstd = 1.0f / sqrtf(squares / float(columns) + join.eps);
     XChunk residual;
     load_own(residual, join.residual, share.at);
-#pragma unroll
-    for (int i = 0; i < 16; ++i) {
+    with_weights(weights, join.norm, column, [&](int i, float2 w) {
       uint32_t& two = x[i / 4].at[i % 4];
       const uint32_t r = residual[i / 4].at[i % 4];
-      const float2 w = weight_at(weights, join.norm, column, i);
       two = pack_bf16(low_of(two) * rstd * (w.x + join.offset), high_of(two) * rstd * (w.y + join.offset));
       two = pack_bf16(low_of(two) + low_of(r), high_of(two) + high_of(r));
-    }
-    if (blockIdx.x + 1 == gridDim.x && share.turn == 0 && t / 2 == n_b && column < columns)
+    });
+    if (blockIdx.x == 0 && share.turn == 0 && t / 2 == n_b && column < columns)
 #pragma unroll
       for (int i = 0; i < 4; ++i) store_pack(reinterpret_cast<uint32_t*>(join.sum + column) + i * 4, x[i]);
   };
@@ -336,18 +205,18 @@ __device__ void multiply_link(Memory<nested>& memory, const Job<Y>& job, Turnsti
     XChunk weights{};
     if (job.join.part) {
       prefetch_norm(job.join.norm, columns), prefetch_norm(job.norm, columns);
-      wait_for_x();
+      wait_for_x(columns);
       join_own(x, share);
       load_norm(weights, job.norm, share.at);
     } else {
       load_norm(weights, job.norm, share.at);
       if (tiles.steps > 1) prefetch_norm(job.norm, columns);
-      wait_for_x();
+      wait_for_x(share.at + unit);
       load_own(x, job.x, share.at);
     }
     squares = scale_by_norm(x, weights, share);
   } else {
-    wait_for_x();
+    wait_for_x(share.at + unit);
     load_own(x, job.x, share.at);
   }
 
@@ -358,50 +227,52 @@ __device__ void multiply_link(Memory<nested>& memory, const Job<Y>& job, Turnsti
     return two;
   };
   const int own_block = (t >> 1) * 4 + n_h * 2 + (t & 1);
-  for (int base = tiles.first; base < tiles.end; base += together) {
-    const int n = min(together, tiles.end - base);
+  bool back = false;
+  for (int base = 0; base < tiles.count; base += together, back = !back) {
+    const int n = min(together, tiles.count - base);
     if (sums_at.round > 0) wait_for(memory.finished[sums_at.slot], (sums_at.round - 1) & 1);
     auto& sums = memory.sums[sums_at.slot];
     for (int step = 0; step < tiles.steps; ++step) {
-      const int j = tiles.piece_at(base, step);
+      const int j = tiles.piece_at(back, step);
       if (step > 0) {
         share = share_of(j);
         XChunk weights{};
         if (job.norm) load_norm(weights, job.norm, share.at);
+        if (base == 0) wait_for_x(share.at + unit);
         load_own(x, job.x, share.at);
         if (job.norm) {
           const float more = scale_by_norm(x, weights, share);
-          if (base == tiles.first) squares += more;
+          if (base == 0) squares += more;
         }
+      }
+      if (job.norm && base == 0 && step + 1 == tiles.steps) {
+        if (t == g / 2) memory.squares[part][g] = squares;
+        come_to(squared_at, one_more);
       }
       const int within = share.at - j * piece, last = (columns - j * piece) / int(nf4_block) - 1;  // beyond it x is 0
       const int code_at = lane / 8 * row_bytes + within / 2 + lane % 8 * 16, block = min(within / int(nf4_block) + own_block, last);
+      const int scale_at = Stage<nested>::scales_at(lane / 8) + block * Stage<nested>::scale_bytes;
 #pragma unroll 1
       for (int r = 0; r < n; ++r, at.advance()) {
-        wait_for(memory.full[at.slot], at.round & 1);
-        const auto release = [&] {  // this warp has read what it needs of the slot
-          __syncwarp();
-          if (lane == 0) arrive(memory.empty[at.slot]);
-        };
+        wait_for(memory.ring.full[at.slot], at.round & 1);
+        const auto release = [&] { come_to(empty_at + at.slot, one_more); };  // this warp has read what it needs of the slot
         if ((r & (share.of - 1)) != share.turn) {
           release();
           if (step == 0 && lane % 4 == 0) sums[r][part][lane / 4] = 0;
           continue;
         }
-        const Stage<nested>& stage = memory.ring[at.slot];
+        const Stage<nested>& stage = memory.ring.stage[at.slot];
         const auto code = [&](int line, int group) { return load_pack<4>(reinterpret_cast<const uint32_t*>(stage.codes + code_at + group * group_rows * row_bytes + line * 128)); };
         const Pack<uint32_t, 4> codes[2][2] = {{code(0, 0), code(0, 1)}, {code(1, 0), code(1, 1)}};
-        float scale[2], absmax[2], offset[2];
+        float scale[2];
 #pragma unroll
         for (int group = 0; group < 2; ++group) {
           const auto row = stage.row[lane / 8 + group * group_rows];
-          const uint32_t scale_at = (row.at >> 10) + block * Stage<nested>::scale_bytes;
+          const unsigned char* own_scale = stage.scales + Stage<nested>::scales_at(group * group_rows) + scale_at + (row.at >> 8);
           if constexpr (nested) {
-            absmax[group] = __ldg(row.absmax + ((row.at & 1023) + block) / nested_block);  // comes while there is much to do
-            offset[group] = row.offset;
-            scale[group] = memory.map[stage.scales[scale_at]];
+            scale[group] = __fadd_rn(__fmul_rn(memory.map[*own_scale], choose((row.at & 255) + block < nested_block, row.absmax[0], row.absmax[1])), row.offset);
           } else {
-            scale[group] = *reinterpret_cast<const float*>(stage.scales + scale_at);
+            scale[group] = *reinterpret_cast<const float*>(own_scale);
           }
         }
         release();
@@ -418,9 +289,6 @@ __device__ void multiply_link(Memory<nested>& memory, const Job<Y>& job, Turnsti
             }
         const auto sum = [&](int k) { return choose(t >= 2, c[1][0][k], c[0][0][k]) + choose(t >= 2, c[1][1][k], c[0][1][k]); };
         // The eight lanes of a row add up both groups: one in even lanes, the other in odd ones.
-        if (nested)
-#pragma unroll
-          for (int group = 0; group < 2; ++group) scale[group] = __fadd_rn(__fmul_rn(scale[group], absmax[group]), offset[group]);
         const float low = scale[0] * choose(n_h, sum(1), sum(0)), high = scale[1] * choose(n_h, sum(3), sum(2));
         float mine = (lane & 1 ? high : low) + shuffle_xor(lane & 1 ? low : high, 1);
         mine += shuffle_xor(mine, 2);
@@ -431,14 +299,11 @@ __device__ void multiply_link(Memory<nested>& memory, const Job<Y>& job, Turnsti
         }
       }
     }
-    if (job.norm && base == tiles.first) {
-      squares = warp_reduce(squares, Add{});
-      if (lane == 0) memory.squares[part] = squares;
-    }
-    __syncwarp();
-    if (lane == 0) arrive(memory.summed[sums_at.slot]);
+    if (job.early && base == 0) wait_for_x(INT_MAX);
+    come_to(summed_at + sums_at.slot, one_more);
     sums_at.advance();
   }
+  if (job.early && tiles.count == 0) wait_for_x(INT_MAX);  // each waits for the whole of x once, also who needs none of it: the next link's is another time
 }
 
 template <bool nested, class Y, int dim, bool normed>
@@ -448,30 +313,48 @@ __global__ void __launch_bounds__(threads, 2) multiply_chain(const __grid_consta
   let_later_begin();
   const int lane = int(threadIdx.x) % 32, part = __shfl_sync(~0u, int(threadIdx.x) / 32, 0);  // so that the compiler knows it to be one for the warp
   if (threadIdx.x == 0) {
-    for (int s = 0; s < stages; ++s) barrier_init(memory.full[s], 1), barrier_init(memory.empty[s], warps);
-    for (int s = 0; s < 2; ++s) barrier_init(memory.summed[s], warps), barrier_init(memory.finished[s], 1);
+    for (uint64_t& full : memory.ring.full) barrier_init(full, bringing);
+    for (int s = 0; s < 2; ++s) barrier_init(memory.finished[s], 1);
+    barrier_init(memory.early, 1), barrier_init(memory.whole, 1);
     barriers_are_made();
   }
   __syncthreads();
   if (part == bringer) {  // weights are nobody's result: no need to wait
     Turnstile<stages> at;
-    for (int i = 0; i < chain.count; ++i) bring<nested>(memory, chain.of[i], at, lane);
+    for (int i = 0; i < chain.count; ++i) bring(memory.ring, chain.of[i], at, one_more, lane);
     return;
   }
   if (part == finisher) {
     if (dim > 0) prefetch_keys(chain.attending.run, chain.attending.tensors, lane);
     Turnstile<2> sums_at;
     wait_for_earlier();
-    Everyone everyone{Everyone::now()};
+    Everyone at_end(ends), at_mark(marks);
+    const auto tell = [&](uint64_t& barrier) { if (lane == 0) arrive(barrier); };
     for (int i = 0; i < chain.count; ++i) {
       const bool attends = dim > 0 && i == chain.attends;
-      if (i > 0) everyone.meet(lane), meet_with_finisher();
-      if (attends) meet_with_finisher(), everyone.meet(lane), meet_with_finisher();
-      const Part own = part_of(chain.of[i]);
-      for (int base = own.first; base < own.end; base += together) {
-        const int tile = base + lane / group_rows;
-        finish(memory, chain.of[i], sums_at, base, tile < own.end, lane);
+      const Job<Y>& job = chain.of[i];
+      if (i > 0) at_end.wait(lane);
+      if (attends) {
+        if (i > 0) meet_with_finisher();
+        meet_with_finisher(), at_end.come(lane), at_end.wait(lane);
       }
+      if (i > 0 || attends) tell(memory.whole);
+      const Part own = part_of(job);
+      const auto when_marked = [&] { at_mark.wait(lane), tell(memory.early); };
+      float rstd = 1;
+      if (job.norm && own.count > 0) {
+        wait_at(squared_at, one_more);
+        const float* squares = memory.squares[lane / 4] + lane % 4 * 2;
+        rstd = rsqrtf(warp_reduce(squares[0] + squares[1], Add{}) / float(job.columns) + job.eps);
+      }
+      int rounds = 0;
+      for (int base = 0; base < own.count; base += together) {
+        if (rounds > 0 && rounds == job.marks) when_marked();
+        finish(memory, job, own, sums_at, rstd, base, min(together, own.count - base), lane);
+        if (++rounds == job.marks) at_mark.come(lane);
+      }
+      if (rounds > 0 && rounds == job.marks) when_marked();
+      if (i + 1 < chain.count) at_end.come(lane);
     }
     return;
   }
@@ -490,7 +373,26 @@ __global__ void __launch_bounds__(threads, 2) multiply_chain(const __grid_consta
         attend<dim, normed>(memory.attending, chain.attending, [] { meet(); }, [&] { i > 0 ? meet_with_finisher() : meet(); });
         meet_with_finisher();
       }
-    multiply_link<nested>(memory, chain.of[i], at, sums_at, lane, part, [&] { i > 0 || attends ? meet_with_finisher() : wait_for_earlier(); });
+    const Job<Y>& job = chain.of[i];
+    multiply_link<nested>(memory, job, at, sums_at, lane, part, [&](int columns) {
+      if (columns <= job.early) wait_for(memory.early, job.earlies & 1);
+      else if (i > 0 || attends) wait_for(memory.whole, job.wholes & 1);
+      else wait_for_earlier();
+    });
+  }
+}
+
+// Where a link's x is the result of the one before, and each block has some tiles of that, all blocks' first rounds make x's first columns: they are
+// there while the last rounds are still made, and what is done with them hides what it takes to hear of those.
+template <class Y>
+void mark(Chain<Y>& chain, int blocks) {
+  for (int i = 0; i + 1 < chain.count; ++i) {
+    Job<Y>&job = chain.of[i], &next = chain.of[i + 1];
+    next.wholes = job.wholes + (i > 0 || i == chain.attends), next.earlies = job.earlies + (job.early > 0);
+    const bool made = job.gated ? static_cast<const void*>(job.gated) == next.x : job.count == 1 && job.of[0].half == 0 && static_cast<const void*>(job.of[0].y) == next.x;
+    if (!made || i + 1 == chain.attends || next.join.part || job.each < together) continue;
+    job.marks = job.each / together;
+    next.early = job.marks * together * blocks * (job.gated ? group_rows : tile_rows);
   }
 }
 
@@ -508,7 +410,10 @@ void run(CudaContext& cuda, Chain<Y>& chain) {
   int blocks = 0;
   for (int i = 0; i < chain.count; ++i) blocks = std::max(blocks, chain.of[i].tiles);
   if (dim > 0) chain.attending.splits = splits_of(chain.attending.run, most), blocks = std::max(blocks, chain.attending.run.heads * chain.attending.splits);
-  launch_early(cuda, "nf4 multiply", unsigned(std::min(blocks, most)), threads, shared, kernel, chain);
+  blocks = std::min(blocks, most);
+  for (int i = 0; i < chain.count; ++i) chain.of[i].each = chain.of[i].tiles / blocks, chain.of[i].more = chain.of[i].tiles % blocks;
+  mark(chain, blocks);
+  launch_early(cuda, "nf4 multiply", unsigned(blocks), threads, shared, kernel, chain);
 }
 
 }  // namespace

@@ -156,10 +156,11 @@ TEST(LinearAround, GateAndUpJoin) {
       }
 }
 
-// What follows attention: the second link reads what the first wrote, the third what the second did; a small link leaves blocks without a tile.
+// What follows attention: the second link reads what the first wrote, the third what the second did; a small link leaves blocks without a tile. Where the
+// second link is long, the third begins with the first columns of x while the last are made.
 TEST(LinearAround, AChainIsItsLinksOneByOne) {
   for (const FormatId id : format_ids)
-    for (const Shape& sizes : {Shape{64, 192}, Shape{576, 1600}, Shape{1024, 4160}}) {
+    for (const Shape& sizes : {Shape{64, 192}, Shape{576, 1600}, Shape{1024, 4160}, Shape{448, 9920}}) {
       const int64_t hidden = sizes[0], inner = sizes[1];
       SCOPED_TRACE(fmt::format("{}, {} and {} columns", quant::format(id).name, hidden, inner));
       World world(device_under_test(), int64_t{64} << 20);
