@@ -88,13 +88,13 @@ __device__ __forceinline__ void walk(const AttentionRun& a, const __nv_bfloat16*
     }
 }
 
-// What n sets say of one query's channel c. A set: D sums of v, the largest score, the sum of weights.
-template <int D, class F>
+// What n sets, of which so many are read at once, say of one query's channel c. A set: D sums of v, the largest score, the sum of weights.
+template <int D, int at_once, class F>
 __device__ __forceinline__ float merged(int n, int c, Sums& s, F&& set) {
-#pragma unroll 2
+#pragma unroll at_once
   for (int i = 0; i < n; ++i) s.most = fmaxf(s.most, set(i)[D]);
   float sum = 0;
-#pragma unroll 2
+#pragma unroll at_once
   for (int i = 0; i < n; ++i) {
     const Sums one{set(i)[D], set(i)[D + 1]};
     const float shrink = one.shrink_to(s.most);
@@ -164,7 +164,7 @@ __device__ __forceinline__ void attend(FewMemory<D, G, warps>& memory, const Att
   for (int i = thread; i < task.heads * D; i += 32 * warps) {
     const int h = i / D, c = i % D;
     Sums s;
-    const float sum = merged<D>(warps, c, s, [&](int n) { return memory.sums[n][h]; });
+    const float sum = merged<D, warps>(warps, c, s, [&](int n) { return memory.sums[n][h]; });
     near == 1 ? hand_on(h, c, s, sum) : leave(memory.of_block[h], c, s, sum);
   }
   if (near > 1) {
@@ -172,7 +172,7 @@ __device__ __forceinline__ void attend(FewMemory<D, G, warps>& memory, const Att
     for (int i = neighbours.rank() * 32 * warps + thread; i < task.heads * D; i += near * 32 * warps) {
       const int h = i / D, c = i % D;
       Sums s;
-      const float sum = merged<D>(near, c, s, [&](int rank) { return neighbours.of(rank, memory.of_block[h]); });
+      const float sum = merged<D, 2>(near, c, s, [&](int rank) { return neighbours.of(rank, memory.of_block[h]); });
       hand_on(h, c, s, sum);
     }
   }
@@ -185,7 +185,7 @@ __device__ __forceinline__ void attend(FewMemory<D, G, warps>& memory, const Att
   for (int i = thread; i < task.heads * D; i += 32 * warps) {
     const int h = i / D, c = i % D;
     Sums s;
-    const float sum = merged<D>(far, c, s, [&](int n) { return place(h) + n * row; });
+    const float sum = merged<D, 4>(far, c, s, [&](int n) { return place(h) + n * row; });
     finish(h, c, s, sum);
   }
 }

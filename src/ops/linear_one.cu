@@ -276,7 +276,7 @@ __device__ void multiply_link(Memory<nested>& memory, const Job<Y>& job, Turnsti
           }
         }
         release();
-        float c[2][2][4] = {};  // by line; two that do not wait for each other
+        float c[2][4] = {};  // by line
 #pragma unroll
         for (int i = 0; i < 4; ++i)
 #pragma unroll
@@ -285,9 +285,9 @@ __device__ void multiply_link(Memory<nested>& memory, const Job<Y>& job, Turnsti
             for (int line = 0; line < 2; ++line) {
               const uint32_t top = codes[line][0].at[i], bottom = codes[line][1].at[i];
               const uint32_t a[4] = {weights(top, 2 * half), weights(bottom, 2 * half), weights(top, 2 * half + 1), weights(bottom, 2 * half + 1)};
-              multiply_add(c[line][half], a, x[i].at[2 * half], x[i].at[2 * half + 1]);
+              multiply_add(c[line], a, x[i].at[2 * half], x[i].at[2 * half + 1]);
             }
-        const auto sum = [&](int k) { return choose(t >= 2, c[1][0][k], c[0][0][k]) + choose(t >= 2, c[1][1][k], c[0][1][k]); };
+        const auto sum = [&](int k) { return choose(t >= 2, c[1][k], c[0][k]); };
         // The eight lanes of a row add up both groups: one in even lanes, the other in odd ones.
         const float low = scale[0] * choose(n_h, sum(1), sum(0)), high = scale[1] * choose(n_h, sum(3), sum(2));
         float mine = (lane & 1 ? high : low) + shuffle_xor(lane & 1 ? low : high, 1);
