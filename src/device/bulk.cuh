@@ -31,7 +31,6 @@ __device__ __forceinline__ void store_shared(uint32_t to, uint32_t a, uint32_t b
 __device__ __forceinline__ void prefetch(const void* p) { THIMBLE_ASM("prefetch.global.L2 [%0];" ::"l"(__cvta_generic_to_global(p))); }
 __device__ __forceinline__ void bulk_prefetch(const void* p, uint32_t bytes) { THIMBLE_ASM("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(__cvta_generic_to_global(p)), "r"(bytes)); }
 
-
 // A block's barriers by name, 1 to 15, each of a number of threads. Who comes goes on; who waits does not look again and again, as at a barrier in memory.
 __device__ __forceinline__ void come_to(int barrier, int threads) { THIMBLE_ASM("bar.arrive %0, %1;" ::"r"(barrier), "r"(threads) : "memory"); }
 __device__ __forceinline__ void wait_at(int barrier, int threads) { THIMBLE_ASM("bar.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory"); }

@@ -24,7 +24,7 @@ struct Everyone {
   }
   __device__ void come(int lane) const {
     __syncwarp();
-    const unsigned by = blockIdx.x == 0 ? (1u << 31) - (gridDim.x - 1) : 1;
+    [[maybe_unused]] const unsigned by = blockIdx.x == 0 ? (1u << 31) - (gridDim.x - 1) : 1;
     if (lane == 0) THIMBLE_ASM("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(count), "r"(by) : "memory");
   }
   __device__ void wait(int lane) {

@@ -1,8 +1,9 @@
 // One token through a chain of NF4 matrices on cuda (compute capability 9 and later): a norm before, a bias, RoPE or a gate after each, and attention
 // before one of them, all in one kernel.
-// All blocks are there at once and wait for each other between the links, while codes of the next link come already. In each block one warp has the
-// bulk engine bring rows of codes to a ring in shared memory, eight look bytes up as pairs of weights, each lane from a bank of its own, for tensor
-// cores to multiply, and one makes y of their sums. Each waits only for the one before it. What binds beside memory is how fast the eight issue.
+// All blocks are there at once and wait for each other between the links, while weights of the next link come already (linear_one_ring.cuh). In each
+// block one warp brings them, eight look bytes of codes up as pairs of weights, each lane from a bank of its own, for tensor cores to multiply, and one
+// makes y of their sums. Each waits only for the one before it. What binds beside memory is the way into and out of shared memory, and between two links
+// what it takes to hear of everyone: where a link is long, the next one's first products hide it.
 #include <algorithm>
 #include <climits>
 
@@ -37,7 +38,7 @@ struct Chain {
   Attending attending;
 };
 
-__device__ unsigned ends, marks;  // blocks that have come to a link's end, or to its mark; one stream of a device runs such kernels
+__device__ unsigned ended, marked;  // blocks that have come to a link's end, or to its mark; one stream of a device runs such kernels
 
 // Barriers by name.
 constexpr int multiplying = empty_at + stages, with_finisher = multiplying + 1, squared_at = with_finisher + 1, summed_at = squared_at + 1;  // summed_at: two, of sums by turns
@@ -328,7 +329,7 @@ __global__ void __launch_bounds__(threads, 2) multiply_chain(const __grid_consta
     if (dim > 0) prefetch_keys(chain.attending.run, chain.attending.tensors, lane);
     Turnstile<2> sums_at;
     wait_for_earlier();
-    Everyone at_end(ends), at_mark(marks);
+    Everyone at_end(ended), at_mark(marked);
     const auto tell = [&](uint64_t& barrier) { if (lane == 0) arrive(barrier); };
     for (int i = 0; i < chain.count; ++i) {
       const bool attends = dim > 0 && i == chain.attends;
