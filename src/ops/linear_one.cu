@@ -304,7 +304,8 @@ __device__ void multiply_link(Memory<nested>& memory, const Job<Y>& job, Turnsti
     come_to(summed_at + sums_at.slot, one_more);
     sums_at.advance();
   }
-  if (job.early && tiles.count == 0) wait_for_x(INT_MAX);  // each waits for the whole of x once, also who needs none of it: the next link's is another time
+  // Each waits for the whole of x in every link, also who needs none of it, before the finisher can tell of the next one's.
+  if (tiles.count == 0) wait_for_x(INT_MAX), meet_with_finisher();
 }
 
 template <bool nested, class Y, int dim, bool normed>
@@ -355,6 +356,7 @@ __global__ void __launch_bounds__(threads, 2) multiply_chain(const __grid_consta
         if (++rounds == job.marks) at_mark.come(lane);
       }
       if (rounds > 0 && rounds == job.marks) when_marked();
+      if (own.count == 0) meet_with_finisher();
       if (i + 1 < chain.count) at_end.come(lane);
     }
     return;
