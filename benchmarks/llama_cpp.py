@@ -27,7 +27,7 @@ def ours(o, kind: str) -> dict[str, float]:
     bench = [o.thimble, "bench", HERE / f"shapes/{o.shape}.json", "--device", "cpu", "--threads", o.threads, "--format", kind, "--head", kind]
     decode = run(bench + ["--decode", o.decode])
     prefill = run(bench + ["--decode", 1, "--context", o.prefill])
-    return {"decode": number(decode, r"at a time: ([\d.]+) tokens/s"), "share of reading": number(decode, r"(\d+)% of the read bandwidth"),
+    return {"decode": number(decode, r"at a time: ([\d.]+) tokens/s"), "share of reading": number(decode, r"([\d.]+)% of the read bandwidth"),
             "GB/s read": number(decode, r"reads ([\d.]+) GB/s"), "prefill": number(prefill, r"tokens: ([\d.]+) tokens/s"),
             "share of oneDNN": number(prefill, r"(\d+)% of the library")}
 

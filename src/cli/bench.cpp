@@ -160,6 +160,18 @@ plan::Budget budget_of(const Bench& b, const DeviceSpec& spec) {
   return {device_budget(spec, named), b.ram ? parse_bytes(*b.ram, "--ram") : spec.kind == DeviceKind::cpu ? available_bytes() / 4 : available_bytes() / 10 * 9};
 }
 
+// Bytes of keys and values that a step of one sequence reads, on average of those after the answer's first token.
+double cache_bytes(const nn::ModelSpec& model, int64_t prompt, int64_t answer, DType compute) {
+  double rows = 0;
+  const int64_t steps = std::max<int64_t>(1, answer - 1);
+  for (const auto& layer : model.layers)
+    for (int64_t k = 1; k <= steps; ++k) {
+      const int64_t seen = prompt + k;
+      rows += double(2 * layer.kv_heads * layer.head_dim * (layer.window > 0 ? std::min(layer.window, seen) : seen));
+    }
+  return rows / double(steps) * double(size_of(compute));
+}
+
 int bench_decode(const Bench& b, const nn::ModelSpec& model, const DeviceSpec& spec) {
   double matrix = 0, bandwidth = 0;
   print_rates(model, spec, 512, matrix, bandwidth);
@@ -185,18 +197,19 @@ int bench_decode(const Bench& b, const nn::ModelSpec& model, const DeviceSpec& s
   for (size_t i = 0; i < prompt.size(); ++i) prompt[i] = int32_t(philox(3, 4, i)[0] % uint64_t(model.vocab));
   for (int64_t left = b.sequences; left > 0;) engine.generate([&] { return left-- > 0 ? std::optional(serve::Request{prompt, 4, &sampler}) : std::nullopt; }, {});
   std::vector<int32_t> answer;  // of the sequence that ended last
-  double processor = 0;  // seconds of all threads, which other work on the machine does not change
-  const auto decode = [&] {
+  struct Seconds { double passed, processor; };  // processor: of all threads, which other work on the machine does not change
+  const auto answers = [&](int64_t tokens) -> Seconds {
     const auto started = Clock::now();
     const std::clock_t clock = std::clock();
     int64_t left = b.sequences;
     engine.generate([&] {
-      return left-- > 0 ? std::optional(serve::Request{prompt, b.decode, &sampler, nullptr, [&](serve::Generated g) { answer = std::move(g.ids); }}) : std::nullopt;
+      return left-- > 0 ? std::optional(serve::Request{prompt, tokens, &sampler, nullptr, [&](serve::Generated g) { answer = std::move(g.ids); }}) : std::nullopt;
     }, {});
-    processor = double(std::clock() - clock) / CLOCKS_PER_SEC / double(b.decode);
-    return since(started) / double(b.decode);  // of a step of all sequences
+    return {since(started), double(std::clock() - clock) / CLOCKS_PER_SEC};
   };
-  const double seconds = decode();
+  // Of a step of all sequences: what answers take beside their first tokens, which come of the prompt.
+  const Seconds first = b.decode > 1 ? answers(1) : Seconds{}, all = answers(b.decode);
+  const double steps = double(std::max<int64_t>(1, b.decode - 1)), seconds = (all.passed - first.passed) / steps;
   if (b.context > 3) {
     std::vector<double> runs;
     for (int i = 0; i < 3; ++i) {
@@ -209,15 +222,15 @@ int bench_decode(const Bench& b, const nn::ModelSpec& model, const DeviceSpec& s
     std::printf("prefill of %lld tokens: %.1f tokens/s, %.0f%% of the library's rate on the layers' shapes\n", static_cast<long long>(prompt_tokens),
                 double(prompt_tokens) / runs[1], 100 * library / runs[1]);
   }
-  const double processor_seconds = processor;
   Profile profile;
   rank.stream.profile = &profile;
-  decode();
+  answers(b.decode);
   double bytes = double(quant::bytes_of(engine.model().head()));
   for (const auto& layer : engine.model().weights().table().layers) bytes += double(store::slab_bytes(layer));
-  std::printf("%sdecode %s, head %s, %lld at a time: %.2f tokens/s, %.2f GB/s of weights, %.0f%% of the read bandwidth; %.1f ms of processor time a step\n", table(profile.by_op(spec), spec).c_str(), b.format.c_str(), b.head.c_str(),
+  bytes += double(b.sequences) * cache_bytes(model, prompt_tokens, b.decode, rank.compute());
+  std::printf("%sdecode %s, head %s, %lld at a time: %.2f tokens/s, %.2f GB/s of weights, keys and values, %.1f%% of the read bandwidth; %.1f ms of processor time a step\n", table(profile.by_op(spec), spec).c_str(), b.format.c_str(), b.head.c_str(),
               static_cast<long long>(b.sequences), double(b.sequences) / seconds,
-              bytes / seconds / 1e9, 100 * bytes / seconds / bandwidth, 1e3 * processor_seconds);
+              bytes / seconds / 1e9, 100 * bytes / seconds / bandwidth, 1e3 * (all.processor - first.processor) / steps);
   std::string tokens;
   for (const int32_t id : answer) tokens += fmt::format(" {}", id);
   std::printf("predicted %.2f tokens/s; generated%s\n", double(b.sequences) / outcome.window_seconds, tokens.substr(0, 200).c_str());
