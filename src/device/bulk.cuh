@@ -1,40 +1,32 @@
-// Barriers in shared memory and by name, copies of the bulk engine that come to them, and what brings bytes to the second cache. For compute capability 9 and later;
-// before, they trap: nobody launches them.
+// Barriers in shared memory and by name, copies that come to them, and what brings bytes to the second cache.
 #pragma once
+#include "device/assembly.cuh"
 #include "device/mma.cuh"
 
 namespace thimble {
 
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
-#define THIMBLE_ASM(...) __trap()
-#else
-#define THIMBLE_ASM(...) asm volatile(__VA_ARGS__)
-#endif
-
-__device__ __forceinline__ void barrier_init(uint64_t& b, int arrivals) { THIMBLE_ASM("mbarrier.init.shared.b64 [%0], %1;" ::"r"(shared_address(&b)), "r"(arrivals) : "memory"); }
-__device__ __forceinline__ void barriers_are_made() { THIMBLE_ASM("fence.mbarrier_init.release.cluster;" ::: "memory"); }
+__device__ __forceinline__ void barrier_init(uint64_t& b, int arrivals) { THIMBLE_ASM_90("mbarrier.init.shared.b64 [%0], %1;" ::"r"(shared_address(&b)), "r"(arrivals) : "memory"); }
+__device__ __forceinline__ void barriers_are_made() { THIMBLE_ASM_90("fence.mbarrier_init.release.cluster;" ::: "memory"); }
 // Places in shared memory by their addresses there.
-__device__ __forceinline__ void arrive_expecting(uint32_t b, uint32_t bytes) { THIMBLE_ASM("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(b), "r"(bytes) : "memory"); }
-__device__ __forceinline__ void arrive(uint32_t b) { THIMBLE_ASM("mbarrier.arrive.shared.b64 _, [%0];" ::"r"(b) : "memory"); }
+__device__ __forceinline__ void arrive_expecting(uint32_t b, uint32_t bytes) { THIMBLE_ASM_90("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(b), "r"(bytes) : "memory"); }
+__device__ __forceinline__ void arrive(uint32_t b) { THIMBLE_ASM_90("mbarrier.arrive.shared.b64 _, [%0];" ::"r"(b) : "memory"); }
 __device__ __forceinline__ void arrive(uint64_t& b) { arrive(shared_address(&b)); }
 __device__ __forceinline__ void wait_for(uint64_t& b, uint32_t parity) {
-  THIMBLE_ASM("{\n.reg .pred done;\nagain_%=:\nmbarrier.try_wait.parity.shared.b64 done, [%0], %1;\n@!done bra again_%=;\n}\n" ::"r"(shared_address(&b)), "r"(parity) : "memory");
+  THIMBLE_ASM_90("{\n.reg .pred done;\nagain_%=:\nmbarrier.try_wait.parity.shared.b64 done, [%0], %1;\n@!done bra again_%=;\n}\n" ::"r"(shared_address(&b)), "r"(parity) : "memory");
 }
 // Both places and the size are multiples of 16 bytes.
 __device__ __forceinline__ void bulk_copy(uint32_t to, const void* from, uint32_t bytes, uint32_t b) {
-  THIMBLE_ASM("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to), "l"(__cvta_generic_to_global(from)),
+  THIMBLE_ASM_90("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to), "l"(__cvta_generic_to_global(from)),
               "r"(bytes), "r"(b) : "memory");
 }
 // One arrival of this thread, when all that it copies by itself (copy_16, copy_4) is there; the barrier counts on it from the beginning.
-__device__ __forceinline__ void arrive_when_copied(uint32_t b) { THIMBLE_ASM("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(b) : "memory"); }
-__device__ __forceinline__ void store_shared(uint32_t to, uint32_t a, uint32_t b) { THIMBLE_ASM("st.shared.v2.u32 [%0], {%1, %2};" ::"r"(to), "r"(a), "r"(b) : "memory"); }
-__device__ __forceinline__ void prefetch(const void* p) { THIMBLE_ASM("prefetch.global.L2 [%0];" ::"l"(__cvta_generic_to_global(p))); }
-__device__ __forceinline__ void bulk_prefetch(const void* p, uint32_t bytes) { THIMBLE_ASM("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(__cvta_generic_to_global(p)), "r"(bytes)); }
+__device__ __forceinline__ void arrive_when_copied(uint32_t b) { THIMBLE_ASM_90("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(b) : "memory"); }
+__device__ __forceinline__ void store_shared(uint32_t to, uint32_t a, uint32_t b) { THIMBLE_ASM_90("st.shared.v2.u32 [%0], {%1, %2};" ::"r"(to), "r"(a), "r"(b) : "memory"); }
+__device__ __forceinline__ void prefetch(const void* p) { THIMBLE_ASM_90("prefetch.global.L2 [%0];" ::"l"(__cvta_generic_to_global(p))); }
+__device__ __forceinline__ void bulk_prefetch(const void* p, uint32_t bytes) { THIMBLE_ASM_90("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(__cvta_generic_to_global(p)), "r"(bytes)); }
 
 // A block's barriers by name, 1 to 15, each of a number of threads. Who comes goes on; who waits does not look again and again, as at a barrier in memory.
-__device__ __forceinline__ void come_to(int barrier, int threads) { THIMBLE_ASM("bar.arrive %0, %1;" ::"r"(barrier), "r"(threads) : "memory"); }
-__device__ __forceinline__ void wait_at(int barrier, int threads) { THIMBLE_ASM("bar.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory"); }
-
-#undef THIMBLE_ASM
+__device__ __forceinline__ void come_to(int barrier, int threads) { THIMBLE_ASM_90("bar.arrive %0, %1;" ::"r"(barrier), "r"(threads) : "memory"); }
+__device__ __forceinline__ void wait_at(int barrier, int threads) { THIMBLE_ASM_90("bar.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory"); }
 
 }  // namespace thimble

@@ -1,16 +1,10 @@
 // All blocks of a kernel, there at once, that wait for each other.
 #pragma once
-#include <cstdint>
-
 #include <cuda_runtime.h>
 
-namespace thimble {
+#include "device/assembly.cuh"
 
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
-#define THIMBLE_ASM(...) __trap()
-#else
-#define THIMBLE_ASM(...) asm volatile(__VA_ARGS__)
-#endif
+namespace thimble {
 
 // A count, 0 at first, of the blocks that have come, whose highest bit turns when all have. By one warp of each; each has come before one comes again.
 struct Everyone {
@@ -19,13 +13,13 @@ struct Everyone {
   __device__ explicit Everyone(unsigned& of) : count(&of), seen(now()) {}
   __device__ unsigned now() const {
     unsigned x = 0;
-    THIMBLE_ASM("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(x) : "l"(count) : "memory");
+    THIMBLE_ASM_90("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(x) : "l"(count) : "memory");
     return x & 1u << 31;
   }
   __device__ void come(int lane) const {
     __syncwarp();
     [[maybe_unused]] const unsigned by = blockIdx.x == 0 ? (1u << 31) - (gridDim.x - 1) : 1;
-    if (lane == 0) THIMBLE_ASM("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(count), "r"(by) : "memory");
+    if (lane == 0) THIMBLE_ASM_90("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(count), "r"(by) : "memory");
   }
   __device__ void wait(int lane) {
     if (lane == 0) while (now() == seen) {}
@@ -33,7 +27,5 @@ struct Everyone {
     __syncwarp();
   }
 };
-
-#undef THIMBLE_ASM
 
 }  // namespace thimble

@@ -1,4 +1,5 @@
-// The ring in shared memory through which weights come to a block that makes its share of a token's products (linear_one.cu), and the warp that fills it.
+// What a block has to do for a link of a token's chain of products (linear_one.cu), the ring in shared memory through which weights come to it, and the
+// warp that fills that.
 #pragma once
 #include <cstddef>
 
