@@ -1,7 +1,8 @@
-// Barriers in shared memory and by name, copies that come to them, and what brings bytes to the second cache.
+// Barriers in shared memory, copies that come to them, and what brings bytes to the second cache.
 #pragma once
 #include "device/assembly.cuh"
 #include "device/mma.cuh"
+#include "device/named_barriers.cuh"
 
 namespace thimble {
 
@@ -24,9 +25,5 @@ __device__ __forceinline__ void arrive_when_copied(uint32_t b) { THIMBLE_ASM_90(
 __device__ __forceinline__ void store_shared(uint32_t to, uint32_t a, uint32_t b) { THIMBLE_ASM_90("st.shared.v2.u32 [%0], {%1, %2};" ::"r"(to), "r"(a), "r"(b) : "memory"); }
 __device__ __forceinline__ void prefetch(const void* p) { THIMBLE_ASM_90("prefetch.global.L2 [%0];" ::"l"(__cvta_generic_to_global(p))); }
 __device__ __forceinline__ void bulk_prefetch(const void* p, uint32_t bytes) { THIMBLE_ASM_90("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(__cvta_generic_to_global(p)), "r"(bytes)); }
-
-// A block's barriers by name, 1 to 15, each of a number of threads. Who comes goes on; who waits does not look again and again, as at a barrier in memory.
-__device__ __forceinline__ void come_to(int barrier, int threads) { THIMBLE_ASM_90("bar.arrive %0, %1;" ::"r"(barrier), "r"(threads) : "memory"); }
-__device__ __forceinline__ void wait_at(int barrier, int threads) { THIMBLE_ASM_90("bar.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory"); }
 
 }  // namespace thimble

@@ -58,7 +58,7 @@ class CudaContext {
   cublasLtHandle_t cublas = nullptr;
   std::shared_ptr<void> cudnn;          // made and known by ops/attention_cudnn.cpp alone
   std::map<std::vector<int64_t>, cublasLtMatmulAlgo_t> algorithms;  // of matrix products, by their shapes
-  std::map<const void*, int> resident;  // kernels whose blocks wait for each other: how many fit a multiprocessor
+  std::map<const void*, int> resident;  // kernels that are launched to fill the card: how many blocks fit a multiprocessor
   std::map<const void*, size_t> prepared;  // kernels that may take more shared memory than all do: how much
   Algorithms remembered;                // of earlier runs: each is checked before it is taken
 };

@@ -71,6 +71,17 @@ inline void prepare_kernel(CudaContext& cuda, const void* kernel, const char* na
   prepared = shared;
 }
 
+// How many of a kernel's blocks are there at once; it is ready to be launched then.
+template <class... P>
+int resident_blocks(CudaContext& cuda, const char* name, void (*kernel)(P...), int threads, size_t shared) {
+  const auto* key = reinterpret_cast<const void*>(kernel);
+  prepare_kernel(cuda, key, name, shared);
+  int& resident = cuda.resident[key];
+  if (resident == 0) check_cuda(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kernel, threads, shared), "cudaOccupancyMaxActiveBlocksPerMultiprocessor");
+  check(resident > 0, "a block of the kernel fits a multiprocessor");
+  return resident * cuda.processors;
+}
+
 // A kernel that is launched early may begin while the one before it still runs (compute capability 9): what it does before wait_for_earlier() hides
 // behind that one's end, and may read only what no kernel writes. After let_later_begin() the next one may begin likewise.
 __device__ __forceinline__ void wait_for_earlier() {

@@ -2,6 +2,7 @@
 #include "nn/attention.h"
 
 #include <cmath>
+#include <vector>
 
 #include "nn/project.h"
 #include "ops/rope.h"
@@ -80,10 +81,6 @@ void Attention::made_qkv(comm::Rank& r, const LayerParams& p, const Context& c, 
   } else if (!turned_there) {
     ops::rope(r.stream, turning, by.positions, by.inv_freq, by.factor);
   }
-  for (size_t i = 0; c.caches.size() > 1 && i < c.caches.size(); ++i) {
-    ops::convert(r.stream, c.caches[i].keys.rows(c.caches[i].first, 1), to_k.rows(int64_t(i), 1));
-    ops::convert(r.stream, c.caches[i].values.rows(c.caches[i].first, 1), s[v].rows(int64_t(i), 1));
-  }
 }
 
 void Attention::place(comm::Rank& r, const Context& c, Saved& s) {
@@ -114,15 +111,13 @@ void Attention::made_attended(comm::Rank& r, const LayerParams& p, const Context
   const Tensor y = s.make(r, attended), sums = s.make(r, lse);
   if (c.caches.empty())
     return ops::attention(r.stream, heads(y, d), sums, heads(s[q], d), heads(s[k], d), heads(s[v], d), attention_shape(c, layer));
-  const int64_t each = c.caches.size() == 1 ? tokens : 1;
-  for (size_t i = 0; i < c.caches.size(); ++i) {
-    const auto& [keys, values, first] = c.caches[i];
-    const auto own = [&](const Tensor& t) { return t.rows(int64_t(i) * each, each); };
-    auto shape = attention_shape(c, layer, first);
-    shape.start = own(c.start);
-    ops::attention(r.stream, heads(own(y), d), each == tokens ? sums : Tensor{}, heads(own(s[q]), d), heads(keys.rows(0, first + each), d),
-                   heads(values.rows(0, first + each), d), shape);
+  if (c.caches.size() > 1) {
+    std::vector<ops::Cached> all;
+    for (const auto& [keys, values, first] : c.caches) all.push_back({heads(keys.rows(0, first + 1), d), heads(values.rows(0, first + 1), d), first});
+    return ops::attention(r.stream, heads(y, d), heads(s[q], d), heads(s[k], d), heads(s[v], d), all, attention_shape(c, layer));
   }
+  const auto& [keys, values, first] = c.caches.front();
+  ops::attention(r.stream, heads(y, d), sums, heads(s[q], d), heads(keys.rows(0, first + tokens), d), heads(values.rows(0, first + tokens), d), attention_shape(c, layer, first));
 }
 
 Tensor Attention::made_out(comm::Rank& r, const LayerParams& p, const Context& c, Tensor x, Saved& s) {

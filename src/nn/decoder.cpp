@@ -249,7 +249,7 @@ Tensor Decoder::hidden(const Tokens& t, std::span<KvCache* const> caches) {
   for (int l = 0; l < layers; ++l) {
     rank_.ledger.at_layer(l);
     const Scope scope(rank_.memory);
-    LayerParams p = model_.acquire(rank_, l, l + 1 < layers ? l + 1 : -1, execution_.unpack_layer, !caches.empty() && t.count() <= quant::least_few_tokens());
+    LayerParams p = model_.acquire(rank_, l, l + 1 < layers ? l + 1 : -1, execution_.unpack_layer, !caches.empty() && t.count() <= quant::most_few_tokens);
     p.generating = !caches.empty();
     for (size_t i = 0; i < caches.size(); ++i) of_layer[i] = caches[i]->make_room(rank_, l, caches.size() == 1 ? t.count() : 1);
     Saved s = saved_of(l, t.count(), all(Save::recompute));

@@ -8,12 +8,14 @@
 #include "ops/attention_cudnn.h"
 #include "ops/attention_few.h"
 #include "ops/attention_rows.h"
+#include "ops/elementwise.h"
 
 namespace thimble::ops {
 
 // attention.cu, attention_few.cu, attention_backward.cu; CudaContext completes there
 void attention_cuda(CudaContext&, Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v, const AttentionShape&);
 void attention_few_cuda(CudaContext&, Tensor partial, Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v, const AttentionShape&);
+void attention_sequences_cuda(CudaContext&, Tensor partial, Tensor y, Tensor q, Tensor k, Tensor v, std::span<const Cached>, const AttentionShape&);
 void attention_backward_cuda(CudaContext&, const AttentionGrad&, Tensor delta, Tensor last, Tensor dy, Tensor y, Tensor lse, Tensor q,
                              Tensor k, Tensor v, const AttentionShape&);
 
@@ -174,6 +176,17 @@ AttentionSizes sizes_of(Tensor q, Tensor k, const AttentionShape& a) {
           .start = static_cast<const int32_t*>(a.start.data), .window = a.window > 0 ? a.window : a.first + q.shape[0]};
 }
 
+template <class X>
+Forward<X> forward_of(Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v, const AttentionShape& a) {
+  return {sizes_of(q, k, a), a.scale, a.cap, y.get<X>(), lse ? lse.get<float>() : nullptr, q.get<X>(), k.get<X>(), v.get<X>()};
+}
+// The i-th of a group's tiles, in an order of equal work.
+template <class X>
+void attend(const Forward<X>& f, int64_t group, int64_t i, int64_t tiles) {
+  if (f.size.rows() <= few_rows) attend_few(f, group);
+  else attend(f, group, balanced(i, tiles));
+}
+
 void check_attention(Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v, const AttentionShape& a) {
   check(q.shape.rank() == 3 && k.shape.rank() == 3, "attention: q is (T, H, D), k is (S, K, D)");
   const int64_t tokens = q.shape[0], heads = q.shape[1], dim = q.shape[2];
@@ -216,14 +229,10 @@ void attention(Stream& s, Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v, co
       s, work,
       [&] {
         visit_float(q.dtype, [&]<class X>(X) {
-          const AttentionSizes size = sizes_of(q, k, a);
-          const Forward<X> f{size, a.scale, a.cap, y.get<X>(), lse ? lse.get<float>() : nullptr, q.get<X>(), k.get<X>(), v.get<X>()};
-          const int64_t tiles = size.row_tiles();
-          parallel_for(size.groups * tiles, 1, [&](int64_t begin, int64_t end) {
-            for (int64_t i = begin; i < end; ++i) {
-              if (size.rows() <= few_rows) attend_few(f, i);
-              else attend(f, i / tiles, balanced(i % tiles, tiles));
-            }
+          const Forward<X> f = forward_of<X>(y, lse, q, k, v, a);
+          const int64_t tiles = f.size.row_tiles();
+          parallel_for(f.size.groups * tiles, 1, [&](int64_t begin, int64_t end) {
+            for (int64_t i = begin; i < end; ++i) attend(f, i / tiles, i % tiles, tiles);
           });
         });
       },
@@ -232,6 +241,58 @@ void attention(Stream& s, Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v, co
         else if (!attention_suits_cudnn(s.device.spec(), q, a) || !attention_cudnn(cuda, workspace, y, lse, q, k, v, a))
           attention_cuda(cuda, y, lse, q, k, v, a);
       });
+}
+
+void attention(Stream& s, Tensor y, Tensor q, Tensor k, Tensor v, std::span<const Cached> all, const AttentionShape& shape) {
+  const int64_t tokens = q.shape[0];
+  check(tokens == std::ssize(all) && tokens > 0 && k.shape.rank() == 3 && k.shape[0] == tokens && v.shape == k.shape, "attention: a token to each sequence");
+  struct One { Tensor y, q; AttentionShape shape; };
+  const auto one = [&](int64_t i) {
+    One o{y.rows(i, 1), q.rows(i, 1), shape};
+    o.shape.start = shape.start.rows(i, 1), o.shape.first = all[size_t(i)].first;
+    return o;
+  };
+  Work work{.name = "attention"};
+  bool few = true;
+  for (int64_t i = 0; i < tokens; ++i) {
+    const auto& [keys, values, first] = all[size_t(i)];
+    const auto [to, from, own] = one(i);
+    const Work of = attention_work(s, to, {}, from, keys, values, own);
+    check(keys.shape.row() == k.shape.row(), "attention: keys and values are as the tokens' own");
+    work.flops += of.flops, work.bytes += of.bytes + double(4 * k.bytes()) / double(tokens), work.matrix = of.matrix;
+    few = few && attention_is_few(s.device.spec(), from, keys, own);
+  }
+  if (!few && s.device.kind() == DeviceKind::cuda) {  // one after the other
+    for (int64_t i = 0; i < tokens; ++i) {
+      const auto& [keys, values, first] = all[size_t(i)];
+      const auto [to, from, own] = one(i);
+      convert(s, keys.rows(first, 1), k.rows(i, 1));
+      convert(s, values.rows(first, 1), v.rows(i, 1));
+      attention(s, to, {}, from, keys, values, own);
+    }
+    return;
+  }
+  const Scope scope(s.arena);
+  const Tensor partial = few ? s.scratch("attention of splits", DType::f32, attention_few_partial(q, all)) : Tensor{};
+  launch(
+      s, work,
+      [&] {
+        visit_float(q.dtype, [&]<class X>(X) {
+          const int64_t groups = k.shape[1], dim = k.shape[2];
+          parallel_for(tokens * groups, 1, [&](int64_t begin, int64_t end) {
+            for (int64_t i = begin; i < end; ++i) {
+              const int64_t token = i / groups, group = i % groups;
+              const auto& [keys, values, first] = all[size_t(token)];
+              std::copy_n(k.get<X>() + i * dim, dim, keys.get<X>() + (first * groups + group) * dim);
+              std::copy_n(v.get<X>() + i * dim, dim, values.get<X>() + (first * groups + group) * dim);
+              const auto [to, from, own] = one(token);
+              const Forward<X> f = forward_of<X>(to, {}, from, keys, values, own);
+              for (int64_t tile = 0, tiles = f.size.row_tiles(); tile < tiles; ++tile) attend(f, group, tile, tiles);
+            }
+          });
+        });
+      },
+      [&](auto& cuda) { attention_sequences_cuda(cuda, partial, y, q, k, v, all, shape); });
 }
 
 void attention_backward(Stream& s, const AttentionGrad& g, Tensor dy, Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v,

@@ -3,6 +3,8 @@
 // Query t stands at key position first + t and sees keys start[t] .. first + t: with start[t] = the first token of its document,
 // documents packed into one row do not see each other. start (T) i32. With a window it sees the last `window` of these keys, itself among them.
 #pragma once
+#include <span>
+
 #include "device/stream.h"
 
 namespace thimble::ops {
@@ -19,6 +21,13 @@ struct AttentionShape {
 // y, lse overwritten. lse = log of the softmax's sum per head and query, what backward needs (on
 // cuda ordered as the way taken likes it); may be null.
 void attention(Stream&, Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v, const AttentionShape&);
+// A sequence behind keys and values (S, K, D) of its own, of which the first rows are there.
+struct Cached {
+  Tensor keys, values;
+  int64_t first = 0;
+};
+// The same for one token of each of T sequences, each as it is alone, to the bit: k, v (T, K, D) become row `first` of its keys and values. `first` of the shape is not read.
+void attention(Stream&, Tensor y, Tensor q, Tensor k, Tensor v, std::span<const Cached>, const AttentionShape&);
 // What that is, for an op of which it is a part; shapes are checked.
 Work attention_work(Stream&, Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v, const AttentionShape&);
 // dq dk dv overwritten. first must be 0 and S == T.

@@ -15,12 +15,15 @@ struct Sums {
   __device__ float shrink_to(float now) const { return most == -INFINITY ? 0.0f : power_of_two(most - now); }
 };
 
+// The queries, and the token's own key and value (D), where they lie apart from the tensors.
+struct FewApart { const __nv_bfloat16 *query = nullptr, *key = nullptr, *value = nullptr; };
+
 // Loads of `at_once` keys are under way together. Of a token's queries, `heads` (up to G) that share a key/value head, over each slots-th key from begin + slot to stop: a set to each of a warp's
 // groups of D / 8 lanes, then one for the warp.
-// last: the key of the token itself where it lies apart, else null.
+// apart: the token's own key and value are those of `own`.
 template <int D, int G, int at_once, bool apart>
-__device__ __forceinline__ void walk(const AttentionRun& a, const __nv_bfloat16* q, const __nv_bfloat16* last, const __nv_bfloat16* k, const __nv_bfloat16* v, int group, int heads, int begin,
-                                     int stop, int slot, int slots, Sums (&of)[G], float (&value)[G][few_channels]) {
+__device__ __forceinline__ void walk(const AttentionRun& a, const __nv_bfloat16* q, const FewApart& own, const __nv_bfloat16* k, const __nv_bfloat16* v, int group, int heads, int begin, int stop,
+                                     int slot, int slots, Sums (&of)[G], float (&value)[G][few_channels]) {
   constexpr int lanes = D / few_channels;
   const int lane = int(threadIdx.x) % lanes;
   const float scale = a.scale * (a.cap > 0 ? 1 / a.cap : log2_e);
@@ -37,9 +40,10 @@ __device__ __forceinline__ void walk(const AttentionRun& a, const __nv_bfloat16*
     Pack<__nv_bfloat16, few_channels> keys[at_once], values[at_once];
 #pragma unroll
     for (int u = 0; u < at_once; ++u) {
-      const int own = min(key + u * slots, stop - 1);
-      const int64_t at = a.key(group, own) + lane * few_channels;
-      keys[u] = load_pack<few_channels>(apart && own == a.first ? last + lane * few_channels : k + at), values[u] = load_pack<few_channels>(v + at);
+      const int of_slot = min(key + u * slots, stop - 1);
+      const int64_t at = a.key(group, of_slot) + lane * few_channels;
+      const bool is_own = apart && of_slot == a.first;
+      keys[u] = load_pack<few_channels>(is_own ? own.key + lane * few_channels : k + at), values[u] = load_pack<few_channels>(is_own ? own.value + lane * few_channels : v + at);
     }
     float score[G][at_once];
 #pragma unroll
@@ -126,8 +130,6 @@ struct FewTensors {
   float *lse, *partial;  // lse may be null
   const __nv_bfloat16 *q, *k, *v;
 };
-// One head's query and the token's own key, where they lie apart from the tensors (D each).
-struct FewApart { const __nv_bfloat16 *query = nullptr, *key = nullptr; };
 // By 32 * warps threads, the block's first, who meet() and, with those of near - 1 neighbours, meet_all(). low: the first key that the token sees.
 // None may be gone before its neighbours have come to the end.
 template <int at_once, bool apart = false, int D, int G, int warps, class Meet, class MeetAll>
@@ -139,7 +141,7 @@ __device__ __forceinline__ void attend(FewMemory<D, G, warps>& memory, const Att
   const int begin = low + task.split * share, stop = min(end, begin + share), vector = task.token * a.heads + task.head;
   Sums of[G];
   float value[G][few_channels];
-  walk<D, G, at_once, apart>(a, apart ? own.query : t.q + int64_t{vector} * D, own.key, t.k, t.v, task.group, task.heads, begin, stop, thread / lanes, slots, of, value);
+  walk<D, G, at_once, apart>(a, apart ? own.query : t.q + int64_t{vector} * D, own, t.k, t.v, task.group, task.heads, begin, stop, thread / lanes, slots, of, value);
   if (lane < lanes)
 #pragma unroll
     for (int g = 0; g < G; ++g) {

@@ -21,4 +21,11 @@ inline Shape attention_few_partial(Tensor q, const AttentionShape& a) {
   return {q.shape[0] * q.shape[1], attention_few_splits(a.first + q.shape[0]), q.shape[2] + 2};
 }
 
+// What each of several sequences needs of it, by the most keys that one has.
+inline Shape attention_few_partial(Tensor q, std::span<const Cached> all) {
+  int64_t first = 0;
+  for (const Cached& c : all) first = std::max(first, c.first);
+  return {q.shape[0], q.shape[1], attention_few_splits(first + 1), q.shape[2] + 2};
+}
+
 }  // namespace thimble::ops

@@ -66,7 +66,7 @@ __device__ __forceinline__ void attend(AttendingMemory<dim, warps>& memory, cons
       }
       meet();
     }
-    attend<6, normed>(memory.few, a, of.tensors, own, low, 1, meet, [] {}, {memory.head[0], memory.head[1]});
+    attend<6, normed>(memory.few, a, of.tensors, own, low, 1, meet, [] {}, {memory.head[0], memory.head[1], of.tensors.v + a.key(own.group, a.first)});
     meet();  // before the next is begun
   }
 }

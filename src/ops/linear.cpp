@@ -149,7 +149,7 @@ void linear_few(Stream& s, std::span<const Few> chain) {
     const auto alike = [&](const quant::FewProduct& p) { return p.w->format == w.format && p.w->parts[0].dtype == w.parts[0].dtype && p.w->on_processor == w.on_processor; };
     const auto run = rest.first(size_t(std::find_if_not(rest.begin(), rest.end(), alike) - rest.begin()));
     if (w.on_processor) few_on_processor(s, x, run);
-    else if (const auto& format = quant::format(w.format); x.shape[0] <= format.few_tokens) format.multiply_few(s, x, run);
+    else if (x.shape[0] <= quant::most_few_tokens) quant::format(w.format).multiply_few(s, x, run);
     else for (const auto& p : run) linear(s, p.y, x, *p.w, p.c);
     rest = rest.subspan(run.size());
   }

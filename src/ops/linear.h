@@ -46,8 +46,8 @@ struct Attend {                          // as ops/attention.h has it, its y a v
 // Products of a few tokens that read one x, and what stands around them; with `attend` attention makes x first.
 struct Few { Tensor x; std::span<const quant::FewProduct> products; Norm norm{}; After after{}; Join join{}; Attend attend{}; };
 constexpr int most_links = 4;
-// A chain of up to most_links such, each of which may read what those before it wrote; by their format's product of few tokens where T is at most its
-// few_tokens, and one token's on cuda in one kernel, or some, where there is such a one. Matrices that lie on_processor are multiplied there, where T must be so
+// A chain of up to most_links such, each of which may read what those before it wrote; by their format's product of few tokens where T is at most
+// most_few_tokens, and one token's on cuda in one kernel, or some, where there is such a one. Matrices that lie on_processor are multiplied there, where T must be so
 // few: x and c cross the link and y comes back, and the host waits.
 void linear_few(Stream&, std::span<const Few> chain);
 inline void linear_few(Stream& s, Tensor x, std::span<const quant::FewProduct> products, const Norm& norm = {}, const After& after = {}) {

@@ -403,13 +403,8 @@ void mark(Chain<Y>& chain, int blocks) {
 template <bool nested, class Y, int dim, bool normed>
 void run(CudaContext& cuda, Chain<Y>& chain) {
   const auto kernel = multiply_chain<nested, Y, dim, normed>;
-  const auto* key = reinterpret_cast<const void*>(kernel);
   constexpr size_t shared = sizeof(AllMemory<nested, dim>);
-  prepare_kernel(cuda, key, "nf4 multiply", shared);
-  int& resident = cuda.resident[key];
-  if (resident == 0) check_cuda(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kernel, threads, shared), "cudaOccupancyMaxActiveBlocksPerMultiprocessor");
-  check(resident > 0, "a block of the product of one token fits a multiprocessor");
-  const int most = resident * cuda.processors;
+  const int most = resident_blocks(cuda, "nf4 multiply", kernel, threads, shared);
   int blocks = 0;
   for (int i = 0; i < chain.count; ++i) blocks = std::max(blocks, chain.of[i].tiles);
   if (dim > 0) chain.attending.splits = splits_of(chain.attending.run, most), blocks = std::max(blocks, chain.attending.run.heads * chain.attending.splits);

@@ -134,7 +134,7 @@ Work few_tokens_work(const char* name, const Tensor& x, std::span<const FewProdu
   check(!products.empty() && products.size() <= size_t(most_few_products) && x.shape.rank() == 2, "products of a few tokens: one to three, of x (T, K)");
   const int64_t t = x.shape[0], k = x.shape[1];
   const FewProduct& first = products.front();
-  check(t <= format(first.w->format).few_tokens, "a product of few tokens has few tokens");
+  check(t <= most_few_tokens, "a product of few tokens has few tokens");
   Work work{.name = name, .bytes = double(x.bytes())};
   for (const auto& [y, w, c] : products) {
     check_parts(*w);

@@ -1,7 +1,8 @@
-// Dense weights on cuda: conversion at memory speed, and the product with a few tokens, a warp to a row of the weight.
+// Dense weights on cuda: conversion at memory speed, and the product with a few tokens: by tensor cores where all is bf16, else a warp to a row of the weight.
 #include <algorithm>
 
 #include "device/kernel.cuh"
+#include "device/mma.cuh"
 #include "quant/dense.h"
 
 namespace thimble::quant {
@@ -29,11 +30,16 @@ struct Products {
   Product of[most_few_products];
   int count = 0, blocks = 0;
 
-  explicit Products(std::span<const FewProduct> products) {
+  Products(std::span<const FewProduct> products, int rows_of_block) {
     for (const auto& [y, w, c] : products) {
       of[count++] = {at<Y>(y), at<const Y>(c), at<const W>(w->dense()), w->shape[0], blocks};
-      blocks += int(blocks_of(w->shape[0], threads / 32));
+      blocks += int(blocks_of(w->shape[0], rows_of_block));
     }
+  }
+  Products from_token(int64_t token) const {
+    Products later = *this;
+    for (auto& p : later.of) p.y += token * p.rows, p.c += p.c ? token * p.rows : 0;
+    return later;
   }
   __device__ __forceinline__ const Product& with_block(int block) const {
     int p = 0;
@@ -81,6 +87,60 @@ __global__ void multiply(const __grid_constant__ Products<Y, W> products, const 
   }
 }
 
+// Up to 8 * N tokens, sixteen rows a block, whose columns its warps have by turns. Lane (g, t) = (lane / 4, lane % 4) loads eight neighbouring weights of rows
+// g and g + 8 of each 32 columns, as they lie: x of token g is loaded likewise, so that the products' columns meet.
+constexpr int tile_rows = 16, tile_warps = threads / 32, token_columns = 8, tile_step = 32;
+template <int N, class Y>
+__global__ void __launch_bounds__(threads, 4) multiply_tiles(const __grid_constant__ Products<Y, __nv_bfloat16> products, const __nv_bfloat16* x, int tokens, int columns) {
+  constexpr int at_once = 4;
+  __shared__ float sums[tile_warps][N][tile_rows * token_columns];
+  using Eight = Pack<uint32_t, 4>;
+  let_later_begin();
+  const int lane = int(threadIdx.x) % 32, part = int(threadIdx.x) / 32, g = lane / 4, t = lane % 4;
+  const auto& p = products.with_block(int(blockIdx.x));
+  const int64_t row = int64_t{int(blockIdx.x) - p.first} * tile_rows, last = p.rows - 1;
+  const auto* low = p.w + min(row + g, last) * columns + t * 8;
+  const auto* high = p.w + min(row + g + 8, last) * columns + t * 8;
+  float c[N][4] = {};
+  bool waited = false;
+  for (int k = part * at_once * tile_step; k < columns; k += tile_warps * at_once * tile_step) {
+    Eight a[at_once][2];
+#pragma unroll
+    for (int u = 0; u < at_once; ++u) {
+      const int from = k + u * tile_step;
+      a[u][0] = a[u][1] = {};
+      if (from + t * 8 < columns) a[u][0] = load_pack<4>(reinterpret_cast<const uint32_t*>(low + from)), a[u][1] = load_pack<4>(reinterpret_cast<const uint32_t*>(high + from));
+    }
+    if (!waited) wait_for_earlier(), waited = true;
+#pragma unroll
+    for (int u = 0; u < at_once; ++u)
+#pragma unroll
+      for (int n = 0; n < N; ++n) {
+        const int token = n * token_columns + g, from = k + u * tile_step + t * 8;
+        Eight b{};
+        if (token < tokens && from < columns) b = load_pack<4>(reinterpret_cast<const uint32_t*>(x + int64_t{token} * columns + from));
+#pragma unroll
+        for (int i = 0; i < 4; i += 2) {
+          const uint32_t both[4] = {a[u][0].at[i], a[u][1].at[i], a[u][0].at[i + 1], a[u][1].at[i + 1]};
+          multiply_add(c[n], both, b.at[i], b.at[i + 1]);
+        }
+      }
+  }
+  if (!waited) wait_for_earlier();
+#pragma unroll
+  for (int n = 0; n < N; ++n) store_pack(sums[part][n] + lane * 4, Pack<float, 4>{c[n][0], c[n][1], c[n][2], c[n][3]});
+  __syncthreads();
+  for (int i = int(threadIdx.x); i < N * tile_rows * token_columns; i += threads) {
+    const int token = i / tile_rows, r = i % tile_rows, n = token / token_columns, of_lane = r % 8 * 4 + token % token_columns / 2, place = of_lane * 4 + r / 8 * 2 + token % 2;
+    if (token >= tokens || row + r >= p.rows) continue;
+    float sum = 0;
+#pragma unroll
+    for (int w = 0; w < tile_warps; ++w) sum += sums[w][n][place];
+    const int64_t to = token * p.rows + row + r;
+    p.y[to] = Y(sum + (p.c ? float(p.c[to]) : 0.0f));
+  }
+}
+
 }  // namespace
 
 void dense_convert_cuda(CudaContext& cuda, Tensor y, Tensor x) {
@@ -93,21 +153,40 @@ void dense_convert_cuda(CudaContext& cuda, Tensor y, Tensor x) {
 
 void dense_multiply_few_cuda(CudaContext& cuda, Tensor x, std::span<const FewProduct> given) {
   const auto tokens = int(x.shape[0]);
+  const int64_t columns = x.shape[1];
   if (tokens == 0) return;
   const auto aligned = [](const Tensor& t) { return reinterpret_cast<uintptr_t>(t.data) % 16 == 0; };
   const bool all_aligned = aligned(x) && std::all_of(given.begin(), given.end(), [&](const FewProduct& p) { return aligned(p.w->dense()); });
+  const DType stored = given.front().w->dense().dtype;
+  // A kernel takes so many tokens; more go one after the other.
+  const auto in_turn = [&](int most, auto&& run) { for (int first = 0; first < tokens; first += most) run(first, std::min(most, tokens - first)); };
   visit_cuda(given.front().y.dtype, [&]<class Y>(Y) {
+    if (x.dtype == DType::bf16 && stored == DType::bf16 && columns % 8 == 0 && all_aligned && cuda.capability >= 80) {
+      const Products<Y, __nv_bfloat16> products(given, tile_rows);
+      if (products.blocks == 0) return;
+      return in_turn(2 * token_columns, [&](int first, int count) {
+        const auto run = [&](auto kernel) {
+          launch_early(cuda, "dense multiply", unsigned(products.blocks), threads, 0, kernel, products.from_token(first), at<const __nv_bfloat16>(x) + first * columns, count, int(columns));
+        };
+        if (count <= token_columns) run(multiply_tiles<1, Y>);
+        else run(multiply_tiles<2, Y>);
+      });
+    }
     visit_cuda(x.dtype, [&]<class X>(X) {
-      visit_cuda(given.front().w->dense().dtype, [&]<class W>(W) {
-        const Products<Y, W> products(given);
+      visit_cuda(stored, [&]<class W>(W) {
+        const Products<Y, W> products(given, threads / 32);
         if (products.blocks == 0) return;
         const auto go = [&]<int n>(std::integral_constant<int, n>) {
-          const auto run = [&](auto kernel) { launch_early(cuda, "dense multiply", unsigned(products.blocks), threads, 0, kernel, products, at<const X>(x), tokens, x.shape[1]); };
-          if (tokens == 1) run(multiply<1, n, Y, X, W>);
-          else run(multiply<most_tokens, n, Y, X, W>);
+          in_turn(most_tokens, [&](int first, int count) {
+            const auto run = [&](auto kernel) {
+              launch_early(cuda, "dense multiply", unsigned(products.blocks), threads, 0, kernel, products.from_token(first), at<const X>(x) + first * columns, count, columns);
+            };
+            if (tokens == 1) run(multiply<1, n, Y, X, W>);
+            else run(multiply<most_tokens, n, Y, X, W>);
+          });
         };
         constexpr int wide = 16 / int(std::max(sizeof(W), sizeof(X)));
-        if (x.shape[1] % wide == 0 && all_aligned) go(std::integral_constant<int, wide>{});
+        if (columns % wide == 0 && all_aligned) go(std::integral_constant<int, wide>{});
         else go(std::integral_constant<int, 1>{});
       });
     });

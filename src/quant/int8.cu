@@ -54,6 +54,11 @@ struct Products {
       blocks += int(blocks_of(w->shape[0], threads / 32));
     }
   }
+  Products from_token(int64_t token) const {
+    Products later = *this;
+    for (auto& p : later.of) p.y += token * p.rows, p.c += p.c ? token * p.rows : 0;
+    return later;
+  }
   __device__ __forceinline__ const Product& with_block(int block) const {
     int p = 0;
     while (p + 1 < count && block >= of[p + 1].first) ++p;
@@ -131,9 +136,14 @@ void int8_multiply_few_cuda(CudaContext& cuda, Tensor x, std::span<const FewProd
       const Products<Y> products(given);
       if (products.blocks == 0) return;
       const auto go = [&]<int n>(std::integral_constant<int, n>) {
-        const auto run = [&](auto kernel) { launch_early(cuda, "int8 multiply", unsigned(products.blocks), threads, 0, kernel, products, at<const X>(x), tokens, x.shape[1]); };
-        if (tokens == 1) run(multiply<1, n, Y, X>);
-        else run(multiply<most_tokens, n, Y, X>);
+        const int64_t columns = x.shape[1];
+        for (int first = 0; first < tokens; first += most_tokens) {
+          const auto run = [&](auto kernel) {
+            launch_early(cuda, "int8 multiply", unsigned(products.blocks), threads, 0, kernel, products.from_token(first), at<const X>(x) + first * columns, std::min(most_tokens, tokens - first), columns);
+          };
+          if (tokens == 1) run(multiply<1, n, Y, X>);
+          else run(multiply<most_tokens, n, Y, X>);
+        }
       };
       constexpr int wide = 16 / int(sizeof(X));
       if (x.shape[1] % wide == 0 && all_aligned) go(std::integral_constant<int, wide>{});

@@ -1,10 +1,11 @@
 // The product of an NF4 matrix with a few tokens, straight from its codes: this is decoding one token, and it runs at the speed at which
 // codes arrive from memory (eight weights are a load, a shift and a shuffle).
 #include "quant/nf4_codec.h"
+#include "quant/nf4_few.h"
 
 namespace thimble::quant {
 
-void nf4_multiply_few_cuda(CudaContext&, Tensor x, std::span<const FewProduct>);  // nf4_multiply.cu
+void nf4_multiply_few_cuda(CudaContext&, Tensor x, std::span<const FewProduct>, Tensor partial);  // nf4_multiply.cu
 
 namespace {
 
@@ -105,11 +106,9 @@ void arrange(X* to, const X* x, int64_t tokens, int64_t columns) {
 // Rows that begin anywhere within a block, or within a byte: decoded to a small buffer, then multiplied.
 template <class X, class Y>
 void multiply_unaligned(Y* y, const Y* c, const X* x, int64_t tokens, int64_t rows, const Nf4Bytes& w) {
-  constexpr int64_t most_tokens = 8;
-  check(tokens <= most_tokens, "a product of few tokens has few tokens");
   parallel_for(rows, 4, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
-      float sums[most_tokens] = {};
+      float sums[most_few_tokens] = {};
       for (int64_t k = 0; k < w.columns;) {
         const int64_t i = row * w.columns + k;
         const int64_t n = std::min(w.columns - k, nf4_block - i % nf4_block);
@@ -138,6 +137,8 @@ void nf4_multiply_few(Stream& s, Tensor x, std::span<const FewProduct> products)
   const bool aligned = x.shape[1] % nf4_block == 0, pairs = has_pairs(x);
   const Tensor tokens = pairs ? x : f32_scratch_for(s, x);
   const Tensor arranged = aligned && s.device.kind() == DeviceKind::cpu ? s.scratch("tokens in the order of codes", tokens.dtype, {x.shape[0], arranged_row(x.shape[1])}) : Tensor{};
+  const Shape sums = nf4_few_partial(x, products);
+  const Tensor partial = s.device.kind() == DeviceKind::cuda && sums.count() > 0 ? s.scratch("sums of pieces", DType::f32, sums) : Tensor{};
   launch(s, work, [&] {
     const auto multiply = [&]<template <int> class Rows, class X>(const X* from) {
       if (aligned) arrange(arranged.get<X>(), from, x.shape[0], x.shape[1]);
@@ -155,7 +156,7 @@ void nf4_multiply_few(Stream& s, Tensor x, std::span<const FewProduct> products)
     }
     as_f32(tokens, x);
     multiply.template operator()<RowsOfFloats>(tokens.get<float>());
-  }, [&](auto& cuda) { nf4_multiply_few_cuda(cuda, x, products); });
+  }, [&](auto& cuda) { nf4_multiply_few_cuda(cuda, x, products, partial); });
 }
 
 }  // namespace thimble::quant

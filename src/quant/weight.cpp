@@ -13,20 +13,16 @@
 namespace thimble::quant {
 namespace {
 
-constexpr int64_t few = 8;  // beyond it, unpacking once and a real matrix product cost less than decoding again and again
-
 constexpr Format table[] = {
-    {FormatId::dense, "dense", dense_parts, dense_pack, dense_unpack, dense_multiply_few, few, true, dense_decode},
-    {FormatId::nf4, "nf4", nf4_parts, nf4_pack, nf4_unpack, nf4_multiply_few, few, true, nf4_decode},
-    {FormatId::nf4_dq, "nf4_dq", nf4_dq_parts, nf4_dq_pack, nf4_unpack, nf4_multiply_few, few, true, nf4_decode},
-    {FormatId::int8, "int8", int8_parts, int8_pack, int8_unpack, int8_multiply_few, few, false, int8_decode},
+    {FormatId::dense, "dense", dense_parts, dense_pack, dense_unpack, dense_multiply_few, true, dense_decode},
+    {FormatId::nf4, "nf4", nf4_parts, nf4_pack, nf4_unpack, nf4_multiply_few, true, nf4_decode},
+    {FormatId::nf4_dq, "nf4_dq", nf4_dq_parts, nf4_dq_pack, nf4_unpack, nf4_multiply_few, true, nf4_decode},
+    {FormatId::int8, "int8", int8_parts, int8_pack, int8_unpack, int8_multiply_few, false, int8_decode},
 };
 
 }  // namespace
 
 std::span<const Format> formats() { return table; }
-
-int64_t least_few_tokens() { return std::ranges::min_element(table, {}, &Format::few_tokens)->few_tokens; }
 
 const Format& format(FormatId id) {
   for (const Format& f : table)

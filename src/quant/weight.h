@@ -36,6 +36,7 @@ struct FewProduct {
   Tensor c{};  // (T, N) of y's type: y itself, or apart from it; null: nothing is added
 };
 constexpr int most_few_products = 3;
+constexpr int64_t most_few_tokens = 16;  // beyond it, unpacking once and a real matrix product cost less than decoding again and again
 
 struct Part {
   std::string_view suffix;  // of the file's tensor name: "" for dense, ".absmax" ...
@@ -58,17 +59,15 @@ struct Format {
   void (*parts)(const Shape& matrix, DType dense, std::array<Part, 4>& out, int& count);
   void (*pack)(Stream&, const Weight& out, const Numbers&);           // out.parts overwritten, with the same bytes whatever is brought at once
   void (*unpack)(Stream&, Tensor dense, const Weight&);              // dense (N, K) f32, bf16 or f16, overwritten
-  // Up to most_few_products products of x (T, K), T <= few_tokens, straight from the packed bytes, as one op. All have this format, the y one type.
+  // Up to most_few_products products of x (T, K), T <= most_few_tokens, straight from the packed bytes, as one op. All have this format, the y one type.
   // The sum of one (token, row) has one order, whatever T, N and the thread count are.
   void (*multiply_few)(Stream&, Tensor x, std::span<const FewProduct>);
-  int64_t few_tokens;
   bool same_unpacked;  // is the product of many tokens that of the unpacked matrix, so that it may lie unpacked?
   // Elements [first, first + n) of a matrix that lies in host memory, as unpack has them before it rounds: for readers of files.
   void (*decode)(float* out, const Weight&, int64_t first, int64_t n);
 };
 
 std::span<const Format> formats();
-int64_t least_few_tokens();  // of all formats
 const Format& format(FormatId);
 const Format& format(std::string_view name);   // throws Error (usage) naming the nearest
 

@@ -312,9 +312,12 @@ plan::Outcome Engine::rehearse(const DeviceSpec& spec, const EngineShape& shape)
   const std::vector<int32_t> chunk(size_t(std::min(shape.prefill_chunk, shape.context)));
   Slot& slot = engine.slots_.front();
   engine.append(slot, chunk);
+  const auto few = std::span(chunk).first(std::min(chunk.size(), size_t(quant::most_few_tokens)));  // what is multiplied otherwise takes other scratch
   const auto again_at = [&](Slot& of, int64_t length) { of.cache.pretend(length), of.held.clear(), of.turned_for = shape.context; };
   again_at(slot, shape.context - int64_t(chunk.size()));
   engine.append(slot, chunk);  // the last chunk of a full context: the most that attention may take
+  again_at(slot, shape.context - int64_t(few.size()));
+  engine.append(slot, few);
   if (shape.all_logits) {
     again_at(slot, shape.context - int64_t(chunk.size()));
     engine.append_chunk(chunk, shape.context);  // and with the logits of all its tokens

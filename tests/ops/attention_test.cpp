@@ -237,6 +237,38 @@ TEST(Attention, DocumentsDoNotSeeEachOther) {
   }
 }
 
+// Sequences of other lengths, each with keys and values of its own: as each alone, to the bit, and the token's own key and value lie there for the next one.
+TEST(Attention, SequencesAreAsEachAlone) {
+  struct Sizes { int64_t heads, groups, dim, window = 0; double cap = 0; };
+  for (const auto& [heads, groups, dim, window, cap] : {Sizes{9, 3, 64}, {8, 2, 128}, {4, 4, 128, 33}, {6, 1, 256, 0, 5}, {10, 2, 48}, {18, 2, 64}})
+    for (const DType t : {DType::f32, DType::bf16}) {
+      World world(device_under_test(), int64_t{64} << 20);
+      const std::vector<int64_t> firsts{5, 0, 70, 700, 31, 1500, 257};
+      const auto n = int64_t(firsts.size());
+      const Tensor q = world.normal(t, {n, heads, dim}, 1), k = world.normal(t, {n, groups, dim}, 2), v = world.normal(t, {n, groups, dim}, 3), y = world.empty(t, q.shape), alone = world.empty(t, q.shape);
+      std::vector<Cached> all, others;
+      for (int64_t i = 0; i < n; ++i) {
+        const Shape shape{firsts[size_t(i)] + 3, groups, dim};
+        const auto draw = uint64_t(10 + 2 * i);
+        all.push_back({world.normal(t, shape, draw), world.normal(t, shape, draw + 1), firsts[size_t(i)]});
+        others.push_back({world.normal(t, shape, draw), world.normal(t, shape, draw + 1), firsts[size_t(i)]});
+      }
+      const AttentionShape shape{.start = world.ints(std::vector<int32_t>(size_t(n))), .scale = 0.125f, .window = window, .cap = float(cap)};
+      attention(world, y, q, k, v, all, shape);
+      for (int64_t i = 0; i < n; ++i) {
+        const auto& [keys, values, first] = others[size_t(i)];
+        world.write(keys.rows(first, 1), world.read(k.rows(i, 1)));
+        world.write(values.rows(first, 1), world.read(v.rows(i, 1)));
+        AttentionShape own = shape;
+        own.start = shape.start.rows(i, 1), own.first = first;
+        attention(world, alone.rows(i, 1), {}, q.rows(i, 1), keys, values, own);
+        EXPECT_EQ(world.read(all[size_t(i)].keys), world.read(keys));
+        EXPECT_EQ(world.read(all[size_t(i)].values), world.read(values));
+      }
+      EXPECT_EQ(world.read(y), world.read(alone)) << label(t) << " D " << dim << " H " << heads << " K " << groups;
+    }
+}
+
 TEST(Attention, LargeScoresDoNotOverflow) {
   World world;
   const Case c{.tokens = 70, .heads = 1, .groups = 1, .dim = 16};
