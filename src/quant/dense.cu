@@ -87,55 +87,63 @@ __global__ void multiply(const __grid_constant__ Products<Y, W> products, const 
   }
 }
 
-// Up to 8 * N tokens, sixteen rows a block, whose columns its warps have by turns. Lane (g, t) = (lane / 4, lane % 4) loads eight neighbouring weights of rows
-// g and g + 8 of each 32 columns, as they lie: x of token g is loaded likewise, so that the products' columns meet.
+// Two to 8 * N tokens, 16 * N rows a block, whose columns its warps have by turns. Lane (g, t) = (lane / 4, lane % 4) loads eight neighbouring weights of rows
+// g and g + 8 of each sixteen and 32 columns, as they lie: x of token g is loaded likewise, so that the products' columns meet.
 constexpr int tile_rows = 16, tile_warps = threads / 32, token_columns = 8, tile_step = 32;
 template <int N, class Y>
-__global__ void __launch_bounds__(threads, 4) multiply_tiles(const __grid_constant__ Products<Y, __nv_bfloat16> products, const __nv_bfloat16* x, int tokens, int columns) {
-  constexpr int at_once = 4;
-  __shared__ float sums[tile_warps][N][tile_rows * token_columns];
+__global__ void multiply_tiles(const __grid_constant__ Products<Y, __nv_bfloat16> products, const __nv_bfloat16* x, int tokens, int columns) {
+  constexpr int own_columns = 4 * tile_step, at_once = 4 / N, block_rows = N * tile_rows;  // a warp's, side by side
+  __shared__ float sums[tile_warps][N][N][tile_rows * token_columns];  // by rows and tokens
   using Eight = Pack<uint32_t, 4>;
   let_later_begin();
   const int lane = int(threadIdx.x) % 32, part = int(threadIdx.x) / 32, g = lane / 4, t = lane % 4;
   const auto& p = products.with_block(int(blockIdx.x));
-  const int64_t row = int64_t{int(blockIdx.x) - p.first} * tile_rows, last = p.rows - 1;
-  const auto* low = p.w + min(row + g, last) * columns + t * 8;
-  const auto* high = p.w + min(row + g + 8, last) * columns + t * 8;
-  float c[N][4] = {};
+  const int64_t row = int64_t{int(blockIdx.x) - p.first} * block_rows, last = p.rows - 1;
+  const __nv_bfloat16* w[2 * N];
+#pragma unroll
+  for (int r = 0; r < 2 * N; ++r) w[r] = p.w + min(row + g + r * 8, last) * columns + t * 8;
+  float c[N][N][4] = {};
   bool waited = false;
-  for (int k = part * at_once * tile_step; k < columns; k += tile_warps * at_once * tile_step) {
-    Eight a[at_once][2];
+  for (int own = part * own_columns; own < columns; own += tile_warps * own_columns)
 #pragma unroll
-    for (int u = 0; u < at_once; ++u) {
-      const int from = k + u * tile_step;
-      a[u][0] = a[u][1] = {};
-      if (from + t * 8 < columns) a[u][0] = load_pack<4>(reinterpret_cast<const uint32_t*>(low + from)), a[u][1] = load_pack<4>(reinterpret_cast<const uint32_t*>(high + from));
-    }
-    if (!waited) wait_for_earlier(), waited = true;
+    for (int k = own; k < own + own_columns; k += at_once * tile_step) {
+      Eight a[at_once][2 * N];
 #pragma unroll
-    for (int u = 0; u < at_once; ++u)
+      for (int u = 0; u < at_once; ++u)
 #pragma unroll
-      for (int n = 0; n < N; ++n) {
-        const int token = n * token_columns + g, from = k + u * tile_step + t * 8;
-        Eight b{};
-        if (token < tokens && from < columns) b = load_pack<4>(reinterpret_cast<const uint32_t*>(x + int64_t{token} * columns + from));
-#pragma unroll
-        for (int i = 0; i < 4; i += 2) {
-          const uint32_t both[4] = {a[u][0].at[i], a[u][1].at[i], a[u][0].at[i + 1], a[u][1].at[i + 1]};
-          multiply_add(c[n], both, b.at[i], b.at[i + 1]);
+        for (int r = 0; r < 2 * N; ++r) {
+          a[u][r] = {};
+          if (k + u * tile_step + t * 8 < columns) a[u][r] = load_pack<4>(reinterpret_cast<const uint32_t*>(w[r] + k + u * tile_step));
         }
-      }
-  }
+      if (!waited) wait_for_earlier(), waited = true;
+#pragma unroll
+      for (int u = 0; u < at_once; ++u)
+#pragma unroll
+        for (int n = 0; n < N; ++n) {
+          const int token = n * token_columns + g, from = k + u * tile_step + t * 8;
+          Eight b{};
+          if (token < tokens && from < columns) b = load_pack<4>(reinterpret_cast<const uint32_t*>(x + int64_t{token} * columns + from));
+#pragma unroll
+          for (int m = 0; m < N; ++m)
+#pragma unroll
+            for (int i = 0; i < 4; i += 2) {
+              const uint32_t both[4] = {a[u][2 * m].at[i], a[u][2 * m + 1].at[i], a[u][2 * m].at[i + 1], a[u][2 * m + 1].at[i + 1]};
+              multiply_add(c[m][n], both, b.at[i], b.at[i + 1]);
+            }
+        }
+    }
   if (!waited) wait_for_earlier();
 #pragma unroll
-  for (int n = 0; n < N; ++n) store_pack(sums[part][n] + lane * 4, Pack<float, 4>{c[n][0], c[n][1], c[n][2], c[n][3]});
+  for (int m = 0; m < N; ++m)
+#pragma unroll
+    for (int n = 0; n < N; ++n) store_pack(sums[part][m][n] + lane * 4, Pack<float, 4>{c[m][n][0], c[m][n][1], c[m][n][2], c[m][n][3]});
   __syncthreads();
-  for (int i = int(threadIdx.x); i < N * tile_rows * token_columns; i += threads) {
-    const int token = i / tile_rows, r = i % tile_rows, n = token / token_columns, of_lane = r % 8 * 4 + token % token_columns / 2, place = of_lane * 4 + r / 8 * 2 + token % 2;
+  for (int i = int(threadIdx.x); i < N * token_columns * block_rows; i += threads) {
+    const int token = i / block_rows, r = i % block_rows, of_lane = r % 8 * 4 + token % token_columns / 2, place = of_lane * 4 + r % tile_rows / 8 * 2 + token % 2;
     if (token >= tokens || row + r >= p.rows) continue;
     float sum = 0;
 #pragma unroll
-    for (int w = 0; w < tile_warps; ++w) sum += sums[w][n][place];
+    for (int of = 0; of < tile_warps; ++of) sum += sums[of][r / tile_rows][token / token_columns][place];
     const int64_t to = token * p.rows + row + r;
     p.y[to] = Y(sum + (p.c ? float(p.c[to]) : 0.0f));
   }
@@ -161,15 +169,15 @@ void dense_multiply_few_cuda(CudaContext& cuda, Tensor x, std::span<const FewPro
   // A kernel takes so many tokens; more go one after the other.
   const auto in_turn = [&](int most, auto&& run) { for (int first = 0; first < tokens; first += most) run(first, std::min(most, tokens - first)); };
   visit_cuda(given.front().y.dtype, [&]<class Y>(Y) {
-    if (x.dtype == DType::bf16 && stored == DType::bf16 && columns % 8 == 0 && all_aligned && cuda.capability >= 80) {
-      const Products<Y, __nv_bfloat16> products(given, tile_rows);
-      if (products.blocks == 0) return;
+    if (tokens > 1 && x.dtype == DType::bf16 && stored == DType::bf16 && columns % 8 == 0 && all_aligned && cuda.capability >= 80) {
       return in_turn(2 * token_columns, [&](int first, int count) {
-        const auto run = [&](auto kernel) {
+        const auto run = [&](auto kernel, int n) {
+          const Products<Y, __nv_bfloat16> products(given, n * tile_rows);
+          if (products.blocks == 0) return;
           launch_early(cuda, "dense multiply", unsigned(products.blocks), threads, 0, kernel, products.from_token(first), at<const __nv_bfloat16>(x) + first * columns, count, int(columns));
         };
-        if (count <= token_columns) run(multiply_tiles<1, Y>);
-        else run(multiply_tiles<2, Y>);
+        if (count <= token_columns) run(multiply_tiles<1, Y>, 1);
+        else run(multiply_tiles<2, Y>, 2);
       });
     }
     visit_cuda(x.dtype, [&]<class X>(X) {

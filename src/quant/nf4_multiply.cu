@@ -2,257 +2,208 @@
 #include <algorithm>
 #include <climits>
 
-#include "device/mma.cuh"
-#include "device/named_barriers.cuh"
-#include "quant/nf4.cuh"
-#include "quant/nf4_few.h"
+#include "quant/nf4_few.cuh"
 
 namespace thimble::quant {
 namespace {
 
-constexpr int tile_rows = few_tile_rows, warps = few_warps, stages = 3;  // stages: units of a warp's codes that are under way
-constexpr int finisher = warps, threads = (warps + 1) * 32;              // the warp that puts the others' sums together
-constexpr int slots = 3, slot_full = 1;                                  // sums of tiles under way to it; the first of as many barriers
-constexpr int most_ranges = 4096;
-constexpr int row_threads = 256, row_tokens = 8;  // of products without tensor cores
+constexpr int tile_rows = few_tile_rows, split = 8, stages = 2;                    // rows of a tile; warps that share its columns; units of a warp that are under way
+constexpr int unit_blocks = 8, unit_columns = unit_blocks * nf4_block, each = 4;  // what a warp multiplies at a time; neighbouring blocks whose scales a lane loads
+constexpr int row_threads = 256, row_tokens = 8;                                   // of products without tensor cores
 
-// Products that share their tokens, as one list of tiles. c: null, or what is added.
-template <class Y>
-struct Products {
-  struct Product { Y* y; const Y* c; Bytes4 w; int64_t rows; int first; };  // first: of its tiles
-  Product of[most_few_products];
-  int count = 0, tiles = 0;
-
-  Products(std::span<const FewProduct> products, int rows_of_tile) {
-    for (const auto& [y, w, c] : products) {
-      of[count++] = {at<Y>(y), at<const Y>(c), Bytes4(*w), w->shape[0], tiles};
-      tiles += int(blocks_of(w->shape[0], rows_of_tile));
-    }
+// The scales of `each` neighbouring blocks as they are stored, so that many loads are under way before one is used. quads: blocks come in fours
+// that share a nested scale.
+template <bool nested, bool quads> struct Scales;
+template <>
+struct Scales<false, true> {
+  Pack<float, each> all;
+  __device__ void load(const Bytes4& w, int block, int) { all = load_pack<each>(w.absmax + block); }
+  __device__ float at(int u, const float*, float) const { return all.at[u]; }
+};
+template <>
+struct Scales<true, true> {
+  uint32_t codes;
+  float scale;
+  __device__ void load(const Bytes4& w, int block, int) {
+    codes = *reinterpret_cast<const uint32_t*>(w.nested_codes + block);
+    scale = w.nested_absmax[block / nested_block];
   }
-  Products from_token(int64_t token) const {
-    Products later = *this;
-    for (auto& p : later.of) p.y += token * p.rows, p.c += p.c ? token * p.rows : 0;
-    return later;
+  __device__ float at(int u, const float* map, float offset) const { return __fadd_rn(__fmul_rn(map[codes >> 8 * u & 255], scale), offset); }
+};
+template <bool nested>
+struct Scales<nested, false> {
+  float all[each];
+  __device__ void load(const Bytes4& w, int block, int there) {
+    for (int u = 0; u < each; ++u) all[u] = w.scale(int64_t{block} + min(u, there - 1));
   }
-  __device__ __forceinline__ int with_tile(int tile) const {
-    int p = 0;
-    while (p + 1 < count && tile >= of[p + 1].first) ++p;
-    return p;
-  }
+  __device__ float at(int u, const float*, float) const { return all[u]; }
 };
 
-// coded: blocks come in fours that share a nested scale, and scales come as their codes and that one; else as they are.
-template <bool coded>
-struct alignas(16) Stage {
-  unsigned char codes[tile_rows * few_unit / 2];
-  unsigned char scales[tile_rows * few_unit_blocks * (coded ? 1 : sizeof(float))];
-  float absmax[coded ? tile_rows : 4];
-};
-template <bool coded>
-struct Memory {
+// What a block keeps in shared memory, and after it the sums of a few tiles.
+struct TileMemory {
   uint32_t pairs[256 * 32];  // the two weights of each byte, 32 times: a copy to a bank, so that no lane waits for another
-  float sums[slots][warps][few_token_columns * tile_rows];
-  Stage<coded> ring[warps][stages];
-  float map[coded ? 256 : 4], offset[4];  // offset: by product
-  int taken;                              // sums that were read
-  bool last;
+  unsigned char codes[split][stages][tile_rows * unit_columns / 2];
+  float map[256];
 };
-static_assert(sizeof(Memory<true>) <= 99 << 10 && sizeof(Memory<false>) <= 99 << 10);  // what a block may have on compute capability 8.6, 8.9 and 12
+// Where a row's chunk of 16 bytes lies among a stage's codes: no two of the chunks that a quarter of a warp reads lie in the same banks.
+__device__ __forceinline__ int place_of(int row, int chunk) { return row * (unit_columns / 2) + (chunk ^ (row & 1) << 2) * 16; }
 
-// Where a row's chunk of 16 bytes lies among a stage's codes: no two of what half a warp reads, four rows' halves of a block to each lane, lie in the same banks.
-__device__ __forceinline__ int place_of(int row, int chunk) { return row * (few_unit / 2) + (((chunk >> 1) ^ (row & 3)) << 5) + (chunk & 1) * 16; }
-
-struct Run {
-  const __nv_bfloat16* x;
-  int tokens, columns, ranges;  // ranges: of tiles; a block of threads has one of them, and one piece of its rows
-  float* partial;               // as nf4_few_partial
-};
-
-__device__ unsigned arrived[most_ranges];  // pieces of a range that are done; back at 0 after each kernel
-
-// Up to 8 * N tokens. A block of threads has one piece of the columns, each of its warps a unit of that, whose x stays in registers while tiles of rows pass.
-// Codes come to shared memory while earlier ones are multiplied, each warp for itself. Lane (g, t) = (lane / 4, lane % 4) reads a quarter of a block of rows
-// g and g + 8, so that each four products of tensor cores make the sums of one block, for a scale each.
-template <bool nested, bool quads, int N, class Y>
-__global__ void __launch_bounds__(threads, 2) multiply_tiles(const __grid_constant__ Products<Y> products, const __grid_constant__ Run run) {
-  constexpr bool coded = nested && quads;
+// One token. Codes come to shared memory while earlier ones are multiplied, each warp for itself. A byte is looked up as the two weights that it stands for.
+// Lane (g, t) = (lane / 4, lane % 4) reads chunk 4j + t of rows g and g + 8, half a block, in the j-th of a unit's four steps: its weights meet the tensor
+// cores as they lie, and what keeps the blocks' sums apart, for a scale each, are the product's eight columns: column c is block c of the unit, its x elsewhere 0.
+template <bool nested, bool quads, class Y>
+__global__ void __launch_bounds__(split * 32, 2) multiply_one(const __grid_constant__ Products<Y> products, const __nv_bfloat16* x, int columns, int together) {
   extern __shared__ __align__(128) unsigned char shared[];
-  auto& memory = *reinterpret_cast<Memory<coded>*>(shared);
+  auto& memory = *reinterpret_cast<TileMemory*>(shared);
+  auto* sums = reinterpret_cast<float*>(shared + sizeof(TileMemory));  // by tile, warp and row
+  static_assert(split * 32 == 256);  // a thread to each byte
   let_later_begin();
-  const int lane = int(threadIdx.x) % 32, part = __shfl_sync(~0u, int(threadIdx.x) / 32, 0), g = lane / 4, t = lane % 4;
-  const int piece = int(blockIdx.x) / run.ranges, range = int(blockIdx.x) % run.ranges, pieces = int(gridDim.x) / run.ranges;
-  const int first = int(int64_t{products.tiles} * range / run.ranges), end = int(int64_t{products.tiles} * (range + 1) / run.ranges);
-  const int blocks = run.columns / nf4_block, units = (blocks + few_unit_blocks - 1) / few_unit_blocks, unit = piece * warps + part;
-  const int own_units = min(warps, units - piece * warps);  // of the piece
-  const bool multiplies = part < own_units;
+  const int lane = int(threadIdx.x) % 32, part = int(threadIdx.x) / 32, g = lane / 4, t = lane % 4;
+  const int blocks = columns / nf4_block, units = (blocks + unit_blocks - 1) / unit_blocks, row_bytes = columns / 2;
 
-  const auto fetch = [&](int tile, Stage<coded>& to) {
-    if (multiplies && tile < end) {
-      const auto& p = products.of[products.with_tile(tile)];
-      const Bytes4& w = p.w;
-      const int row = (tile - p.first) * tile_rows, last = min(tile_rows, int(p.rows) - row) - 1;  // rows that are not there make sums that nobody reads
-      const int copied_row = lane / 8, chunk = lane % 8, first_block = unit * few_unit_blocks;
-      if (quads || chunk / 2 < blocks - first_block) {  // beside what is not there x is 0
-        const uint8_t* from = w.codes + first_block * (nf4_block / 2) + chunk * 16;
+  // Where a walk over this warp's units of the block's tiles stands.
+  struct Walk {
+    int tile, unit;
+    int row = 0, rows = 0;  // of the tile's first row in its matrix, and the rows from there
+    const Bytes4* w = nullptr;
+  };
+  const auto enter = [&](Walk& at) {
+    at.unit = part;
+    if (at.tile >= products.tiles) return;
+    const auto& p = products.of[products.with_tile(at.tile)];
+    at.row = (at.tile - p.first) * tile_rows, at.rows = int(p.rows) - at.row, at.w = &p.w;
+  };
+  const auto is_over = [&](const Walk& at) { return at.tile >= products.tiles || at.unit >= units; };  // the latter: tiles have none for this warp
+  const auto advance = [&](Walk& at) {
+    if ((at.unit += split) < units) return false;
+    at.tile += int(gridDim.x);
+    enter(at);
+    return true;
+  };
+
+  const int copied_row = lane / 8, chunk = lane % 8;
+  const uint32_t to = shared_address(memory.codes[part][0]) + place_of(copied_row, chunk);
+  Walk fetched{int(blockIdx.x)};
+  const uint8_t* from = nullptr;
+  const auto begin_tile = [&] {
+    if (!is_over(fetched)) from = fetched.w->codes + int64_t{fetched.row + copied_row} * row_bytes + part * (unit_columns / 2) + chunk * 16;
+  };
+  enter(fetched);
+  begin_tile();
+  const auto fetch = [&](int slot) {
+    if (!is_over(fetched)) {
+      const int there = blocks - fetched.unit * unit_blocks;
+      const uint8_t* row = from;
 #pragma unroll
-        for (int i = 0; i < tile_rows; i += 4) copy_16(shared_address(to.codes) + place_of(copied_row + i, chunk), from + int64_t{row + min(copied_row + i, last)} * (run.columns / 2), true);
+      for (int i = 0; i < tile_rows; i += 4, row += 4 * row_bytes) {  // what is not there meets an x of 0, or makes a sum that nobody reads
+        const uint32_t at = to + slot * int(sizeof memory.codes[0][0]) + i * (unit_columns / 2);
+        if (copied_row + i < fetched.rows && chunk / 2 < there) copy_16(at, row, true);
+        if (copied_row + i < fetched.rows && chunk / 2 + 4 < there) copy_16(at ^ 128, row + 128, true);
       }
-      if constexpr (quads) {
-        const int r = lane % tile_rows, block = (row + min(r, last)) * blocks + first_block;
-        if (!nested) {
-          if (lane < tile_rows) copy_16(shared_address(to.scales) + r * 16, w.absmax + block, true);
-        } else if (lane < tile_rows) {
-          copy_4(shared_address(to.scales) + r * 4, w.nested_codes + block);
-        } else {
-          copy_4(shared_address(to.absmax) + r * 4, w.nested_absmax + block / nested_block);
-        }
-      } else {
-        for (int i = lane; i < tile_rows * few_unit_blocks; i += 32)
-          reinterpret_cast<float*>(to.scales)[i] = w.scale(int64_t{row + min(i / few_unit_blocks, last)} * blocks + min(first_block + i % few_unit_blocks, blocks - 1));
-      }
+      from += split * unit_columns / 2;
+      if (advance(fetched)) begin_tile();
     }
     commit_copies();
   };
-  auto& ring = memory.ring[part % warps];
-  if (part != finisher) {
-    for (int i = 0; i + 1 < stages; ++i) fetch(first + i, ring[i]);  // weights are nobody's result, x is
-    const uint32_t pair = pack_bf16(book[threadIdx.x >> 4], book[threadIdx.x & 15]);
-#pragma unroll
-    for (int i = 0; i < 8; ++i) store_pack(memory.pairs + threadIdx.x * 32 + (i + threadIdx.x) % 8 * 4, Pack<uint32_t, 4>{pair, pair, pair, pair});
-    if (coded) memory.map[threadIdx.x] = products.of[0].w.map[threadIdx.x];
-  } else {
-    if (lane == 0) memory.taken = 0;
-    if (coded && lane < products.count) memory.offset[lane] = *products.of[lane].w.offset;
-  }
-  __syncthreads();
-  wait_for_earlier();
 
-  // y of a tile and eight tokens, as tensor cores leave them.
-  const auto write = [&](int tile, int n, const Pack<float, 4>& sums) {
-    const auto& p = products.of[products.with_tile(tile)];
+  // A lane loads the scales of four blocks of row lane / 2, and gets those that it needs from others.
+  struct Loaded { Scales<nested, quads> scales; float offset; };
+  Walk scaled{int(blockIdx.x)};
+  enter(scaled);
+  const auto load_scales = [&] {
+    Loaded s{};
+    if (is_over(scaled)) return s;
+    const int first = min(scaled.unit * unit_blocks + lane % 2 * each, blocks - (quads ? each : 1));
+    s.scales.load(*scaled.w, (scaled.row + min(lane / 2, scaled.rows - 1)) * blocks + first, blocks - first);
+    s.offset = nested && quads ? *scaled.w->offset : 0.0f;
+    advance(scaled);
+    return s;
+  };
+
+  for (int i = 0; i + 1 < stages; ++i) fetch(i);
+  Loaded next = load_scales();
+  const uint32_t pair = pack_bf16(book[threadIdx.x >> 4], book[threadIdx.x & 15]);
+#pragma unroll
+  for (int i = 0; i < 8; ++i) store_pack(memory.pairs + threadIdx.x * 32 + (i + threadIdx.x) % 8 * 4, Pack<uint32_t, 4>{pair, pair, pair, pair});
+  if (nested) memory.map[threadIdx.x] = products.of[0].w.map[threadIdx.x];
+  __syncthreads();
+  wait_for_earlier();  // weights are nobody's result, x is
+
+  // This lane's chunk of x of a unit: half of its column; where it has none it is 0.
+  Pack<uint32_t, 4> own_x[4];
+  const auto load_x = [&](int unit) {
+    const int first = unit * unit_columns + (g / 2 * 4 + t) * int(nf4_block / 2);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const int row = (tile - p.first) * tile_rows + g + i / 2 * 8, token = n * few_token_columns + 2 * t + i % 2;
-      const int64_t to = token * p.rows + row;
-      if (row < p.rows && token < run.tokens) p.y[to] = Y(sums.at[i] + (p.c ? float(p.c[to]) : 0.0f));
+      own_x[i] = {};
+      if (t / 2 == g % 2 && first < columns) own_x[i] = load_pack<4>(reinterpret_cast<const uint32_t*>(x + first) + i * 4);
     }
   };
-  const auto partial = [&](int of_piece, int tile, int n) { return run.partial + ((int64_t{of_piece} * products.tiles + tile) * N + n) * few_token_columns * tile_rows + lane * 4; };
-  volatile int& taken = memory.taken;
-  int item = 0, slot = 0;
-  const auto advance = [&] { ++item, slot = slot + 1 == slots ? 0 : slot + 1; };
-  if (part == finisher) {
-    for (int tile = first; tile < end; ++tile)
-      for (int n = 0; n < N; ++n, advance()) {
-        wait_at(slot_full + slot, threads);
-        Pack<float, 4> sums{};
-        for (int of = 0; of < own_units; ++of) {
-          const auto one = load_pack<4>(memory.sums[slot][of] + lane * 4);
-#pragma unroll
-          for (int i = 0; i < 4; ++i) sums.at[i] += one.at[i];
-        }
-        __syncwarp();
-        if (lane == 0) taken = item + 1;
-        pieces == 1 ? write(tile, n, sums) : store_pack(partial(piece, tile, n), sums);
-      }
-  } else {
-    // x of this lane: of token g of each eight, the columns that its weights of each block meet.
-    uint32_t x[N][few_unit_blocks][8];
-#pragma unroll
-    for (int n = 0; n < N; ++n)
-#pragma unroll
-      for (int b = 0; b < few_unit_blocks; ++b)
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          const int token = n * few_token_columns + g, column = (unit * few_unit_blocks + b) * int(nf4_block) + t * 16 + half * 8;
-          Pack<uint32_t, 4> four{};
-          if (token < run.tokens && column < run.columns) four = load_pack<4>(reinterpret_cast<const uint32_t*>(run.x + int64_t{token} * run.columns + column));
-#pragma unroll
-          for (int i = 0; i < 4; ++i) x[n][b][half * 4 + i] = four.at[i];
-        }
-    // The weights of a byte of `word`: the byte times 128, and this lane's bank.
-    const uint32_t own = shared_address(memory.pairs) + uint32_t(lane) * 4;
-    const auto weights = [&](uint32_t word, int byte) {
-      uint32_t two;
-      asm("ld.shared.u32 %0, [%1];" : "=r"(two) : "r"(__dp4a(word, 128u << 8 * byte, own)));
-      return two;
-    };
-    int stage = 0;
-    for (int tile = first; tile < end; ++tile) {
-      float total[N][4] = {};
+  // The weights of a byte of `word`: the byte times 128, and this lane's bank.
+  const uint32_t own = uint32_t(lane) * 4;
+  const auto weights = [&](uint32_t word, int byte) {
+    return *reinterpret_cast<const uint32_t*>(reinterpret_cast<const char*>(memory.pairs) + __dp4a(word, 128u << 8 * byte, own));
+  };
+
+  load_x(part);
+  int local = 0, round = int(blockIdx.x), slot = 0;  // tiles whose sums wait; the first of them
+  for (int tile = round; tile < products.tiles; tile += int(gridDim.x)) {
+    float total[2][2] = {};  // by parity of the block, and row
+    for (int unit = part; unit < units; unit += split) {
       wait_for_copies_but<stages - 2>();
       __syncwarp();  // the codes have come to all lanes, and all have read those before
-      fetch(tile + stages - 1, ring[stage == 0 ? stages - 1 : stage - 1]);
-      if (multiplies) {
-        const Stage<coded>& here = ring[stage];
-        float scale[2];  // of block t of rows g and g + 8
+      fetch((slot + stages - 1) % stages);
+      float scale[each];
+#pragma unroll
+      for (int u = 0; u < each; ++u) scale[u] = next.scales.at(u, memory.map, next.offset);
+      next = load_scales();
+      const auto scale_of = [&](int row, int u, int quad) { return __shfl_sync(~0u, scale[u], row * 2 + quad); };
+      const unsigned char* codes = memory.codes[part][slot];
+      float c[2][4] = {};  // two that do not wait for each other
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        const auto top = load_pack<4>(reinterpret_cast<const uint32_t*>(codes + place_of(g, 4 * j + t)));
+        const auto bottom = load_pack<4>(reinterpret_cast<const uint32_t*>(codes + place_of(g + 8, 4 * j + t)));
+#pragma unroll
+        for (int i = 0; i < 4; ++i)
+#pragma unroll
+          for (int half = 0; half < 2; ++half) {
+            const uint32_t a[4] = {weights(top.at[i], 2 * half), weights(bottom.at[i], 2 * half), weights(top.at[i], 2 * half + 1), weights(bottom.at[i], 2 * half + 1)};
+            const auto x_of = [&](int k) { return g / 2 == j ? own_x[i].at[k] : 0; };
+            multiply_add(c[half], a, x_of(2 * half), x_of(2 * half + 1));
+          }
+      }
+      slot = (slot + 1) % stages;
+#pragma unroll
+      for (int e = 0; e < 2; ++e)
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
-          const int row = g + h * 8, at = row * few_unit_blocks + t;
-          if constexpr (coded) scale[h] = __fadd_rn(__fmul_rn(memory.map[here.scales[at]], here.absmax[row]), memory.offset[products.with_tile(tile)]);
-          else scale[h] = reinterpret_cast<const float*>(here.scales)[at];
+          const float even = scale_of(g + 8 * h, e, t / 2), odd = scale_of(g + 8 * h, 2 + e, t / 2);
+          total[e][h] = fmaf(t % 2 ? odd : even, c[0][2 * h + e] + c[1][2 * h + e], total[e][h]);
         }
-        constexpr int together = N == 1 ? 2 : 1;  // blocks whose products do not wait for each other
-#pragma unroll
-        for (int b = 0; b < few_unit_blocks; b += together) {
-          float c[together][N][4] = {};
-          Pack<uint32_t, 2> codes[together][2];
-#pragma unroll
-          for (int u = 0; u < together; ++u)
-#pragma unroll
-            for (int h = 0; h < 2; ++h) codes[u][h] = load_pack<2>(reinterpret_cast<const uint32_t*>(here.codes + place_of(g + h * 8, (b + u) * 2) + t * 8));
-#pragma unroll
-          for (int i = 0; i < 4; ++i)
-#pragma unroll
-            for (int u = 0; u < together; ++u) {
-              const uint32_t top = codes[u][0].at[i / 2], bottom = codes[u][1].at[i / 2];
-              const int byte = i % 2 * 2;
-              const uint32_t a[4] = {weights(top, byte), weights(bottom, byte), weights(top, byte + 1), weights(bottom, byte + 1)};
-#pragma unroll
-              for (int n = 0; n < N; ++n) multiply_add(c[u][n], a, x[n][b + u][2 * i], x[n][b + u][2 * i + 1]);
-            }
-#pragma unroll
-          for (int u = 0; u < together; ++u) {
-            const float low = __shfl_sync(~0u, scale[0], b + u, 4), high = __shfl_sync(~0u, scale[1], b + u, 4);
-#pragma unroll
-            for (int n = 0; n < N; ++n)
-#pragma unroll
-              for (int i = 0; i < 4; ++i) total[n][i] = fmaf(i < 2 ? low : high, c[u][n][i], total[n][i]);
-          }
-        }
-      }
-      stage = stage + 1 == stages ? 0 : stage + 1;
-#pragma unroll
-      for (int n = 0; n < N; ++n, advance()) {
-        while (item - taken >= slots) {}
-        __syncwarp();
-        if (multiplies) store_pack(memory.sums[slot][part] + lane * 4, Pack<float, 4>{total[n][0], total[n][1], total[n][2], total[n][3]});
-        come_to(slot_full + slot, threads);
-      }
+      if (units > split) load_x(unit + split < units ? unit + split : part);
     }
-  }
-  if (pieces == 1) return;
-  // Who is the last of a range adds up its pieces, in order.
-  if (part == finisher) {
-    __threadfence();
-    __syncwarp();
-    if (lane == 0) {
-      memory.last = atomicAdd(&arrived[range], 1u) + 1 == unsigned(pieces);
-      if (memory.last) arrived[range] = 0;
-      __threadfence();
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      float sum = total[0][h] + total[1][h];
+      sum += shuffle_xor(sum, 1);
+      sum += shuffle_xor(sum, 2);
+      if (t == 0) sums[(local * split + part) * tile_rows + g + 8 * h] = sum;
     }
-  }
-  __syncthreads();
-  if (!memory.last) return;
-  for (int i = part; i < (end - first) * N; i += warps + 1) {
-    const int tile = first + i / N, n = i % N;
-    Pack<float, 4> sums{};
-#pragma unroll 4
-    for (int of = 0; of < pieces; ++of) {
-      const float4 one = __ldcg(reinterpret_cast<const float4*>(partial(of, tile, n)));
-      sums.at[0] += one.x, sums.at[1] += one.y, sums.at[2] += one.z, sums.at[3] += one.w;
+    if (++local < together && tile + int(gridDim.x) < products.tiles) continue;
+    __syncthreads();
+    for (int i = int(threadIdx.x); i < local * tile_rows; i += split * 32) {
+      const int of = i / tile_rows, r = i % tile_rows, at_tile = round + of * int(gridDim.x);
+      const auto& p = products.of[products.with_tile(at_tile)];
+      const int64_t row = int64_t{at_tile - p.first} * tile_rows + r;
+      if (row >= p.rows) continue;
+      float sum = 0;
+#pragma unroll
+      for (int k = 0; k < split; ++k) sum += sums[(of * split + k) * tile_rows + r];
+      p.y[row] = Y(sum + (p.c ? float(p.c[row]) : 0.0f));
     }
-    write(tile, n, sums);
+    __syncthreads();
+    local = 0, round = tile + int(gridDim.x);
   }
 }
 
@@ -302,24 +253,35 @@ void nf4_multiply_few_cuda(CudaContext& cuda, Tensor x, std::span<const FewProdu
           launch_early(cuda, "nf4 multiply", unsigned(products.tiles), row_threads, 0, multiply_rows<Y, X>, products.from_token(first), at<const X>(x) + first * columns,
                        std::min(row_tokens, tokens - first), columns);
       });
-    const auto go = [&]<int n>(std::integral_constant<int, n>, int first, int count) {
-      const auto run = [&]<bool nested, bool quads>(std::bool_constant<nested>, std::bool_constant<quads>) {
-        const auto kernel = multiply_tiles<nested, quads, n, Y>;
-        constexpr size_t shared = sizeof(Memory<nested && quads>);
-        const int most = resident_blocks(cuda, "nf4 multiply", kernel, threads, shared), pieces = int(few_pieces(columns));
-        const int ranges = std::clamp(most / pieces, 1, std::min(products.tiles, most_ranges));
-        launch_early(cuda, "nf4 multiply", unsigned(pieces * ranges), threads, shared, kernel, products.from_token(first),
-                     Run{at<const __nv_bfloat16>(x) + first * columns, count, int(columns), ranges, at<float>(partial)});
-      };
-      const bool nested = given.front().w->format == FormatId::nf4_dq, quads = columns % few_unit == 0;
+    const bool nested = given.front().w->format == FormatId::nf4_dq;
+    const auto* from = at<const __nv_bfloat16>(x);
+    const auto by_format = [&](bool quads, auto&& run) {
       if (nested) quads ? run(std::true_type{}, std::true_type{}) : run(std::true_type{}, std::false_type{});
       else quads ? run(std::false_type{}, std::true_type{}) : run(std::false_type{}, std::false_type{});
+    };
+    if (tokens == 1)
+      return by_format(columns % (each * nf4_block) == 0, [&](auto nested, auto quads) {
+        constexpr int each_tile = split * tile_rows * int(sizeof(float));
+        const int grid = std::min(products.tiles, 2 * cuda.processors);  // two blocks fit a multiprocessor
+        const int room = std::min(8 << 10, int(cuda.shared_bytes - sizeof(TileMemory))), together = std::clamp(room / each_tile, 1, (products.tiles + grid - 1) / grid);
+        launch_early(cuda, "nf4 multiply", unsigned(grid), split * 32, sizeof(TileMemory) + size_t(together) * each_tile, multiply_one<nested.value, quads.value, Y>, products, from, int(columns),
+                     together);
+      });
+    const auto several = [&]<int n>(std::integral_constant<int, n>, int first, int count) {
+      by_format(columns % few_unit == 0, [&](auto nested, auto quads) {
+        const auto kernel = multiply_several<nested.value, quads.value, n, Y>;
+        constexpr size_t shared = sizeof(FewMemory<nested.value && quads.value>);
+        const int most = resident_blocks(cuda, "nf4 multiply", kernel, few_threads, shared), pieces = int(few_pieces(columns));
+        const int ranges = std::clamp(most / pieces, 1, std::min(products.tiles, most_ranges));
+        launch_early(cuda, "nf4 multiply", unsigned(pieces * ranges), few_threads, shared, kernel, products.from_token(first),
+                     FewRun{from + first * columns, count, int(columns), ranges, at<float>(partial)});
+      });
     };
     constexpr int most_tokens = most_token_columns * few_token_columns;
     for (int first = 0; first < tokens; first += most_tokens) {
       const int count = std::min(most_tokens, tokens - first);
-      if (count <= few_token_columns) go(std::integral_constant<int, 1>{}, first, count);
-      else go(std::integral_constant<int, 2>{}, first, count);
+      if (count <= few_token_columns) several(std::integral_constant<int, 1>{}, first, count);
+      else several(std::integral_constant<int, 2>{}, first, count);
     }
   });
 }

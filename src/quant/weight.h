@@ -60,7 +60,7 @@ struct Format {
   void (*pack)(Stream&, const Weight& out, const Numbers&);           // out.parts overwritten, with the same bytes whatever is brought at once
   void (*unpack)(Stream&, Tensor dense, const Weight&);              // dense (N, K) f32, bf16 or f16, overwritten
   // Up to most_few_products products of x (T, K), T <= most_few_tokens, straight from the packed bytes, as one op. All have this format, the y one type.
-  // The sum of one (token, row) has one order, whatever T, N and the thread count are.
+  // The sum of one (token, row) has one order, whatever T, N and the thread count are; on cuda another one for T = 1.
   void (*multiply_few)(Stream&, Tensor x, std::span<const FewProduct>);
   bool same_unpacked;  // is the product of many tokens that of the unpacked matrix, so that it may lie unpacked?
   // Elements [first, first + n) of a matrix that lies in host memory, as unpack has them before it rounds: for readers of files.

@@ -55,7 +55,8 @@ class Engine {
   Generated generate(const std::vector<int32_t>& prompt, int64_t limit, const std::vector<int32_t>& ends, Sampler&,
                      const std::function<bool(int32_t)>& on_token = nullptr);
   // All that `next` gives until it gives none, as many at a time as the shape says: a step reads each weight once for all of them. Each that is fresh
-  // gets the tokens that it gets alone, to the bit where most_few_tokens (quant/weight.h) and no adapter's product is exceeded, but where one token alone is a kernel of its own (ops/linear_one.h).
+  // gets the tokens that it gets alone, to the bit where most_few_tokens (quant/weight.h) and no adapter's product is exceeded; on cuda one token alone is multiplied
+  // by kernels of its own, whose sums round otherwise.
   void generate(const std::function<std::optional<Request>()>& next, const std::vector<int32_t>& ends);
   // Logits (T, V) of every position of `ids`, as a fresh sequence; on the host until the next call.
   Tensor logits(const std::vector<int32_t>& ids);
