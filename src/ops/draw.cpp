@@ -11,7 +11,7 @@
 
 namespace thimble::ops {
 
-void draw_cuda(CudaContext&, Tensor id, Tensor logits, const Drawing&, float scale, double edge);  // draw.cu
+void draw_cuda(CudaContext&, Tensor ids, Tensor logits, std::span<const std::optional<Drawing>> rows);  // draw.cu
 
 namespace {
 
@@ -120,15 +120,21 @@ std::vector<std::pair<int32_t, double>> candidates(std::span<const float> scores
   return all;
 }
 
-void draw(Stream& s, Tensor id, Tensor logits, const Drawing& how) {
-  check(logits.shape.rank() == 2 && logits.shape[0] == 1 && logits.dtype == DType::f32 && logits.shape[1] > 0 && logits.shape[1] < most_tokens, "draw: logits are (1, V) f32, below 2^19 tokens");
-  check(id.dtype == DType::i32 && id.shape == Shape{1}, "draw: the id is (1) i32");
-  check(how.temperature > 0, "draw: the temperature is above 0");
-  const Work work{.name = "draw", .bytes = double(logits.bytes() + id.bytes())};
+void draw(Stream& s, Tensor ids, Tensor logits, std::span<const std::optional<Drawing>> rows) {
+  check(logits.shape.rank() == 2 && logits.shape[0] == std::ssize(rows) && logits.dtype == DType::f32 && logits.shape[1] > 0 && logits.shape[1] < most_tokens, "draw: logits are (T, V) f32, below 2^19 tokens");
+  check(ids.dtype == DType::i32 && ids.shape == Shape{logits.shape[0]}, "draw: ids are (T) i32");
+  Work work{.name = "draw"};
+  for (const auto& how : rows) {
+    check(!how || how->temperature > 0, "draw: the temperature is above 0");
+    if (how) work.bytes += double(logits.shape[1] * size_of(logits.dtype) + size_of(ids.dtype));
+  }
   launch(
       s, work,
-      [&] { *id.get<int32_t>() = drawn({logits.get<float>(), size_t(logits.shape[1])}, how); },
-      [&](auto& cuda) { draw_cuda(cuda, id, logits, how, scale_of(how.temperature), edge_of(how.temperature, how.min_p)); });
+      [&] {
+        for (size_t i = 0; i < rows.size(); ++i)
+          if (rows[i]) ids.get<int32_t>()[i] = drawn({logits.get<float>() + int64_t(i) * logits.shape[1], size_t(logits.shape[1])}, *rows[i]);
+      },
+      [&](auto& cuda) { draw_cuda(cuda, ids, logits, rows); });
 }
 
 }  // namespace thimble::ops

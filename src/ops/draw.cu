@@ -78,9 +78,17 @@ __device__ uint64_t sum_before(Memory& memory, uint64_t own) {
   return sum - own;
 }
 
+constexpr int most_rows = 32;  // of a launch
+struct Rows {
+  struct Row { int64_t row, top_k; double top_p; uint64_t random; double edge; float scale; };
+  Row of[most_rows];
+};
+// By all blocks of a y.
 template <int N>
-__global__ void __launch_bounds__(threads) draw_one(int* id, const float* row, int64_t vocab, int64_t each, Drawing how, float scale, double edge) {
+__global__ void __launch_bounds__(threads) draw_rows(int* ids, const float* logits, int64_t vocab, int64_t each, const __grid_constant__ Rows rows) {
   __shared__ Memory memory;
+  const Rows::Row& how = rows.of[blockIdx.y];
+  const float* const row = logits + how.row * vocab;
   Together together{memory, {}};
   const int64_t first = min(vocab, (int64_t{together.neighbours.rank()} * threads + threadIdx.x) * each), end = min(vocab, first + each);
   const auto each_own = [&](auto&& act) {
@@ -102,7 +110,7 @@ __global__ void __launch_bounds__(threads) draw_one(int* id, const float* row, i
   highest = uint32_t(together(highest, Larger{}));
   if (highest != no_score) {
     const float best = score_of(highest);
-    const auto weight = [&](uint32_t k) { return weight_of(score_of(k) - best, scale); };
+    const auto weight = [&](uint32_t k) { return weight_of(score_of(k) - best, how.scale); };
     // The highest key of at least `low` down to which what f counts is `enough`; of all from `low` on it is.
     const auto down_to = [&](uint32_t low, uint64_t enough, auto&& f) {
       uint64_t above = 0;
@@ -132,29 +140,39 @@ __global__ void __launch_bounds__(threads) draw_one(int* id, const float* row, i
     if (how.top_k > 0 && how.top_k < vocab) low = down_to(low, uint64_t(how.top_k), [](uint32_t) { return uint64_t{1}; });
     const auto kept = [&](uint32_t k) { return k >= low ? weight(k) : 0; };
     if (how.top_p < 1) low = down_to(low, enough_of(together(sum_of_own(kept), Add{}), how.top_p), weight);
-    if (const float least = __double2float_ru(double(best) + edge); isfinite(least)) low = max(low, key_of(least));
+    if (const float least = __double2float_ru(double(best) + how.edge); isfinite(least)) low = max(low, key_of(least));
     const uint64_t mine = sum_of_own(kept), sum = together(mine, Add{}), at = high_product(how.random, sum), before = memory.below + sum_before(memory, mine);
     if (before <= at && at < before + mine) {
       uint64_t left = at - before;
       int64_t v = first;
       for (uint64_t w; left >= (w = kept(key_of(row[v]))); ++v) left -= w;
-      *id = int(v);
+      ids[how.row] = int(v);
     }
   } else if (first == 0 && threadIdx.x == 0) {
-    *id = -1;
+    ids[how.row] = -1;
   }
   together.neighbours.meet();  // none is gone before it is read
 }
 
 }  // namespace
 
-void draw_cuda(CudaContext& cuda, Tensor id, Tensor logits, const Drawing& how, float scale, double edge) {
+void draw_cuda(CudaContext& cuda, Tensor ids, Tensor logits, std::span<const std::optional<Drawing>> all) {
   const int64_t vocab = logits.shape[1];
-  with_width<float>(vocab, {logits}, [&](auto n) {
-    const unsigned neighbours = cuda.capability >= 90 && vocab >= int64_t{threads} * n.value * 2 ? most_neighbours : 1;
-    const int64_t all_threads = int64_t{neighbours} * threads, each = (vocab + all_threads * n.value - 1) / (all_threads * n.value) * n.value;
-    launch_early(cuda, "draw", Grid(dim3(neighbours), neighbours), threads, 0, draw_one<n.value>, at<int>(id), at<const float>(logits), vocab, each, how, scale, edge);
-  });
+  Rows rows;
+  unsigned count = 0;
+  const auto run = [&] {
+    with_width<float>(vocab, {logits}, [&](auto n) {
+      const unsigned neighbours = cuda.capability >= 90 && vocab >= int64_t{threads} * n.value * 2 ? most_neighbours : 1;
+      const int64_t all_threads = int64_t{neighbours} * threads, each = (vocab + all_threads * n.value - 1) / (all_threads * n.value) * n.value;
+      launch_early(cuda, "draw", Grid(dim3(neighbours, count), neighbours), threads, 0, draw_rows<n.value>, at<int>(ids), at<const float>(logits), vocab, each, rows);
+    });
+    count = 0;
+  };
+  for (size_t i = 0; i < all.size(); ++i) {
+    if (const auto& how = all[i]) rows.of[count++] = {int64_t(i), how->top_k, how->top_p, how->random, edge_of(how->temperature, how->min_p), scale_of(how->temperature)};
+    if (count == most_rows) run();
+  }
+  if (count > 0) run();
 }
 
 }  // namespace thimble::ops

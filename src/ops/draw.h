@@ -5,6 +5,8 @@
 // down to the score where they weigh top_p of all these; of these, those min_p times as likely as the likeliest. Equals at an edge all stay. Drawn is the
 // first, by id, with which those kept so far weigh more than random / 2^64 of all that are kept.
 #pragma once
+#include <array>
+#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
@@ -20,8 +22,9 @@ struct Drawing {
   uint64_t random = 0;
 };
 
-// logits (1, V) f32, V < 2^19; id (1) i32, overwritten: the token, or -1 where a logit is not finite.
-void draw(Stream&, Tensor id, Tensor logits, const Drawing&);
+// logits (T, V) f32, V < 2^19; ids (T) i32: of each row that is to be drawn of, overwritten by the token, or by -1 where a logit is not finite.
+void draw(Stream&, Tensor ids, Tensor logits, std::span<const std::optional<Drawing>> rows);
+inline void draw(Stream& s, Tensor id, Tensor logits, const Drawing& how) { draw(s, id, logits, std::array{std::optional(how)}); }
 
 // The same of a row on the host.
 int32_t drawn(std::span<const float> logits, const Drawing&);

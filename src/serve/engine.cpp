@@ -123,14 +123,12 @@ void Engine::bring(std::span<const Active> active) {
   const auto ids = [&](const Tensor& t) { return Tensor{t.data, DType::i32, {rows}}; };
   const auto greedy = [](const Active& a) { return !a.request.sampler->drawing(); };
   if (std::any_of(active.begin(), active.end(), greedy)) ops::argmax(rank_.stream, ids(drawn_), logits_.rows(0, rows));
-  for (int64_t i = 0; i < rows; ++i)
-    if (!greedy(active[size_t(i)])) draw(i, i, *active[size_t(i)].request.sampler, 0);
+  if (!std::all_of(active.begin(), active.end(), greedy)) {
+    std::vector<std::optional<ops::Drawing>> how;
+    for (const Active& a : active) how.push_back(a.request.sampler->drawing());
+    ops::draw(rank_.stream, ids(drawn_), logits_.rows(0, rows), how);
+  }
   rank_.download("drawn tokens", ids(host_drawn_), ids(drawn_));
-}
-
-void Engine::draw(int64_t to, int64_t row, const Sampler& sampler, uint64_t later) {
-  if (const auto how = sampler.drawing(later)) ops::draw(rank_.stream, drawn_.rows(to, 1), logits_.rows(row, 1), *how);
-  else ops::argmax(rank_.stream, drawn_.rows(to, 1), logits_.rows(row, 1));
 }
 
 Ticket Engine::hand_on(Slot& slot, int from, int to, const Request& request, uint64_t later) {
@@ -139,7 +137,8 @@ Ticket Engine::hand_on(Slot& slot, int from, int to, const Request& request, uin
   slot.turned_for = position + 1;
   decoder_.infer({.ids = id, .targets = {}, .positions = positions_.rows(position, 1), .start = positions_.rows(0, 1), .length = slot.turned_for}, std::array{&slot.cache}, logits);
   if (const auto by = request.sampler->penalties(); by.any()) ops::penalize(rank_.stream, logits, text_.rows(0, position + 1), std::ssize(request.prompt), id, counts_, by);
-  draw(to, 0, *request.sampler, later);
+  if (const auto how = request.sampler->drawing(later)) ops::draw(rank_.stream, drawn_.rows(to, 1), logits, *how);
+  else ops::argmax(rank_.stream, drawn_.rows(to, 1), logits);
   return rank_.begin_download("drawn tokens", host_drawn_.rows(to, 1), drawn_.rows(to, 1));
 }
 

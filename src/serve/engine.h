@@ -85,7 +85,6 @@ class Engine {
   void follow(Active&, const std::vector<int32_t>& ends);
   // A step of the token in that row of drawn_; the next one lands in the other, and on the host: the one that the sampler takes so many after its next.
   Ticket hand_on(Slot&, int from, int to, const Request&, uint64_t later);
-  void draw(int64_t to, int64_t row, const Sampler&, uint64_t later);  // of that row of logits_, penalized already
   void bring(std::span<const Active>);  // to the host: a token of each row of logits_, or, where there are penalties, all logits
   bool goes_on(Active&, int64_t row, const std::vector<int32_t>& ends);  // takes a token from what was brought of that row
   void forget();  // what the first slot holds

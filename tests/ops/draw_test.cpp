@@ -75,6 +75,24 @@ TEST(Draw, IsTheLaw) {
     }
 }
 
+// More rows than a launch takes, of which some are not drawn of.
+TEST(Draw, RowsAreAsEachAlone) {
+  for (const int64_t vocab : {777, 20000}) {
+    World world;
+    constexpr int64_t n = 41;
+    const Tensor logits = world.normal(DType::f32, {n, vocab}, 3, 4), ids = world.filled(DType::i32, {n}, -7), one = world.empty(DType::i32, {1});
+    std::vector<std::optional<Drawing>> rows;
+    for (int64_t i = 0; i < n; ++i)
+      rows.push_back(i % 5 == 3 ? std::nullopt : std::optional(Drawing{.temperature = 0.5 + 0.1 * double(i), .top_k = i % 3 * 20, .top_p = i % 2 ? 0.9 : 1, .min_p = i % 7 ? 0 : 0.1, .random = uint64_t(i) << 58}));
+    draw(world, ids, logits, rows);
+    const Numbers drawn = world.read(ids);
+    for (int64_t i = 0; i < n; ++i) {
+      if (rows[size_t(i)]) draw(world, one, logits.rows(i, 1), *rows[size_t(i)]);
+      EXPECT_EQ(drawn[size_t(i)], rows[size_t(i)] ? world.read(one)[0] : -7) << "row " << i;
+    }
+  }
+}
+
 TEST(Draw, SaysWhereANumberIsNone) {
   constexpr double infinity = std::numeric_limits<double>::infinity();
   for (const int64_t vocab : {5, 30001})
@@ -90,7 +108,7 @@ TEST(Draw, SaysWhereANumberIsNone) {
 }
 
 TEST(Draw, APhantomDoesTheSame) {
-  expect_phantom_agrees([](World& world) { draw(world, world.empty(DType::i32, {1}), world.normal(DType::f32, {1, 100}, 1), {}); });
+  expect_phantom_agrees([](World& world) { draw(world, world.empty(DType::i32, {1}), world.normal(DType::f32, {1, 100}, 1), Drawing{}); });
 }
 
 }  // namespace
