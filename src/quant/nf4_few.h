@@ -10,12 +10,12 @@ constexpr int few_unit = few_unit_blocks * int(nf4_block), few_piece = few_warps
 constexpr int most_token_columns = 2;                     // of a kernel; more tokens go one after the other
 
 constexpr int64_t few_pieces(int64_t columns) { return (columns + few_piece - 1) / few_piece; }
-// (pieces, tiles, tokens / 8, 8 x 16) f32: the sums of each piece of longer rows; empty where there is one, or x is not for tensor cores.
+// (pieces, tiles, tokens / 8, 8 x 16) f32: the sums of each piece of longer rows; empty where there is one, and where x is one token or not for tensor cores.
 inline Shape nf4_few_partial(Tensor x, std::span<const FewProduct> products) {
   int64_t tiles = 0;
   for (const FewProduct& p : products) tiles += (p.w->shape[0] + few_tile_rows - 1) / few_tile_rows;
   const int64_t pieces = few_pieces(x.shape[1]), tokens = std::min<int64_t>(most_token_columns, (x.shape[0] + few_token_columns - 1) / few_token_columns);
-  return pieces > 1 && x.dtype == DType::bf16 ? Shape{pieces, tiles, tokens, few_token_columns * few_tile_rows} : Shape{0};
+  return pieces > 1 && x.shape[0] > 1 && x.dtype == DType::bf16 ? Shape{pieces, tiles, tokens, few_token_columns * few_tile_rows} : Shape{0};
 }
 
 }  // namespace thimble::quant

@@ -25,19 +25,18 @@ Engine::Engine(comm::Rank& rank, const EngineShape& shape)
       model_(rank, shape.model, shape.method,
              {.layers = int(shape.model.layers.size()), .resident = resident(shape), .embedding_on_host = shape.embedding_on_host, .on_processor = shape.processor_layers}),
       decoder_(rank, model_, {}, shape.prefill_chunk) {
-  for (int64_t i = 0; i < shape.sequences; ++i) slots_.push_back({nn::KvCache(rank, shape.model, shape.context, shape.prefill_chunk)});
+  for (int64_t i = 0; i < shape.sequences; ++i)
+    slots_.push_back({nn::KvCache(rank, shape.model, shape.context, shape.prefill_chunk), rank.memory.take(Use::batch, "text", DType::i32, {shape.context})});
   const int64_t tokens = std::max(shape.prefill_chunk, shape.sequences), rows = shape.all_logits ? tokens : shape.sequences;
   tokens_ = rank.memory.take(Use::batch, "tokens", DType::i32, {token_rows, tokens});
   logits_ = rank.memory.take(Use::batch, "logits", DType::f32, {rows, shape.model.vocab});
   const int64_t drawn = std::max<int64_t>(2, shape.sequences);
   drawn_ = rank.memory.take(Use::batch, "drawn tokens", DType::i32, {drawn});
   positions_ = rank.memory.take(Use::batch, "positions", DType::i32, {shape.context});
-  host_tokens_ = rank.pinned.take(Use::batch, "tokens", DType::i32, {token_rows, tokens});
-  host_logits_ = rank.pinned.take(Use::batch, "logits", DType::f32, {rows, shape.model.vocab});
-  host_drawn_ = rank.pinned.take(Use::batch, "drawn tokens", DType::i32, {drawn});
-  if (shape.sequences > 1) return;
-  text_ = rank.memory.take(Use::batch, "text", DType::i32, {shape.context});
   counts_ = rank.memory.take(Use::batch, "counts of tokens", DType::i32, {shape.model.vocab});
+  host_tokens_ = rank.pinned.take(Use::batch, "tokens", DType::i32, {token_rows, tokens});
+  if (shape.all_logits) host_logits_ = rank.pinned.take(Use::batch, "logits", DType::f32, logits_.shape);
+  host_drawn_ = rank.pinned.take(Use::batch, "drawn tokens", DType::i32, {drawn});
   host_text_ = rank.pinned.take(Use::batch, "text", DType::i32, {shape.context});
 }
 
@@ -48,7 +47,7 @@ void Engine::load(const store::WeightSource* source) {
   const Tensor staging = rank_.pinned.take(Use::scratch, "positions", DType::i32, positions_.shape);
   if (!rank_.is_phantom()) std::iota(staging.get<int32_t>(), staging.get<int32_t>() + staging.count(), 0);
   rank_.upload("positions", positions_, staging);
-  if (counts_) ops::zero(rank_.stream, counts_);
+  ops::zero(rank_.stream, counts_);
 }
 
 void Engine::load_adapters(const std::function<void(const store::ParamSpec&, Tensor)>& read) {
@@ -118,9 +117,18 @@ void Engine::decode(std::span<const Next> next) {
 
 void Engine::bring(std::span<const Active> active) {
   const auto rows = std::ssize(active);
-  brought_drawn_ = std::all_of(active.begin(), active.end(), [](const Active& a) { return !a.request.sampler->penalties().any(); });
-  if (!brought_drawn_) return rank_.download("logits", host_logits_.rows(0, rows), logits_.rows(0, rows));
   const auto ids = [&](const Tensor& t) { return Tensor{t.data, DType::i32, {rows}}; };
+  if (std::any_of(active.begin(), active.end(), [](const Active& a) { return a.request.sampler->penalties().any(); })) {
+    for (int64_t i = 0; i < rows && !rank_.is_phantom(); ++i) {
+      const auto& [slot, request, out] = active[size_t(i)];
+      host_drawn_.get<int32_t>()[i] = out.ids.empty() ? request.prompt.back() : out.ids.back();
+    }
+    rank_.upload("last tokens", ids(drawn_), ids(host_drawn_));
+    for (int64_t i = 0; i < rows; ++i) {
+      const auto& [slot, request, out] = active[size_t(i)];
+      penalize(i, *slot, request, std::ssize(request.prompt) + std::ssize(out.ids), drawn_.rows(i, 1));
+    }
+  }
   const auto greedy = [](const Active& a) { return !a.request.sampler->drawing(); };
   if (std::any_of(active.begin(), active.end(), greedy)) ops::argmax(rank_.stream, ids(drawn_), logits_.rows(0, rows));
   if (!std::all_of(active.begin(), active.end(), greedy)) {
@@ -131,12 +139,16 @@ void Engine::bring(std::span<const Active> active) {
   rank_.download("drawn tokens", ids(host_drawn_), ids(drawn_));
 }
 
+void Engine::penalize(int64_t row, const Slot& slot, const Request& request, int64_t length, Tensor last) {
+  if (const auto by = request.sampler->penalties(); by.any()) ops::penalize(rank_.stream, logits_.rows(row, 1), slot.text.rows(0, length), std::ssize(request.prompt), last, counts_, by);
+}
+
 Ticket Engine::hand_on(Slot& slot, int from, int to, const Request& request, uint64_t later) {
   const int64_t position = slot.cache.length();
   const Tensor logits = logits_.rows(0, 1), id = drawn_.rows(from, 1);
   slot.turned_for = position + 1;
   decoder_.infer({.ids = id, .targets = {}, .positions = positions_.rows(position, 1), .start = positions_.rows(0, 1), .length = slot.turned_for}, std::array{&slot.cache}, logits);
-  if (const auto by = request.sampler->penalties(); by.any()) ops::penalize(rank_.stream, logits, text_.rows(0, position + 1), std::ssize(request.prompt), id, counts_, by);
+  penalize(0, slot, request, position + 1, id);
   if (const auto how = request.sampler->drawing(later)) ops::draw(rank_.stream, drawn_.rows(to, 1), logits, *how);
   else ops::argmax(rank_.stream, drawn_.rows(to, 1), logits);
   return rank_.begin_download("drawn tokens", host_drawn_.rows(to, 1), drawn_.rows(to, 1));
@@ -150,14 +162,6 @@ bool Engine::follows(const std::vector<Active>& active) const {
 void Engine::follow(Active& a, const std::vector<int32_t>& ends) {
   Slot& slot = *a.slot;
   const bool ahead = rank_.device.kind() == DeviceKind::cuda && shape_.processor_layers == 0;  // elsewhere a step that nobody asked for costs what it saves
-  if (a.request.sampler->penalties().any()) {  // the host drew the first token
-    const auto n = std::ssize(a.request.prompt);
-    *host_drawn_.get<int32_t>() = a.out.ids.back();
-    std::copy(a.request.prompt.begin(), a.request.prompt.end(), host_text_.get<int32_t>());
-    rank_.upload("drawn tokens", drawn_.rows(0, 1), host_drawn_.rows(0, 1));
-    rank_.upload("text", text_.rows(0, n), host_text_.rows(0, n));
-    brought_drawn_ = true;
-  }
   int now = 1;
   for (Ticket made = hand_on(slot, 0, now, a.request, 0);; now ^= 1) {
     slot.held.push_back(a.out.ids.back());
@@ -188,12 +192,15 @@ void Engine::prefill(Slot& slot, const Request& request) {
   shared = size_t(slot.cache.length());
   slot.held.resize(shared);
   append(slot, std::span(prompt).subspan(shared));
+  request.sampler->begin(prompt);
+  if (!request.sampler->penalties().any()) return;
+  const Tensor text = host_text_.rows(0, std::ssize(prompt));
+  std::copy(prompt.begin(), prompt.end(), text.get<int32_t>());
+  rank_.upload("text", slot.text.rows(0, text.count()), text);
 }
 
 bool Engine::goes_on(Active& a, int64_t row, const std::vector<int32_t>& ends) {
-  Sampler& sampler = *a.request.sampler;
-  const int32_t id = brought_drawn_ ? sampler.take(host_drawn_.get<int32_t>()[row])
-                                        : sampler.next({host_logits_.get<float>() + row * shape_.model.vocab, size_t(shape_.model.vocab)});
+  const int32_t id = a.request.sampler->take(host_drawn_.get<int32_t>()[row]);
   if (std::find(ends.begin(), ends.end(), id) != ends.end()) {
     a.out.stopped = true;
     return false;
@@ -217,7 +224,6 @@ void Engine::generate(const std::function<std::optional<Request>()>& next, const
         if (!(more = request.has_value())) break;
         Active a{&slot, std::move(*request), {}};
         prefill(slot, a.request);
-        a.request.sampler->begin(a.request.prompt);
         bring(std::span(&a, 1));
         if (a.request.limit < 1 || !goes_on(a, 0, ends)) end(a);
         else slot.free = false, active.push_back(std::move(a));
@@ -325,7 +331,7 @@ plan::Outcome Engine::rehearse(const DeviceSpec& spec, const EngineShape& shape)
   for (Slot& each : engine.slots_) again_at(each, shape.context - 1), one_each.push_back({&each, 0});
   engine.decode(one_each);
   Sampler greedy({}), repeats_less({.repetition_penalty = 1.1});
-  const auto active = [&](Sampler& sampler) { return std::vector<Active>(engine.slots_.size(), {&slot, {.sampler = &sampler}, {}}); };
+  const auto active = [&](Sampler& sampler) { return std::vector<Active>(engine.slots_.size(), {&slot, {.prompt = {0}, .sampler = &sampler}, {}}); };
   engine.bring(active(repeats_less));
   for (Slot& each : engine.slots_) again_at(each, 0);
   const size_t begin = rank.ledger.entries().size();

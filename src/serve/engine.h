@@ -71,6 +71,7 @@ class Engine {
  private:
   struct Slot {
     nn::KvCache cache;
+    Tensor text;                // device: prompt and answer, where there are penalties
     std::vector<int32_t> held;  // its tokens
     int64_t turned_for = 0;     // the length of a sequence that RoPE turned the cache's keys for
     bool free = true;
@@ -85,7 +86,8 @@ class Engine {
   void follow(Active&, const std::vector<int32_t>& ends);
   // A step of the token in that row of drawn_; the next one lands in the other, and on the host: the one that the sampler takes so many after its next.
   Ticket hand_on(Slot&, int from, int to, const Request&, uint64_t later);
-  void bring(std::span<const Active>);  // to the host: a token of each row of logits_, or, where there are penalties, all logits
+  void bring(std::span<const Active>);  // to the host: a token drawn of each row of logits_
+  void penalize(int64_t row, const Slot&, const Request&, int64_t length, Tensor last);  // that row of logits_, by a text so long that ends in `last`
   bool goes_on(Active&, int64_t row, const std::vector<int32_t>& ends);  // takes a token from what was brought of that row
   void forget();  // what the first slot holds
   // Of at most prefill_chunk tokens of a sequence of `length`; the logits of all, on the host.
@@ -97,10 +99,8 @@ class Engine {
   nn::Model model_;
   nn::Decoder decoder_;
   std::vector<Slot> slots_;
-  Tensor tokens_, logits_, drawn_, positions_;                 // device; positions_: 0, 1, ...
-  Tensor text_, counts_;                                       // device, of one sequence alone: ids of prompt and answer; counts of the vocabulary, zeros between steps
-  Tensor host_tokens_, host_logits_, host_drawn_, host_text_;  // pinned
-  bool brought_drawn_ = false;
+  Tensor tokens_, logits_, drawn_, positions_, counts_;        // device; positions_: 0, 1, ...; counts_: of the vocabulary, zeros between steps
+  Tensor host_tokens_, host_logits_, host_drawn_, host_text_;  // pinned; host_logits_: null without all_logits
 };
 
 }  // namespace thimble::serve

@@ -40,7 +40,7 @@ struct Asked { std::vector<int32_t> prompt; int64_t limit; Sampling how; };
 std::vector<Asked> some() {
   std::vector<Asked> all;
   for (uint64_t i = 0; i < 7; ++i)
-    all.push_back({prompt(i, 1 + int64_t(i * 5 % 11)), i == 3 ? 1 : int64_t(9 + i * 4), {.temperature = i % 2 ? 0.0 : 1.0, .seed = i}});
+    all.push_back({prompt(i, 1 + int64_t(i * 5 % 11)), i == 3 ? 1 : int64_t(9 + i * 4), {.temperature = i % 2 ? 0.0 : 1.0, .repetition_penalty = i % 3 ? 1.0 : 1.3, .frequency_penalty = i == 4 ? 0.5 : 0.0, .seed = i}});
   return all;
 }
 
@@ -78,20 +78,26 @@ TEST(Sequences, EachAsAlone) {
     }
 }
 
-// Where several may be under way, penalties bring the logits to the host; one alone is penalized and drawn on the device.
+// Beside the host's draws of the logits of the whole text, computed anew for each token.
 TEST(Sequences, WhatADeviceDrawsTheHostDraws) {
   const auto shape = [](int64_t sequences) { return EngineShape{.model = model(0), .context = 96, .prefill_chunk = 8, .sequences = sequences, .all_logits = false}; };
-  Machine one(shape(1)), many(shape(2));
+  EngineShape whole = shape(1);
+  whole.all_logits = true, whole.prefill_chunk = whole.context;
+  Machine one(shape(1)), many(shape(2)), anew(whole);
   constexpr double nothing = 1e-300;  // taken from a logit it changes none
   for (Sampling how : {Sampling{.temperature = 1, .presence_penalty = nothing}, {.temperature = 0.7, .top_k = 20, .top_p = 0.9, .frequency_penalty = nothing},
                        {.temperature = 2, .min_p = 0.3, .repetition_penalty = 1.3, .presence_penalty = 0.5, .frequency_penalty = 0.1}, {.repetition_penalty = 1.2}, {.presence_penalty = nothing}}) {
     how.seed = 11;
-    Sampler here(how), there(how), alone(how);
+    Sampler here(how), there(how), alone(how), host(how);
     if (how.presence_penalty + how.frequency_penalty == nothing) how.presence_penalty = how.frequency_penalty = 0, alone = Sampler(how);
     for (int i = 0; i < 3; ++i) {  // answers go on with the seed
       const auto ids = prompt(8, 5 + 7 * i);
-      const auto expected = many.engine.generate(ids, 60, {}, here).ids;
-      EXPECT_EQ(expected.size(), 60u);
+      std::vector<int32_t> text = ids, expected;
+      for (host.begin(ids); expected.size() < 60; text.push_back(expected.back())) {
+        const Tensor logits = anew.engine.logits(text);
+        expected.push_back(host.next({logits.get<float>() + (std::ssize(text) - 1) * 101, 101}));
+      }
+      EXPECT_EQ(many.engine.generate(ids, 60, {}, here).ids, expected) << how.temperature << ", answer " << i;
       EXPECT_EQ(one.engine.generate(ids, 60, {}, there).ids, expected) << how.temperature << ", answer " << i;
       EXPECT_EQ(one.engine.generate(ids, 60, {}, alone).ids, expected) << how.temperature << ", answer " << i;
     }
