@@ -192,7 +192,6 @@ void Engine::prefill(Slot& slot, const Request& request) {
   shared = size_t(slot.cache.length());
   slot.held.resize(shared);
   append(slot, std::span(prompt).subspan(shared));
-  request.sampler->begin(prompt);
   if (!request.sampler->penalties().any()) return;
   const Tensor text = host_text_.rows(0, std::ssize(prompt));
   std::copy(prompt.begin(), prompt.end(), text.get<int32_t>());

@@ -1,9 +1,8 @@
-// A row's penalties and draw on the host, and what a model folder says of both.
+// The random numbers of draws, and what a model folder says of them.
 #include "serve/sampler.h"
 
 #include "base/json.h"
 #include "base/philox.h"
-#include "ops/argmax.h"
 
 namespace thimble::serve {
 
@@ -28,11 +27,6 @@ Sampling read_sampling(const fs::path& folder) {
   return s;
 }
 
-void Sampler::begin(std::span<const int32_t> prompt) {
-  seen_.clear();
-  for (const int32_t id : prompt) seen_[id].in_prompt = true;
-}
-
 std::optional<ops::Drawing> Sampler::drawing(uint64_t later) const {
   if (how_.temperature <= 0) return std::nullopt;
   const auto bits = philox(how_.seed, 0x5a3b1e, taken_ + later);
@@ -44,28 +38,7 @@ int32_t Sampler::take(int32_t id) {
     throw Error(Fault::bad_input, {.what = "the model's logits are not numbers", .where = "the token after the text so far", .expected = "finite logits", .found = "NaN or infinity",
                                    .fix = "thimble inspect MODEL --check-tensors says whether the weights are damaged"});
   ++taken_;
-  ++seen_[id].in_answer;
   return id;
-}
-
-std::span<const float> Sampler::scores(std::span<const float> logits) const {
-  if (!penalties().any()) return logits;
-  scores_.assign(logits.begin(), logits.end());
-  for (const auto& [id, seen] : seen_)
-    if (id >= 0 && size_t(id) < scores_.size()) scores_[size_t(id)] = ops::penalized(logits[size_t(id)], seen.in_answer, penalties());
-  return scores_;
-}
-
-std::vector<std::pair<int32_t, double>> Sampler::candidates(std::span<const float> logits) const {
-  const auto all = scores(logits);
-  const auto how = drawing();
-  return how ? ops::candidates(all, *how) : std::vector<std::pair<int32_t, double>>{{ops::likeliest(all), 1}};
-}
-
-int32_t Sampler::next(std::span<const float> logits) {
-  const auto all = scores(logits);
-  const auto how = drawing();
-  return take(how ? ops::drawn(all, *how) : ops::likeliest(all));
 }
 
 }  // namespace thimble::serve

@@ -12,6 +12,7 @@
 
 #include "base/json.h"
 #include "golden_folder.h"
+#include "serve/host_sampler.h"
 #include "serve/stop_strings.h"
 
 namespace thimble::serve {
@@ -28,7 +29,7 @@ TEST(Sampler, DrawsFromWhatTransformersLeaves) {
   const auto prompt = golden["prompt"].get<std::vector<int32_t>>();
   ASSERT_GE(golden["cases"].size(), 10u);
   for (const Json& c : golden["cases"]) {
-    Sampler sampler(sampling_of(c["how"]));
+    HostSampler sampler(sampling_of(c["how"]));
     sampler.begin(prompt);
     for (size_t row = 0; row < logits.size(); ++row) {
       const auto all = sampler.candidates(logits[row]);
@@ -53,7 +54,7 @@ TEST(Sampler, LogitsThatAreNotNumbersAreRefused) {
     for (const double temperature : {0.0, 1.0}) {
       std::vector<float> logits(1000, 1.0f);
       logits[500] = bad;
-      Sampler s({.temperature = temperature, .top_k = 5});
+      HostSampler s({.temperature = temperature, .top_k = 5});
       try {
         s.next(logits);
         ADD_FAILURE() << bad;
@@ -66,7 +67,7 @@ TEST(Sampler, LogitsThatAreNotNumbersAreRefused) {
 
 TEST(Sampler, PenaltiesOfTheAnswerAlone) {
   const std::vector<float> logits{2, 2, 1};
-  Sampler s({.presence_penalty = 0.5, .frequency_penalty = 0.25});
+  HostSampler s({.presence_penalty = 0.5, .frequency_penalty = 0.25});
   s.begin(std::vector<int32_t>{0, 1});  // a prompt does not count
   std::vector<int32_t> ids;
   for (int i = 0; i < 5; ++i) ids.push_back(s.next(logits));
@@ -78,7 +79,7 @@ TEST(Sampler, PenaltiesOfTheAnswerAlone) {
 TEST(Sampler, DrawsAreAsLikelyAsTheySayAndFollowTheSeed) {
   const std::vector<float> logits{0, std::log(2.0f), std::log(5.0f), -100};
   std::map<int32_t, int> count;
-  Sampler a({.temperature = 1, .seed = 3}), b({.temperature = 1, .seed = 3}), c({.temperature = 1, .seed = 4});
+  HostSampler a({.temperature = 1, .seed = 3}), b({.temperature = 1, .seed = 3}), c({.temperature = 1, .seed = 4});
   int differ = 0;
   for (int i = 0; i < 8000; ++i) {
     const int32_t id = a.next(logits);
@@ -113,7 +114,7 @@ TEST(Sampler, IsThatOfAWholeSort) {
         size_t count = 0;
         const auto same_as_last = [&] { return count > 0 && count < n && all[count].first == all[count - 1].first; };
         while (count < n && (count == 0 || ((top_p >= 1 || kept < top_p * sum || same_as_last()) && weight[count] >= min_p))) kept += weight[count++];
-        const auto ours = Sampler({.temperature = temperature, .top_k = top_k, .top_p = top_p, .min_p = min_p}).candidates(logits);
+        const auto ours = HostSampler({.temperature = temperature, .top_k = top_k, .top_p = top_p, .min_p = min_p}).candidates(logits);
         SCOPED_TRACE(fmt::format("spread {}, temperature {}, top-k {}, top-p {}, min-p {}", spread, temperature, top_k, top_p, min_p));
         ASSERT_EQ(ours.size(), count);
         for (size_t i = 0; i < count; ++i) {

@@ -6,6 +6,7 @@
 
 #include "base/philox.h"
 #include "serve/engine.h"
+#include "serve/host_sampler.h"
 #include "store/weight_source.h"
 
 namespace thimble::serve {
@@ -88,7 +89,8 @@ TEST(Sequences, WhatADeviceDrawsTheHostDraws) {
   for (Sampling how : {Sampling{.temperature = 1, .presence_penalty = nothing}, {.temperature = 0.7, .top_k = 20, .top_p = 0.9, .frequency_penalty = nothing},
                        {.temperature = 2, .min_p = 0.3, .repetition_penalty = 1.3, .presence_penalty = 0.5, .frequency_penalty = 0.1}, {.repetition_penalty = 1.2}, {.presence_penalty = nothing}}) {
     how.seed = 11;
-    Sampler here(how), there(how), alone(how), host(how);
+    Sampler here(how), there(how), alone(how);
+    HostSampler host(how);
     if (how.presence_penalty + how.frequency_penalty == nothing) how.presence_penalty = how.frequency_penalty = 0, alone = Sampler(how);
     for (int i = 0; i < 3; ++i) {  // answers go on with the seed
       const auto ids = prompt(8, 5 + 7 * i);
