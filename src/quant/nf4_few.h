@@ -7,7 +7,8 @@ namespace thimble::quant {
 constexpr int few_tile_rows = 16, few_token_columns = 8;  // of a product of tensor cores
 constexpr int few_warps = 8, few_unit_blocks = 4;         // that multiply, each by so many of a row's blocks
 constexpr int few_unit = few_unit_blocks * int(nf4_block), few_piece = few_warps * few_unit;  // columns of a warp; and of a block of threads
-constexpr int most_token_columns = 2;                     // of a kernel; more tokens go one after the other
+constexpr int most_token_columns = 2;                     // of a kernel
+static_assert(most_few_tokens <= most_token_columns * few_token_columns);
 
 constexpr int64_t few_pieces(int64_t columns) { return (columns + few_piece - 1) / few_piece; }
 // (pieces, tiles, tokens / 8, 8 x 16) f32: the sums of each piece of longer rows; empty where there is one, and where x is one token or not for tensor cores.

@@ -267,22 +267,17 @@ void nf4_multiply_few_cuda(CudaContext& cuda, Tensor x, std::span<const FewProdu
         launch_early(cuda, "nf4 multiply", unsigned(grid), split * 32, sizeof(TileMemory) + size_t(together) * each_tile, multiply_one<nested.value, quads.value, Y>, products, from, int(columns),
                      together);
       });
-    const auto several = [&]<int n>(std::integral_constant<int, n>, int first, int count) {
+    const auto several = [&]<int n>(std::integral_constant<int, n>) {
       by_format(columns % few_unit == 0, [&](auto nested, auto quads) {
         const auto kernel = multiply_several<nested.value, quads.value, n, Y>;
         constexpr size_t shared = sizeof(FewMemory<nested.value && quads.value>);
         const int most = resident_blocks(cuda, "nf4 multiply", kernel, few_threads, shared), pieces = int(few_pieces(columns));
         const int ranges = std::clamp(most / pieces, 1, std::min(products.tiles, most_ranges));
-        launch_early(cuda, "nf4 multiply", unsigned(pieces * ranges), few_threads, shared, kernel, products.from_token(first),
-                     FewRun{from + first * columns, count, int(columns), ranges, at<float>(partial)});
+        launch_early(cuda, "nf4 multiply", unsigned(pieces * ranges), few_threads, shared, kernel, products, FewRun{from, tokens, int(columns), ranges, at<float>(partial)});
       });
     };
-    constexpr int most_tokens = most_token_columns * few_token_columns;
-    for (int first = 0; first < tokens; first += most_tokens) {
-      const int count = std::min(most_tokens, tokens - first);
-      if (count <= few_token_columns) several(std::integral_constant<int, 1>{}, first, count);
-      else several(std::integral_constant<int, 2>{}, first, count);
-    }
+    if (tokens <= few_token_columns) several(std::integral_constant<int, 1>{});
+    else several(std::integral_constant<int, most_token_columns>{});
   });
 }
 
